@@ -1,0 +1,282 @@
+"""Making low resolution: the field's two x4 degradations, and interpolations that undo them.
+
+Shape legend: H, W are high-resolution sizes, h = H/4, w = W/4 low-resolution ones. Pictures
+are uint8 (., ., 3), full range; nothing here depends on the order of the channels.
+
+**BD** (blur, decimate): Gaussian of sigma 1.5, then every fourth pixel, the first one kept:
+``LR[i] = blur[4i]``. Its pixel centres lie on top of every fourth HR pixel, so what undoes it
+is phase-aligned: ``HR[4i] = LR[i]``. **BI** (bicubic): MATLAB's ``imresize`` with antialiasing.
+Its pixels are centred in 4x4 HR pixels (half-pixel convention), and so is what undoes it.
+Mixing the two shifts a picture by 1.5 HR pixels and costs several dB.
+
+Every operation here is the same two steps: pad by the rule of the operation, then apply a few
+fixed taps along each axis, in float64, rounding once at the end (to nearest, then clip). OpenCV
+is imported on first use and only pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from teco_calibration.errors import ClipError
+
+Picture = npt.NDArray[np.uint8]
+Degradation = Literal["bd", "bi"]
+Interpolation = Literal["bicubic", "bilinear"]
+_Floats = npt.NDArray[np.float64]
+_Border = Literal["reflect", "symmetric", "replicate"]
+
+SCALE = 4
+
+BD_SIGMA = 1.5
+"""Standard deviation of BD's blur in HR pixels (TecoGAN and the video papers around it)."""
+
+
+def _gaussian(sigma: float, radius: int) -> _Floats:
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    taps = np.exp(-(x**2) / (2 * sigma**2))
+    return taps / taps.sum()
+
+
+BD_TAPS: _Floats = _gaussian(BD_SIGMA, radius=4)
+"""BD's blur along one axis: float64 (9,), sums to 1. Nine taps = 1 + 2 * int(3 sigma)."""
+BD_TAPS.flags.writeable = False
+
+
+def bd_kernel() -> _Floats:
+    """BD's blur as a picture: float64 (9, 9), the outer product of :data:`BD_TAPS`, sums to 1."""
+    return np.outer(BD_TAPS, BD_TAPS)
+
+
+def _cubic(x: _Floats, a: float) -> _Floats:
+    """Keys' cubic convolution kernel (1981) on [-2, 2]; a = -0.5 in MATLAB, -0.75 in OpenCV."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _linear(x: _Floats) -> _Floats:
+    return np.maximum(0.0, 1 - np.abs(x))
+
+
+def _normalised(taps: _Floats) -> _Floats:
+    return taps / taps.sum(axis=-1, keepdims=True)
+
+
+# imresize by 1/4 stretches the kernel by 4. Output i looks at u = 4i + 1.5, so pixel 4i + k - 6
+# is (k - 7.5) / 4 of the stretched kernel away: 16 taps, the same for every i.
+_BI_TAPS = _normalised(_cubic((np.arange(16) - 7.5) / 4, a=-0.5))
+
+# Upsampling: row p holds the taps of the outputs 4i + p on the inputs i + offset.
+_PHASES = np.arange(SCALE, dtype=np.float64)[:, None]
+_TO_BD = _PHASES / 4  # where output 4i + p lies, seen from input i: phase-aligned
+_TO_BI = (_PHASES - 1.5) / 4  # ... half-pixel
+# The four cubic rows are those of TecoGAN's PyTorch port: [0, 1, 0, 0], [-.10546875, ...], ...
+_UP: dict[tuple[str, str], _Floats] = {
+    ("bicubic", "bd"): _cubic(_TO_BD - np.arange(-1, 3), a=-0.75),
+    ("bilinear", "bd"): _linear(_TO_BD - np.arange(0, 2)),
+    ("bicubic", "bi"): _normalised(_cubic(_TO_BI - np.arange(-2, 3), a=-0.5)),
+    ("bilinear", "bi"): _linear(_TO_BI - np.arange(-1, 2)),
+}
+
+
+# --- down ------------------------------------------------------------------------------------
+
+
+def crop_to_multiple(picture: Picture, multiple: int = SCALE) -> Picture:
+    """Cut a picture at the bottom and right to whole multiples; a view, never a copy.
+
+    Raises:
+        ClipError: it is smaller than one multiple.
+    """
+    _check(picture)
+    height, width = (n // multiple * multiple for n in picture.shape[:2])
+    if not (height and width):
+        raise ClipError(
+            f"a picture of {picture.shape[1]}x{picture.shape[0]} is smaller than {multiple} pixels"
+        )
+    return picture[:height, :width]
+
+
+def degrade(hr: Picture, kind: Degradation) -> Picture:
+    """:func:`degrade_bd` or :func:`degrade_bi`, by name."""
+    return degrade_bd(hr) if kind == "bd" else degrade_bi(hr)
+
+
+def degrade_bd(hr: Picture) -> Picture:
+    """Blur and decimate by 4, as TecoGAN's test data are made.
+
+    Reflect padding of 4 (the border pixel not repeated), 9x9 Gaussian of sigma 1.5, pixels
+    ``[::4, ::4]``, rounded to 8 bits. The Gaussian is separable, and rows that decimation would
+    drop are never computed.
+
+    Args:
+        hr: uint8 (H, W, 3); H and W multiples of 4, at least 8.
+
+    Returns:
+        uint8 (H/4, W/4, 3).
+
+    Raises:
+        ClipError: another type, shape or size.
+    """
+    _check_down(hr)
+    return _round(_along_both(hr, lambda x: _decimate(_pad(x, 4, 4, "reflect"), BD_TAPS)))
+
+
+def degrade_bi(hr: Picture) -> Picture:
+    """Bicubic decimation by 4, as MATLAB's ``imresize(im2double(hr), 1/4)``.
+
+    Cubic a = -0.5 stretched by 4 (antialiasing), symmetric padding (the border pixel repeated),
+    rounded to 8 bits once, at the end. MATLAB's weights at the border are the same: it mirrors
+    indices.
+
+    Args:
+        hr: uint8 (H, W, 3); H and W multiples of 4, at least 8.
+
+    Returns:
+        uint8 (H/4, W/4, 3).
+
+    Raises:
+        ClipError: another type, shape or size.
+    """
+    _check_down(hr)
+    return _round(_along_both(hr, lambda x: _decimate(_pad(x, 6, 6, "symmetric"), _BI_TAPS)))
+
+
+# --- up --------------------------------------------------------------------------------------
+
+
+def bicubic_bd(lr: Picture) -> Picture:
+    """Upsample a BD picture by 4, cubic a = -0.75, phase-aligned: ``out[4i] = lr[i]``.
+
+    Replicate padding, 1 before and 2 after. The upsampling inside TecoGAN's BD models, and so
+    the bicubic baseline beside them.
+
+    Args:
+        lr: uint8 (h, w, 3).
+
+    Returns:
+        uint8 (4h, 4w, 3), rounded, then clipped.
+    """
+    return _upsample(lr, _UP["bicubic", "bd"], 1, 2, "replicate")
+
+
+def bilinear_bd(lr: Picture) -> Picture:
+    """Upsample a BD picture by 4, linear, phase-aligned: ``out[4i] = lr[i]``, replicate padding.
+
+    uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
+    """
+    return _upsample(lr, _UP["bilinear", "bd"], 0, 1, "replicate")
+
+
+def bicubic_bi(lr: Picture) -> Picture:
+    """Upsample a BI picture by 4 as MATLAB's ``imresize(., 4)``: cubic a = -0.5, half-pixel.
+
+    That is the bicubic of published BI tables; OpenCV's ``INTER_CUBIC`` is not, it has a = -0.75.
+    Symmetric padding. uint8 (h, w, 3) -> uint8 (4h, 4w, 3), rounded, then clipped.
+    """
+    return _upsample(lr, _UP["bicubic", "bi"], 2, 2, "symmetric")
+
+
+def bilinear_bi(lr: Picture) -> Picture:
+    """Upsample a BI picture by 4, linear, half-pixel (``align_corners=False``).
+
+    uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
+    """
+    return _upsample(lr, _UP["bilinear", "bi"], 1, 1, "symmetric")
+
+
+_BASELINES: dict[tuple[str, str], Callable[[Picture], Picture]] = {
+    ("bicubic", "bd"): bicubic_bd,
+    ("bilinear", "bd"): bilinear_bd,
+    ("bicubic", "bi"): bicubic_bi,
+    ("bilinear", "bi"): bilinear_bi,
+}
+
+
+def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Picture], Picture]:
+    """The interpolation that fits a degradation: uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
+
+    Args:
+        name: ``bicubic`` or ``bilinear``.
+        degradation: how the picture was made small; it decides the phase.
+    """
+    return _BASELINES[name, degradation]
+
+
+# --- the two steps ---------------------------------------------------------------------------
+
+
+def _along_both(picture: Picture, rows: Callable[[Picture | _Floats], _Floats]) -> _Floats:
+    """Apply an operation on rows, (n, m) -> (n', m), along the height and then along the width."""
+    height, width, channels = picture.shape
+    x = rows(picture.reshape(height, width * channels))  # (n', W*3)
+    n = x.shape[0]
+    # The width becomes the row axis, so that both passes run along contiguous memory.
+    x = x.reshape(n, width, channels).transpose(1, 0, 2).reshape(width, n * channels)
+    x = rows(x)  # (m', n'*3)
+    return x.reshape(x.shape[0], n, channels).transpose(1, 0, 2)
+
+
+def _pad(x: Picture | _Floats, before: int, after: int, border: _Border) -> _Floats:
+    """Add rows and go to float64; ``symmetric`` repeats the border row, ``reflect`` does not."""
+    import cv2
+
+    mode = {
+        "reflect": cv2.BORDER_REFLECT_101,
+        "symmetric": cv2.BORDER_REFLECT,
+        "replicate": cv2.BORDER_REPLICATE,
+    }[border]
+    return np.asarray(cv2.copyMakeBorder(x, before, after, 0, 0, mode), np.float64)
+
+
+def _windows(x: _Floats, taps: int, step: int) -> _Floats:
+    """Overlapping runs of rows, (n, m) -> (windows, taps, m), without copying."""
+    runs = np.lib.stride_tricks.sliding_window_view(x, taps, axis=0)[::step]
+    return runs.transpose(0, 2, 1)
+
+
+def _decimate(x: _Floats, taps: _Floats) -> _Floats:
+    """Weighted sums of every fourth run of rows: (4n + taps - 4 or more, m) -> (n, m)."""
+    return taps @ _windows(x, len(taps), SCALE)
+
+
+def _upsample(lr: Picture, kernels: _Floats, before: int, after: int, border: _Border) -> Picture:
+    """Four outputs per input, each with its own taps (a row of ``kernels``)."""
+    _check(lr)
+
+    def rows(x: Picture | _Floats) -> _Floats:
+        windows = _windows(_pad(x, before, after, border), kernels.shape[1], 1)
+        # (4, taps) @ (n, taps, m) -> (n, 4, m): the phases of an input, in order
+        return (kernels @ windows).reshape(-1, x.shape[1])
+
+    return _round(_along_both(lr, rows))
+
+
+def _round(x: _Floats) -> Picture:
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+def _check(picture: Picture) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ClipError(
+            f"a picture must be uint8 (height, width, 3), not {picture.dtype} {picture.shape}"
+        )
+    if 0 in picture.shape:
+        raise ClipError(f"a picture of shape {picture.shape} has no pixels")
+
+
+def _check_down(hr: Picture) -> None:
+    _check(hr)
+    height, width = hr.shape[:2]
+    if height % SCALE or width % SCALE or min(height, width) < 2 * SCALE:
+        raise ClipError(
+            f"a picture of {width}x{height} cannot be made four times smaller: both sides must "
+            f"be multiples of {SCALE}, at least {2 * SCALE}",
+            hint="crop it first, with crop_to_multiple",
+        )

@@ -1,0 +1,241 @@
+"""Weights files: read as data, never unpickled freely; the variant is inferred from the shapes.
+
+Formats read: safetensors (ours), and the state dicts that TecoGAN-PyTorch and EGVSR publish
+(``.pth``: a bare dict, or one under ``"state_dict"``/``"params"``/``"model"``).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from teco_models.errors import ModelError
+from teco_models.generator import Generator
+from teco_models.ops import CUBIC_KERNELS
+from teco_models.variant import Tail, Variant
+
+_BLOCK = re.compile(r"srnet\.resblocks\.(\d+)\.conv\.0\.weight")
+_KERNELS = ("upsample_func.kernels", "srnet.upsample_func.kernels")
+_NORM = "fnet.norm.eps"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A generator's weights and what they are.
+
+    Attributes:
+        variant: inferred from the tensors.
+        tensors: float32, exactly the keys of ``Generator(variant).state_dict()``.
+        notes: what was left unused or assumed, one sentence each.
+        metadata: the text fields of a safetensors header, empty for other files.
+    """
+
+    variant: Variant
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read a weights file.
+
+    Raises:
+        ModelError: missing, unreadable, holding anything but tensors, or not a generator of this
+            family; missing, extra and oddly shaped tensors are named.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelError(f"no weights file at {path}", hint="check the path")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, expected a weights file (.safetensors or .pth)")
+    metadata: dict[str, str] = {}
+    if _looks_like_safetensors(path):
+        tensors, metadata = _read_safetensors(path)
+    else:
+        tensors = _read_pickle(path)
+    return infer(tensors, source=str(path), metadata=metadata)
+
+
+def infer(
+    tensors: Mapping[str, Tensor], *, source: str, metadata: Mapping[str, str] | None = None
+) -> Weights:
+    """Decide the variant from names and shapes and check every tensor against it.
+
+    Args:
+        tensors: a state dict in the published key layout.
+        source: how to call it in messages.
+        metadata: passed through.
+    """
+    tensors = dict(tensors)
+    for key in ("srnet.conv_in.0.weight", "fnet.encoder1.0.weight"):
+        if key not in tensors:
+            raise ModelError(
+                f"{source} is no TecoGAN generator: it has no tensor {key} "
+                f"(it has {len(tensors)}, {_some(tensors)})",
+                hint="expected the key layout of TecoGAN-PyTorch: fnet.*, srnet.*",
+            )
+    blocks = sorted(int(m[1]) for key in tensors if (m := _BLOCK.fullmatch(key)))
+    if blocks != list(range(len(blocks))) or not blocks:
+        raise ModelError(f"{source} has residual blocks {blocks}, expected 0, 1, 2, ... unbroken")
+    notes: list[str] = []
+    tail = _tail_of(tensors, source)
+    if tail == "egvsr":
+        bd = True
+        notes.append("EGVSR weights do not say their degradation; taken as BD, as published")
+    else:
+        bd = any(key in tensors for key in _KERNELS)
+    variant = Variant(
+        blocks=len(blocks),
+        channels=tensors["srnet.conv_in.0.weight"].shape[0],
+        flow_channels=tensors["fnet.encoder1.0.weight"].shape[0],
+        tail=tail,
+        degradation="bd" if bd else "bi",
+        flow_norm="pair" if _NORM in tensors else "raw",
+    )
+    expected = Generator(variant).state_dict()
+    for key in _KERNELS:
+        # Constants, not weights: some files store them, some leave them out.
+        if key in expected and key not in tensors:
+            tensors[key] = expected[key]
+        elif key in expected and not torch.allclose(
+            tensors[key].float(), torch.tensor(CUBIC_KERNELS), atol=1e-3
+        ):
+            raise ModelError(
+                f"{source} holds upsampling kernels other than the cubic ones of BD models",
+                hint="such weights were trained for another residual and would give wrong pictures",
+            )
+    unused = sorted(key for key in tensors if key not in expected)
+    if tail == "egvsr":
+        stale = [key for key in unused if key.startswith(("srnet.conv_up.", "srnet.upsample", "up"))]
+        if stale:
+            notes.append(f"left unused, as EGVSR itself does: {', '.join(stale)}")
+        unused = [key for key in unused if key not in stale]
+    missing = sorted(key for key in expected if key not in tensors)
+    odd = [
+        f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if missing or unused or odd:
+        said = [
+            f"missing: {', '.join(missing)}" if missing else "",
+            f"not expected: {', '.join(unused)}" if unused else "",
+            "; ".join(odd),
+        ]
+        raise ModelError(
+            f"{source} does not fit {variant.name}: {'; '.join(x for x in said if x)}",
+            hint="the file is damaged or belongs to another network",
+        )
+    kept = {key: tensors[key].detach().to("cpu", torch.float32) for key in expected}
+    for key, value in kept.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{source} holds NaN or infinite values in {key}")
+    return Weights(variant, kept, tuple(notes), dict(metadata or {}))
+
+
+def build(weights: Weights) -> Generator:
+    """A generator in eval mode with these weights."""
+    generator = Generator(weights.variant)
+    generator.load_state_dict(weights.tensors)
+    return generator.eval()
+
+
+def save_weights(
+    path: str | Path,
+    generator: Generator,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    half: bool = False,
+) -> None:
+    """Write safetensors beside the final name and rename.
+
+    Args:
+        path: the final name, ``.safetensors``.
+        generator: whose weights.
+        metadata: text fields for the header; the variant's name is added.
+        half: store float16 (half the size; loading gives float32 again).
+    """
+    from safetensors.torch import save
+
+    dtype = torch.float16 if half else torch.float32
+    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in generator.state_dict().items()}
+    data = save(tensors, metadata={**(metadata or {}), "variant": generator.variant.name})
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _tail_of(tensors: Mapping[str, Tensor], source: str) -> Tail:
+    if "srnet.conv_shuffle.weight" in tensors:
+        return "shuffle"
+    out = tensors.get("srnet.conv_out.weight")
+    if out is None:
+        raise ModelError(
+            f"{source} has no output convolution (srnet.conv_out.weight or srnet.conv_shuffle.weight)",
+            hint="the file is damaged or belongs to another network",
+        )
+    channels = tensors["srnet.conv_in.0.weight"].shape[0]
+    return "egvsr" if out.ndim == 4 and out.shape[1] * 16 == channels else "transposed"
+
+
+def _some(tensors: Mapping[str, Tensor]) -> str:
+    names = list(tensors)[:3]
+    return f"such as {', '.join(names)}" if names else "none"
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:9] == b"{" and not head.startswith(b"PK")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = cast("list[str]", list(file.keys()))
+            return {n: file.get_tensor(n) for n in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is a damaged safetensors file: {error}", hint="fetch or save it again"
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is not plain weights: it holds objects that would have to run code, or it is "
+            "no PyTorch file at all",
+            hint="save only model.state_dict() in the program that made it, and load that",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as weights: {str(error).splitlines()[0][:200]}",
+            hint="expected a .safetensors or a PyTorch .pth file",
+        ) from error
+    for key in ("state_dict", "params", "model"):
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+    if not isinstance(data, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()
+    ):
+        raise ModelError(
+            f"{path} holds something else than a dict of named tensors",
+            hint="save only model.state_dict() in the program that made it, and load that",
+        )
+    return {key.removeprefix("module."): value for key, value in data.items()}

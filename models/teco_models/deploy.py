@@ -1,0 +1,248 @@
+"""The export-only form of the step: the same function, arranged for inference runtimes.
+
+The generator reads like the paper; this module holds what a deployed graph wants instead. Every
+rewrite is exact (differences are rounding only; :func:`teco.export` proves it on each file):
+
+1. Cubic upsampling is one 4x4 convolution to 16 phases per channel, at LR.
+2. The sampling grid stays in that LR layout, one row block per phase, so the warp's output *is*
+   the space-to-depth form and no HR picture is ever rearranged. The order of its channels is put
+   right in the weights of the convolution that reads it.
+3. The second transposed convolution becomes four small convolutions, one per output phase, with
+   exactly the taps that phase reads; the output convolution becomes four 2x2 convolutions, one
+   per phase, whose sum is the picture in four phases. The widest tensors never exist at HR size
+   and no multiplication by zero is added.
+
+Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from teco_models.generator import Generator, SRNet
+from teco_models.ops import CUBIC_KERNELS, SCALE, space_to_depth, warp
+
+PHASES = SCALE * SCALE
+PHASES_X2 = tuple(product(range(2), range(2)))
+"""(row, column) phases of a x2 upsampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrites:
+    """Which exact rewrites a graph uses; what is best depends on the runtime.
+
+    Attributes:
+        phase_warp: 1 and 2 above, for the flow and the warp.
+        phase_residual: 1 for the LR residual.
+        phase_tail: 3.
+    """
+
+    phase_warp: bool = True
+    phase_residual: bool = True
+    phase_tail: bool = True
+
+
+def cubic_phase_weight(channels: int) -> Tensor:
+    """(16 * channels, 1, 4, 4): grouped-convolution weight, output channel = c * 16 + dy * 4 + dx."""
+    k = torch.tensor(CUBIC_KERNELS, dtype=torch.float64)
+    phases = torch.einsum("ai,bj->abij", k, k).reshape(PHASES, 1, 4, 4)
+    return phases.repeat(channels, 1, 1, 1).float()
+
+
+def bilinear_phase_weight(channels: int) -> Tensor:
+    """The same form for half-pixel bilinear x4: offsets -3/8, -1/8, 1/8, 3/8, taps i-1, i, i+1."""
+    rows = torch.tensor(
+        [[0.375, 0.625, 0, 0], [0.125, 0.875, 0, 0], [0, 0.875, 0.125, 0], [0, 0.625, 0.375, 0]],
+        dtype=torch.float64,
+    )
+    phases = torch.einsum("ai,bj->abij", rows, rows).reshape(PHASES, 1, 4, 4)
+    return phases.repeat(channels, 1, 1, 1).float()
+
+
+TRANSPOSED_TAPS = ({0: 1}, {0: 2, 1: 0})
+"""Along one axis, for output phase p of ConvTranspose(k3, s2, p1, output_padding 1): input offset
+-> kernel index. Output 2i reads tap 1 of input i; output 2i + 1 taps 2 of i and 0 of i + 1."""
+
+
+def transposed_phase(weight: Tensor, py: int, px: int) -> Tensor:
+    """The part of a stride-2 transposed convolution that makes output pixels (2i + py, 2j + px).
+
+    Args:
+        weight: (Cin, Cout, 3, 3).
+        py: row phase, 0 or 1.
+        px: column phase, 0 or 1.
+
+    Returns:
+        (Cout, Cin, 1 + py, 1 + px), to be applied after padding py rows of zeros at the bottom and
+        px columns at the right.
+    """
+    cin, cout = weight.shape[:2]
+    out = weight.new_zeros(cout, cin, 1 + py, 1 + px)
+    for dy, ky in TRANSPOSED_TAPS[py].items():
+        for dx, kx in TRANSPOSED_TAPS[px].items():
+            out[:, :, dy, dx] = weight[:, :, ky, kx].T
+    return out
+
+
+def output_phase(weight: Tensor, py: int, px: int) -> Tensor:
+    """The part of a 3x3 convolution after a x2 interleaving that reads input phase (py, px).
+
+    Args:
+        weight: (Cout, C, 3, 3) at the fine size.
+        py: row phase, 0 or 1.
+        px: column phase, 0 or 1.
+
+    Returns:
+        (4 * Cout, C, 2, 2) at the coarse size with output channel = c * 4 + qy * 2 + qx, which is
+        pixel_shuffle's order. Its rows lie at the offsets 0 and 1 for py = 0, -1 and 0 for py = 1
+        (columns likewise), so pad zeros at the bottom (right) or at the top (left).
+    """
+    cout, c = weight.shape[:2]
+    out = weight.new_zeros(cout, 2, 2, c, 2, 2)  # (o, qy, qx, c, row, column)
+    for qy, qx, ky, kx in product(range(2), range(2), range(3), range(3)):
+        # The fine position this tap reads, relative to the coarse pixel: (coarse offset, phase).
+        (dy, phase_y), (dx, phase_x) = divmod(qy + ky - 1, 2), divmod(qx + kx - 1, 2)
+        if (phase_y, phase_x) == (py, px):
+            out[:, qy, qx, :, dy + py, dx + px] = weight[:, :, ky, kx]
+    return out.reshape(cout * 4, c, 2, 2)
+
+
+class DeployStep(nn.Module):
+    """One recurrent step with flat, named tensors in and out.
+
+    Args:
+        generator: float32 weights; copied, not changed.
+        rewrites: which rewrites to apply.
+    """
+
+    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
+        super().__init__()
+        self.rewrites = rewrites or Rewrites()
+        self.variant = generator.variant
+        self.generator = generator
+        bd = self.variant.degradation == "bd"
+        phase = cubic_phase_weight if bd else bilinear_phase_weight
+        self.register_buffer("flow_phases", phase(2) * SCALE)
+        self.register_buffer("residual_phases", phase(3))
+        # Zero taps beyond what bilinear reads cost nothing, so both kinds pad alike.
+        self.phase_pad = (1, 2, 1, 2)
+        srnet: SRNet = generator.srnet
+        conv_in = srnet.conv_in[0]
+        assert isinstance(conv_in, nn.Conv2d)
+        # The first convolution in two, one per input, instead of one on their concatenation: 48
+        # channels suit blocked layouts (multiples of 16), 51 do not.
+        frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
+        if self.rewrites.phase_warp:
+            # The warp hands over channel = c * 16 + phase, the weights expect phase * 3 + c.
+            past = past.reshape(-1, PHASES, 3, 3, 3).transpose(1, 2).reshape(past.shape)
+        self.frame_in = _conv(frame, conv_in.bias, padding=1)
+        self.past_in = _conv(past, None, padding=1)
+        self.up2 = nn.ModuleList()
+        self.out = nn.ModuleList()
+        if self.variant.tail == "transposed" and self.rewrites.phase_tail:
+            up2 = srnet.conv_up[2]
+            assert isinstance(up2, nn.ConvTranspose2d)
+            for py, px in PHASES_X2:
+                up = transposed_phase(up2.weight.detach(), py, px)
+                self.up2.append(_conv(up, up2.bias))
+                # The bias belongs to the sum of the four, so only one of them carries it.
+                bias = srnet.conv_out.bias if (py, px) == (0, 0) else None
+                out = output_phase(srnet.conv_out.weight.detach(), py, px)
+                self.out.append(_conv(out, None if bias is None else bias.repeat_interleave(4)))
+
+    def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
+        """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
+        flow = self._flow(lr, lr_prev)
+        if self.rewrites.phase_warp:
+            past = self._warp_phases(hr_prev, flow)
+        else:
+            past = space_to_depth(warp(hr_prev, SCALE * self.generator.upsample_func(flow)))
+        x = F.relu(self.past_in(past) + self.frame_in(lr))
+        srnet = self.generator.srnet
+        x = srnet.resblocks(x)
+        x = self._tail(x)
+        if not self.variant.has_residual:
+            return x
+        return x + self._residual(lr)
+
+    def _flow(self, lr: Tensor, lr_prev: Tensor) -> Tensor:
+        """(1, 2, h, w), mirrored at the bottom and right where FNet's output ends."""
+        h, w = lr.shape[-2:]
+        flow = self.generator.fnet(lr, lr_prev)
+        if isinstance(h, int) and h % 8 == 0 and isinstance(w, int) and w % 8 == 0:
+            return flow
+        # Mirroring as a gather: a Pad node with computed amounts stops runtimes from planning.
+        rows, cols = _mirrored(h, lr.device), _mirrored(w, lr.device)
+        return flow.index_select(2, rows).index_select(3, cols)
+
+    def _warp_phases(self, hr_prev: Tensor, flow: Tensor) -> Tensor:
+        """Warp straight into space-to-depth form: (1, 48, h, w), channel = c * 16 + phase."""
+        h, w = flow.shape[-2:]
+        device = flow.device
+        phase = torch.arange(SCALE, device=device, dtype=torch.float32)
+        x = torch.arange(w, device=device, dtype=torch.float32) * SCALE
+        y = torch.arange(h, device=device, dtype=torch.float32) * SCALE
+        # Pixels to the grid's [-1, 1], on the small flow rather than on its sixteen phases. The last
+        # pixel is 4w - 1, taken from the coordinates so that a dynamic size stays a tensor.
+        scale = 2 / (torch.cat((x[-1:], y[-1:])) + SCALE - 1)
+        flow = F.pad(flow * scale.view(1, 2, 1, 1), self.phase_pad, mode="replicate")
+        flow = F.conv2d(flow, self.flow_phases, groups=2)  # (1, 2 * 16, h, w)
+        # Where each phase of each LR pixel lies at HR: (dy, dx, h, w), the order of the phases.
+        x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
+        y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
+        base = torch.stack((x.reshape(PHASES * h, w), y.reshape(PHASES * h, w)), dim=-1)
+        grid = flow.view(1, 2, PHASES * h, w).permute(0, 2, 3, 1)  # (1, 16h, w, 2)
+        grid = grid + (base * scale - 1)
+        past = F.grid_sample(
+            hr_prev, grid, mode="bilinear", padding_mode="border", align_corners=True
+        )  # (1, 3, 16h, w)
+        return past.view(1, 3 * PHASES, h, w)
+
+    def _tail(self, x: Tensor) -> Tensor:
+        """(1, C, h, w) -> (1, 3, 4h, 4w) without the residual."""
+        srnet = self.generator.srnet
+        if self.variant.tail == "shuffle":
+            return F.pixel_shuffle(srnet.conv_shuffle(x), SCALE)
+        if self.variant.tail == "egvsr":
+            return srnet.conv_out(F.relu(F.pixel_shuffle(x, SCALE)))
+        x = F.relu(srnet.conv_up[0](x))
+        if not self.rewrites.phase_tail:
+            return srnet.conv_out(F.relu(srnet.conv_up[2](x)))
+        total: Tensor | None = None
+        for (py, px), up, out in zip(PHASES_X2, self.up2, self.out, strict=True):
+            y = F.relu(up(F.pad(x, (0, px, 0, py))))  # (1, C, 2h, 2w)
+            y = out(F.pad(y, (px, 1 - px, py, 1 - py)))  # (1, 12, 2h, 2w)
+            total = y if total is None else total + y
+        assert total is not None
+        return F.pixel_shuffle(total, 2)
+
+    def _residual(self, lr: Tensor) -> Tensor:
+        """The upsampled frame, (1, 3, 4h, 4w)."""
+        if not self.rewrites.phase_residual:
+            assert self.generator.srnet.upsample_func is not None
+            return self.generator.srnet.upsample_func(lr)
+        x = F.pad(lr, self.phase_pad, mode="replicate")
+        return F.pixel_shuffle(F.conv2d(x, self.residual_phases, groups=3), SCALE)
+
+
+def _conv(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Conv2d:
+    """A convolution with these values."""
+    cout, cin, kh, kw = weight.shape
+    conv = nn.Conv2d(cin, cout, (kh, kw), padding=padding, bias=bias is not None)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        if conv.bias is not None and bias is not None:
+            conv.bias.copy_(bias)
+    return conv
+
+
+def _mirrored(size: int, device: torch.device) -> Tensor:
+    """Row (or column) indices 0 .. size-1 into an output that ends at floor(size / 8) * 8."""
+    end = size // 8 * 8
+    index = torch.arange(size, device=device)
+    return torch.where(index < end, index, 2 * (end - 1) - index)

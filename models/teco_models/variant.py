@@ -1,0 +1,299 @@
+"""One point of the network family: its name, its fields and what it costs. No torch here.
+
+Shape legend: h, w = size of the low-resolution (LR) frame; C = ``channels``;
+F = ``flow_channels``. All costs are for one recurrent step on one frame.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from teco_models.errors import ModelError
+
+Tail = Literal["transposed", "shuffle", "egvsr"]
+Degradation = Literal["bd", "bi"]
+FlowNorm = Literal["pair", "raw"]
+
+SCALE = 4
+"""Upsampling factor. TecoGAN, its PyTorch port and EGVSR are all x4."""
+
+MIN_SIZE = 8
+"""Smallest LR height and width: FNet halves its input three times."""
+
+_NAME = re.compile(
+    r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
+    r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<raw>-raw)?(?P<bi>-bi)?"
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor-producing operation of a step, in execution order.
+
+    Attributes:
+        name: name of the output tensor.
+        part: ``"fnet"``, ``"srnet"`` or ``"warp"`` (everything between the two networks).
+        shape: (channels, height, width) of the output.
+        inputs: names of the tensors it reads.
+        macs: multiply-accumulates of its convolution, 0 for anything else. A transposed
+            convolution is counted at its input resolution (each input pixel meets each tap once).
+        params: learnable parameters, biases included.
+    """
+
+    name: str
+    part: str
+    shape: tuple[int, int, int]
+    inputs: tuple[str, ...]
+    macs: int = 0
+    params: int = 0
+
+    @property
+    def elements(self) -> int:
+        c, h, w = self.shape
+        return c * h * w
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step costs at one size.
+
+    Attributes:
+        params: parameters per part and in ``"total"``.
+        macs: multiply-accumulates of the convolutions, per part and in ``"total"``, counted as the
+            published tables count (see ``nominal`` of :meth:`Variant.layers`).
+        executed_macs: the same for the sizes that really run.
+        activation_elements: largest number of tensor elements alive at once when layers run in
+            order and a tensor is freed after its last reader (the recurrent state included).
+        state_elements: elements of the recurrent state alone.
+    """
+
+    params: dict[str, int]
+    macs: dict[str, int]
+    executed_macs: dict[str, int]
+    activation_elements: int
+    state_elements: int
+
+    @property
+    def gflop(self) -> float:
+        """2 x MAC of the convolutions / 1e9, as the published tables count."""
+        return 2 * self.macs["total"] / 1e9
+
+    @property
+    def executed_gflop(self) -> float:
+        """2 x MAC of the convolutions / 1e9, at the sizes that really run."""
+        return 2 * self.executed_macs["total"] / 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A member of the family. Weights decide it (:mod:`teco_models.checkpoint`), never a config.
+
+    Attributes:
+        blocks: residual blocks of SRNet (TecoGAN: 16 or 10; the pruned family: 9/7/5/3/1).
+        channels: width of SRNet.
+        flow_channels: width of FNet's first stage; the others are 2x, 4x and 8x.
+        tail: ``"transposed"`` two stride-2 transposed convolutions and a 3x3 convolution at HR
+            (TecoGAN); ``"shuffle"`` one 3x3 convolution to 48 channels and a pixel shuffle;
+            ``"egvsr"`` a pixel shuffle of all channels, ReLU and a 3x3 convolution at HR, with no
+            upsampled frame added (EGVSR, egvsr_nets.py).
+        degradation: ``"bd"`` (Gaussian blur, phase-aligned cubic residual) or ``"bi"``
+            (MATLAB bicubic, bilinear residual).
+        flow_norm: ``"pair"`` FNet's two input frames are shifted and scaled by their common mean
+            and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
+        scale: always 4.
+    """
+
+    blocks: int = 10
+    channels: int = 64
+    flow_channels: int = 32
+    tail: Tail = "transposed"
+    degradation: Degradation = "bd"
+    flow_norm: FlowNorm = "pair"
+    scale: int = SCALE
+
+    def __post_init__(self) -> None:
+        if self.scale != SCALE:
+            raise ModelError(
+                f"scale {self.scale} is not supported; the TecoGAN family is x{SCALE}",
+                hint="use a name that starts with teco-x4-",
+            )
+        for field, least in (("blocks", 1), ("channels", 1), ("flow_channels", 1)):
+            if getattr(self, field) < least:
+                raise ModelError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        if self.tail == "egvsr" and self.channels % (SCALE * SCALE):
+            raise ModelError(
+                f"the egvsr tail shuffles {SCALE * SCALE} channels into one, so channels must be "
+                f"a multiple of {SCALE * SCALE}, got {self.channels}"
+            )
+        for field, kind in (("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm)):
+            if getattr(self, field) not in get_args(kind):
+                raise ModelError(
+                    f"{field} must be one of {', '.join(get_args(kind))}, "
+                    f"got {getattr(self, field)!r}"
+                )
+
+    @property
+    def name(self) -> str:
+        """Canonical name; fields at their defaults (after channels) are left out."""
+        parts = [f"teco-x{self.scale}-b{self.blocks}-c{self.channels}"]
+        if self.flow_channels != 32:
+            parts.append(f"f{self.flow_channels}")
+        if self.tail != "transposed":
+            parts.append(self.tail)
+        if self.flow_norm == "raw":
+            parts.append("raw")
+        if self.degradation == "bi":
+            parts.append("bi")
+        return "-".join(parts)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the upsampled LR frame is added to SRNet's output (EGVSR leaves that out)."""
+        return self.tail != "egvsr"
+
+    @classmethod
+    def parse(cls, name: str) -> Variant:
+        """Inverse of :attr:`name`.
+
+        Raises:
+            ModelError: the text is not a variant name.
+        """
+        match = _NAME.fullmatch(name.strip())
+        if match is None:
+            raise ModelError(
+                f"{name!r} is not a variant name",
+                hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-raw][-bi], "
+                "for example teco-x4-b3-c64",
+            )
+        tail = match["tail"]
+        return cls(
+            scale=int(match["scale"]),
+            blocks=int(match["blocks"]),
+            channels=int(match["channels"]),
+            flow_channels=int(match["flow"] or 32),
+            tail="shuffle" if tail == "shuffle" else "egvsr" if tail == "egvsr" else "transposed",
+            flow_norm="raw" if match["raw"] else "pair",
+            degradation="bi" if match["bi"] else "bd",
+        )
+
+    def layers(self, h: int, w: int, *, nominal: bool = False) -> tuple[Layer, ...]:
+        """Every tensor of one step on an (h, w) LR frame, in execution order.
+
+        Args:
+            h: LR height.
+            w: LR width.
+            nominal: count FNet's decoder at the sizes of its encoder, as the published tables do.
+                What runs is smaller where h or w is no multiple of 8, because each halving floors
+                and the decoder doubles what is left.
+
+        Raises:
+            ModelError: the frame is smaller than 8x8.
+        """
+        check_size(h, w)
+        f, c, s = self.flow_channels, self.channels, self.scale
+        out: list[Layer] = []
+
+        def add(name: str, part: str, shape: tuple[int, int, int], *inputs: str) -> str:
+            out.append(Layer(name, part, shape, inputs))
+            return name
+
+        def conv(name: str, part: str, x: str, cin: int, cout: int, size: tuple[int, int]) -> str:
+            macs = 9 * cin * cout * size[0] * size[1]
+            out.append(Layer(name, part, (cout, *size), (x,), macs, 9 * cin * cout + cout))
+            return name
+
+        def double_conv(name: str, x: str, cin: int, cout: int, size: tuple[int, int]) -> str:
+            mid = conv(f"{name}.0", "fnet", x, cin, cout, size)
+            return conv(f"{name}.2", "fnet", mid, cout, cout, size)
+
+        # The state is alive from the start: the previous LR and HR pictures.
+        add("lr", "warp", (3, h, w))
+        add("lr_prev", "warp", (3, h, w))
+        add("hr_prev", "warp", (3, s * h, s * w))
+
+        x, size, cin = add("fnet.in", "fnet", (6, h, w), "lr", "lr_prev"), (h, w), 6
+        encoder_sizes: list[tuple[int, int]] = []
+        for i, width in enumerate((f, 2 * f, 4 * f), start=1):
+            x = double_conv(f"fnet.encoder{i}", x, cin, width, size)
+            encoder_sizes.append(size)
+            size, cin = (size[0] // 2, size[1] // 2), width
+            x = add(f"fnet.pool{i}", "fnet", (width, *size), x)
+        for i, width in enumerate((8 * f, 4 * f, 2 * f), start=1):
+            x = double_conv(f"fnet.decoder{i}", x, cin, width, size)
+            size, cin = (size[0] * 2, size[1] * 2), width
+            if nominal:
+                size = encoder_sizes[-i]
+            x = add(f"fnet.up{i}", "fnet", (width, *size), x)
+        x = conv("fnet.flow.0", "fnet", x, 2 * f, f, size)
+        x = conv("fnet.flow.2", "fnet", x, f, 2, size)
+        x = add("flow", "warp", (2, h, w), x)
+        x = add("hr_flow", "warp", (2, s * h, s * w), x)
+        x = add("warped", "warp", (3, s * h, s * w), "hr_prev", x)
+        x = add("warped_s2d", "warp", (3 * s * s, h, w), x)
+
+        x = add("srnet.in", "srnet", (3 + 3 * s * s, h, w), "lr", x)
+        x = conv("srnet.conv_in", "srnet", x, 3 + 3 * s * s, c, (h, w))
+        for i in range(self.blocks):
+            y = conv(f"srnet.block{i}.0", "srnet", x, c, c, (h, w))
+            y = conv(f"srnet.block{i}.2", "srnet", y, c, c, (h, w))
+            x = add(f"srnet.block{i}", "srnet", (c, h, w), x, y)
+        if self.tail == "transposed":
+            for i in (1, 2):
+                # At its input resolution: every input pixel is multiplied by all nine taps.
+                macs = 9 * c * c * (h * i) * (w * i)
+                shape = (c, 2 * i * h, 2 * i * w)
+                out.append(Layer(f"srnet.up{i}", "srnet", shape, (x,), macs, 9 * c * c + c))
+                x = f"srnet.up{i}"
+            x = conv("srnet.conv_out", "srnet", x, c, 3, (s * h, s * w))
+        elif self.tail == "shuffle":
+            x = conv("srnet.conv_shuffle", "srnet", x, c, 3 * s * s, (h, w))
+            x = add("srnet.shuffle", "srnet", (3, s * h, s * w), x)
+        else:
+            x = add("srnet.shuffle", "srnet", (c // (s * s), s * h, s * w), x)
+            x = conv("srnet.conv_out", "srnet", x, c // (s * s), 3, (s * h, s * w))
+        if self.has_residual:
+            up = add("lr_up", "srnet", (3, s * h, s * w), "lr")
+            add("hr", "srnet", (3, s * h, s * w), x, up)
+        else:
+            add("hr", "srnet", (3, s * h, s * w), x)
+        return tuple(out)
+
+    def cost(self, h: int, w: int) -> Cost:
+        """Parameters, MACs and activation memory of one step on an (h, w) LR frame."""
+        layers = self.layers(h, w)
+        params = {part: sum(x.params for x in layers if x.part == part) for part in _PARTS}
+        params["total"] = sum(params.values())
+        executed = _macs_by_part(layers)
+        macs = _macs_by_part(self.layers(h, w, nominal=True))
+        last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
+        # The output becomes the next state, and the state is held until it is replaced.
+        end = len(layers)
+        last_read |= {"hr": end, "lr": end, "lr_prev": end, "hr_prev": end}
+        alive: dict[str, int] = {}
+        peak = 0
+        for i, layer in enumerate(layers):
+            alive[layer.name] = layer.elements
+            peak = max(peak, sum(alive.values()))
+            alive = {k: v for k, v in alive.items() if last_read[k] > i}
+        state = 3 * h * w + 3 * self.scale * h * self.scale * w
+        return Cost(params, macs, executed, peak, state)
+
+
+_PARTS = ("fnet", "srnet")
+
+
+def _macs_by_part(layers: tuple[Layer, ...]) -> dict[str, int]:
+    macs = {part: sum(x.macs for x in layers if x.part == part) for part in _PARTS}
+    return macs | {"total": sum(macs.values())}
+
+
+def check_size(h: int, w: int) -> None:
+    """Raise :class:`ModelError` for a frame that FNet cannot halve three times."""
+    if h < MIN_SIZE or w < MIN_SIZE:
+        raise ModelError(
+            f"a frame of {w}x{h} pixels (width x height) is too small; "
+            f"the network needs at least {MIN_SIZE}x{MIN_SIZE}",
+            hint="use a larger clip",
+        )

@@ -1,0 +1,321 @@
+"""What a model file is: its manifest, its stream contract, its hashes; reading and checking them.
+
+A manifest lies as JSON beside the file and, for ONNX, inside it as well (``metadata_props``), so
+that a file which travels alone still says how to be driven.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from teco_models import zoo
+from teco_models.errors import ModelError
+from teco_models.variant import MIN_SIZE, SCALE, Variant
+
+from teco.errors import USAGE, TecoError
+
+SCHEMA = 1
+"""Version of the manifest's layout; a reader refuses what it does not know."""
+
+METADATA_KEY = "teco.manifest"
+DEFAULT_MODEL = "teco-x4-b3-c64"
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class StatePort:
+    """One tensor of the recurrent state.
+
+    Attributes:
+        input: the graph input that takes it.
+        source: the graph input or output whose value of this step it is at the next.
+        shape: four entries, numbers or expressions in h and w (the LR frame's size).
+        zero: what zeros mean.
+    """
+
+    input: str
+    source: str
+    shape: tuple[str, str, str, str]
+    zero: str
+
+
+@dataclass(frozen=True)
+class StreamContract:
+    """How the step is driven, the same on every runtime.
+
+    Attributes:
+        frame: graph input for the frame, (1, 3, h, w).
+        picture: graph output, (1, 3, scale*h, scale*w); not clamped.
+        states: the recurrent state.
+        scale: upsampling factor.
+        reset: when the state must be replaced by zeros.
+        warm_up: frames to run and drop after a reset before output is shown; 0 shows all.
+        multiple_of: h and w must be multiples of this.
+        minimum: smallest h and w.
+        colour: channel order.
+        range: values of black and white.
+    """
+
+    frame: str = "lr"
+    picture: str = "hr"
+    states: tuple[StatePort, ...] = (
+        StatePort("lr_prev", "lr", ("1", "3", "h", "w"), "no previous frame"),
+        StatePort(
+            "hr_prev", "hr", ("1", "3", f"{SCALE}*h", f"{SCALE}*w"), "no previous output"
+        ),
+    )
+    scale: int = SCALE
+    reset: str = "at the first frame, a scene cut, a seek, a gap or a change of size"
+    warm_up: int = 0
+    multiple_of: int = 1
+    minimum: int = MIN_SIZE
+    colour: str = "RGB"
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close the file comes to the float32 PyTorch step.
+
+    Attributes:
+        frames: recurrent frames compared.
+        sizes: LR sizes, "HxW", at which they were.
+        max_abs: largest difference of any value, pictures in [0, 1].
+        max_steps: the same in 8-bit steps after rounding.
+        min_psnr: lowest PSNR of a frame in dB; None when all are equal.
+    """
+
+    frames: int
+    sizes: tuple[str, ...]
+    max_abs: float
+    max_steps: int
+    min_psnr: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a runtime or a person must know about a model file.
+
+    Attributes:
+        variant: canonical name.
+        precision_asked: what the export was asked for.
+        precision_found: what the file's own tensor types say, with their counts.
+        size: static "HxW" or "dynamic".
+        contract: how to drive it.
+        rewrites: exact rewrites of the deploy form that were used.
+        parity: measured against PyTorch; None inside a file that is still being verified.
+        weights_sha256: of the weights it was made from, independent of their container.
+        versions: of the programs that made it.
+        sha256: of the file; "" inside the file itself.
+        schema: layout version.
+    """
+
+    variant: str
+    precision_asked: str
+    precision_found: dict[str, int]
+    size: str
+    contract: StreamContract
+    rewrites: dict[str, bool]
+    parity: Parity | None
+    weights_sha256: str
+    versions: dict[str, str]
+    sha256: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Manifest:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            TecoError: no JSON, another schema version, or fields missing.
+        """
+        again = "make it again with `teco export`"
+        try:
+            data: dict[str, Any] = json.loads(text)
+            schema = data["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TecoError(f"{source} is no teco manifest: {error!r}", hint=again) from error
+        if schema != SCHEMA:
+            raise TecoError(
+                f"{source} has manifest schema {schema}, this teco reads {SCHEMA}", hint=again
+            )
+        try:
+            contract = dict(data.pop("contract"))
+            states = tuple(
+                StatePort(**{**s, "shape": tuple(s["shape"])}) for s in contract.pop("states")
+            )
+            contract["range"] = tuple(contract["range"])
+            parity = data.pop("parity")
+            if parity is not None:
+                parity = Parity(**{**parity, "sizes": tuple(parity["sizes"])})
+            Variant.parse(data["variant"])
+            return cls(
+                **data, contract=StreamContract(**contract, states=states), parity=parity
+            )
+        except (TypeError, KeyError, ModelError) as error:
+            raise TecoError(f"{source} is not a complete manifest: {error}", hint=again) from error
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the user named it: what there is of it on disk.
+
+    Attributes:
+        name: to show.
+        variant: what it is.
+        onnx: ONNX file, for the runtimes that take one.
+        weights: weights file, for PyTorch and export.
+        manifest: of the ONNX file.
+    """
+
+    name: str
+    variant: Variant
+    onnx: Path | None = None
+    weights: Path | None = None
+    manifest: Manifest | None = field(default=None, repr=False)
+
+    @property
+    def static_size(self) -> tuple[int, int] | None:
+        """(h, w) that an ONNX file is limited to, None for any."""
+        if self.manifest is None or self.manifest.size == "dynamic":
+            return None
+        h, w = self.manifest.size.split("x")
+        return int(h), int(w)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_path(path: Path) -> Path:
+    """``model.onnx`` -> ``model.json``."""
+    return path.with_suffix(".json")
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a small file under a temporary name and rename it, so that it is never half there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def open_model(spec: str) -> Model:
+    """Find the model a user named: a zoo name, an ONNX file or a weights file.
+
+    Raises:
+        TecoError: there is no such thing, the manifest is missing or belongs to another file.
+        ModelError: a weights file cannot be read.
+    """
+    path = Path(spec)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return _open_onnx(path)
+    if suffix in WEIGHTS_SUFFIXES:
+        if not path.is_file():
+            raise TecoError(f"no weights file at {path}", hint="check the path", exit_code=USAGE)
+        return Model(path.name, weights_variant(path), weights=path)
+    entry = zoo.find(spec)
+    if entry is None:
+        if path.exists() or os.sep in spec:
+            state = "is not a model file" if path.exists() else "does not exist"
+            raise TecoError(
+                f"{spec} {state}; expected .onnx or {', '.join(WEIGHTS_SUFFIXES)}, or a name",
+                hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}",
+                exit_code=USAGE,
+            )
+        raise TecoError(
+            f"no model is called {spec!r}",
+            hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}; "
+            "or give an .onnx or .safetensors file",
+            exit_code=USAGE,
+        )
+    shipped = _open_onnx(entry.onnx)
+    return Model(entry.name, shipped.variant, entry.onnx, entry.weights, shipped.manifest)
+
+
+def weights_variant(path: Path) -> Variant:
+    """The variant of a weights file.
+
+    Raises:
+        TecoError: torch is not installed.
+        ModelError: the file cannot be read.
+    """
+    from teco.machine import require_extra
+
+    require_extra("torch", "train", f"reading {path}")
+    from teco_models.checkpoint import load_weights
+
+    return load_weights(path).variant
+
+
+def _open_onnx(path: Path) -> Model:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise TecoError(f"{path} {what}, expected an ONNX file", hint="check the path")
+    beside = manifest_path(path)
+    if beside.exists():
+        manifest = Manifest.from_json(beside.read_text(), source=str(beside))
+        found = sha256_of(path)
+        if found != manifest.sha256:
+            raise TecoError(
+                f"{path} is not the file that {beside.name} describes: its sha256 is "
+                f"{found[:12]}..., the manifest says {manifest.sha256[:12]}...",
+                hint=f"export it again, or delete {beside.name} if you changed the file on purpose",
+            )
+    else:
+        manifest = manifest_inside(path)
+    return Model(path.stem, Variant.parse(manifest.variant), onnx=path, manifest=manifest)
+
+
+def manifest_inside(path: Path) -> Manifest:
+    """The manifest in an ONNX file's own metadata.
+
+    Raises:
+        TecoError: it is no ONNX file, or not one of ours.
+    """
+    text = onnx_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise TecoError(
+            f"{path} was not exported by teco: it has no manifest beside it ({path.stem}.json) and "
+            "none inside, so nothing says what its inputs are",
+            hint="export from the weights: `teco export --weights FILE`",
+        )
+    return Manifest.from_json(text, source=str(path))
+
+
+def onnx_metadata(path: Path) -> Mapping[str, str]:
+    """``metadata_props`` of an ONNX file, read by ONNX Runtime with optimisation off.
+
+    Raises:
+        TecoError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base but Exception
+        raise TecoError(
+            f"{path} cannot be loaded as ONNX: {str(error).splitlines()[0][:200]}",
+            hint="the file is damaged or no ONNX file; export it again with `teco export`",
+        ) from error
+    return session.get_modelmeta().custom_metadata_map

@@ -1,0 +1,381 @@
+"""Weights to a verified ONNX file with its manifest.
+
+One step with explicit state, opset 18, weights inside the file, no traces of the machine that made
+it. The file gets its name only after ONNX Runtime has run it beside the float32 PyTorch step for a
+recurrent sequence and the two agreed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from teco_models.variant import MIN_SIZE, SCALE
+
+from teco.artifact import (
+    METADATA_KEY,
+    Manifest,
+    Model,
+    Parity,
+    StreamContract,
+    manifest_path,
+    sha256_of,
+    write_beside,
+)
+from teco.errors import TecoError
+from teco.machine import require_extra, version_of
+from teco.runtimes import SessionOptions, find
+from teco.runtimes.pytorch import PyTorchSession
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from teco_models.checkpoint import Weights
+    from teco_models.deploy import DeployStep
+
+OPSET = 18
+"""Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
+takes NEAREST for opset 20's "linear" (TensorRT#4646)."""
+
+MAX_DIFFERENCE = 1e-4
+"""Largest difference from PyTorch that is rounding, pictures in [0, 1]; 1/40 of an 8-bit step."""
+
+DYNAMIC_SIZES = ((45, 75), (64, 96))
+"""LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
+
+
+class ParityError(TecoError):
+    """The exported file does not compute what PyTorch computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        size: (h, w) of a static LR frame, None for any size.
+        rewrites: names of :class:`teco_models.deploy.Rewrites` fields to switch off.
+        half_weights: store weights as float16 where that loses nothing, for half the file; a Cast
+            to float32 follows each, and everything is computed in float32.
+        frames: recurrent frames of the verification, at least 10.
+        name: file name without suffix; None for the variant's name and, if static, its size.
+    """
+
+    size: tuple[int, int] | None = None
+    without: tuple[str, ...] = ()
+    half_weights: bool = False
+    frames: int = 10
+    name: str | None = None
+
+
+def weights_digest(weights: Weights) -> str:
+    """sha256 over names, shapes and float32 values: the same for every container format."""
+    digest = hashlib.sha256()
+    for key in sorted(weights.tensors):
+        value = weights.tensors[key].numpy()
+        digest.update(f"{key}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def export_onnx(
+    weights: Weights,
+    folder: Path,
+    options: ExportOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    overwrite: bool = False,
+) -> Path:
+    """Export, verify, then name.
+
+    Args:
+        weights: from :func:`teco_models.checkpoint.load_weights`.
+        folder: where the ``.onnx`` and its ``.json`` go; must exist.
+        options: what to export.
+        say: told what is being done, one line each.
+        overwrite: replace files of the same name.
+
+    Returns:
+        Path of the ONNX file.
+
+    Raises:
+        TecoError: an extra is missing, the folder cannot be written, the file exists.
+        ParityError: the file is not what the weights are; nothing is left under the final name.
+    """
+    options = options or ExportOptions()
+    for module in ("torch", "onnx", "onnxscript"):
+        require_extra(module, "train", "exporting")
+    from teco_models.checkpoint import build
+    from teco_models.deploy import DeployStep, Rewrites
+
+    if options.frames < 10:
+        raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
+    name = options.name or weights.variant.name
+    if options.name is None and options.size:
+        name += f"-{options.size[0]}x{options.size[1]}"
+    path = folder / f"{name}.onnx"
+    _check_target(path, overwrite)
+    rewrites = Rewrites(**dict.fromkeys(options.without, False))
+    say(f"tracing {weights.variant.name}")
+    step = DeployStep(build(weights), rewrites).eval()
+    model = trace(step, options.size)
+    _forget_origins(model)
+    if options.half_weights:
+        store_half(model)
+    manifest = Manifest(
+        variant=weights.variant.name,
+        precision_asked="fp32",
+        precision_found=tensor_types(model),
+        size=f"{options.size[0]}x{options.size[1]}" if options.size else "dynamic",
+        contract=StreamContract(),
+        rewrites=asdict(rewrites),
+        parity=None,
+        weights_sha256=weights_digest(weights),
+        versions={p: v for p in ("teco", "torch", "onnx", "onnxscript") if (v := version_of(p))},
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.onnx")
+    try:
+        _write(part, model.SerializeToString())
+        candidate = Model(name, weights.variant, onnx=part, manifest=manifest)
+        sizes = (options.size,) if options.size else DYNAMIC_SIZES
+        say(f"verifying {options.frames} recurrent frames at {_sizes(sizes)} against PyTorch")
+        parity = measure_parity(candidate, weights, sizes, options.frames)
+        if parity.max_abs > MAX_DIFFERENCE:
+            raise ParityError(
+                f"{name} differs from PyTorch by {parity.max_abs:.2e} after {parity.frames} "
+                f"frames (allowed {MAX_DIFFERENCE:.0e}; {parity.max_steps} 8-bit steps); "
+                "no file was written",
+                hint="report this with the versions that `teco doctor` prints",
+            )
+        final = replace(manifest, parity=parity, sha256=sha256_of(part))
+        # The manifest first: a file without its manifest would pass for an older one's.
+        write_beside(manifest_path(path), final.to_json().encode())
+        part.replace(path)
+    except OSError as error:
+        raise TecoError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def trace(step: DeployStep, size: tuple[int, int] | None) -> ModelProto:
+    """The step as an ONNX model.
+
+    Args:
+        step: the deploy form.
+        size: static (h, w), or None for symbolic h and w with 4h and 4w for the HR state.
+    """
+    import torch
+    from torch.export import Dim
+
+    # 45 x 75 as the example of a dynamic size: no multiple of 8, so the mirroring is traced.
+    h, w = size or DYNAMIC_SIZES[0]
+    example = (
+        torch.zeros(1, 3, h, w),
+        torch.zeros(1, 3, h, w),
+        torch.zeros(1, 3, SCALE * h, SCALE * w),
+    )
+    shapes: Any = None
+    if size is None:
+        dim_h, dim_w = Dim("h", min=MIN_SIZE), Dim("w", min=MIN_SIZE)
+        lr, hr = {2: dim_h, 3: dim_w}, {2: SCALE * dim_h, 3: SCALE * dim_w}
+        shapes = {"lr": lr, "lr_prev": lr, "hr_prev": hr}
+    contract = StreamContract()
+    with _quiet():
+        program = torch.onnx.export(
+            step.requires_grad_(False),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            dynamic_shapes=shapes,
+            input_names=[contract.frame, *(s.input for s in contract.states)],
+            output_names=[contract.picture],
+            verbose=False,
+        )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    _check_graph(model)
+    return model
+
+
+def _check_graph(model: ModelProto) -> None:
+    """What other importers misread must not be in the file."""
+    import onnx
+
+    opset = {x.domain: x.version for x in model.opset_import}
+    if opset.get("", 0) != OPSET:
+        raise TecoError(
+            f"torch.onnx wrote opset {opset.get('')}, asked for {OPSET}",
+            hint="install the versions of torch and onnxscript that pyproject.toml names",
+        )
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "GridSample" and attribute.name == "mode":
+                mode = onnx.helper.get_attribute_value(attribute).decode()
+                if mode != "bilinear":
+                    raise TecoError(f"torch.onnx wrote GridSample mode {mode!r}, not bilinear")
+
+
+def _forget_origins(model: ModelProto) -> None:
+    """Remove source paths, stack traces and every other note the exporter leaves."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def store_half(model: ModelProto) -> None:
+    """Store each float32 weight of over 256 values as float16 and a Cast, where nothing is lost."""
+    import onnx
+    from onnx import numpy_helper
+
+    casts: list[Any] = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        value = numpy_helper.to_array(tensor)
+        half = value.astype(np.float16)
+        if value.size <= 256 or not np.array_equal(half.astype(np.float32), value):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+        )
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + rest)
+
+
+def tensor_types(model: ModelProto) -> dict[str, int]:
+    """Element types that computing nodes write, counted: the precision the file really has.
+
+    Shape arithmetic (integers) and the Casts after stored weights do not compute pictures and are
+    left out.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    types = {
+        v.name: v.type.tensor_type.elem_type
+        for v in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    stored = {t.name for t in model.graph.initializer}
+    names = Counter(
+        onnx.helper.tensor_dtype_to_np_dtype(types[out]).name
+        for node in model.graph.node
+        for out in node.output
+        if out in types and not (node.op_type == "Cast" and node.input[0] in stored)
+    )
+    return {name: n for name, n in sorted(names.items()) if name.startswith(("float", "bfloat"))}
+
+
+def moving_frames(h: int, w: int, count: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """(1, 3, h, w) frames of a textured picture that drifts, for verification anywhere.
+
+    Random frames would not do: the flow between them means nothing, and the recurrence would
+    carry noise.
+    """
+    rng = np.random.default_rng(seed)
+    size = (h + count + 8, w + count + 8)
+    texture = rng.random((3, *size))
+    for axis in (1, 2):  # a little blur, so that the texture has a scale
+        texture = (texture + np.roll(texture, 1, axis) + np.roll(texture, -1, axis)) / 3
+    texture = (texture - texture.min()) / (texture.max() - texture.min())
+    frames: list[NDArray[np.float32]] = []
+    for t in range(count):
+        frame = texture[None, :, t : t + h, t // 2 : t // 2 + w]
+        frames.append(np.ascontiguousarray(frame, dtype=np.float32))
+    return frames
+
+
+def measure_parity(
+    model: Model, weights: Weights, sizes: tuple[tuple[int, int], ...], frames: int
+) -> Parity:
+    """Run ONNX Runtime (CPU) beside the float32 PyTorch step over recurrent frames.
+
+    Each keeps its own state, so that differences may grow as they would in use.
+    """
+    from teco_models.checkpoint import build
+
+    reference = PyTorchSession(build(weights))
+    candidate = find("onnxruntime").open(model, SessionOptions())
+    worst, steps, psnr = 0.0, 0, float("inf")
+    try:
+        for h, w in sizes:
+            state = expected_state = None
+            for lr in moving_frames(h, w, frames):
+                expected, expected_state = reference.step(lr, expected_state)
+                found, state = candidate.step(lr, state)
+                if found.shape != expected.shape or not np.isfinite(found).all():
+                    raise ParityError(
+                        f"{model.name} gave {list(found.shape)} with "
+                        f"{int((~np.isfinite(found)).sum())} values that are not finite, expected "
+                        f"{list(expected.shape)}; no file was written"
+                    )
+                worst = max(worst, float(np.abs(found - expected).max()))
+                a, b = (np.clip(np.rint(x * 255), 0, 255) for x in (found, expected))
+                steps = max(steps, int(np.abs(a - b).max()))
+                error = float(np.mean((a - b) ** 2))
+                if error:
+                    psnr = min(psnr, float(10 * np.log10(255**2 / error)))
+    finally:
+        candidate.close()
+    return Parity(
+        frames=frames,
+        sizes=tuple(f"{h}x{w}" for h, w in sizes),
+        max_abs=worst,
+        max_steps=steps,
+        min_psnr=None if psnr == float("inf") else round(psnr, 2),
+    )
+
+
+def _sizes(sizes: tuple[tuple[int, int], ...]) -> str:
+    return " and ".join(f"{h}x{w}" for h, w in sizes)
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise TecoError(f"the output folder {folder} does not exist", hint=f"mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise TecoError(f"the output folder {folder} cannot be written", hint="give another -o")
+    if path.exists() and not overwrite:
+        raise TecoError(f"{path} exists already", hint="add --force to replace it")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx reports its progress to stdout and deprecations of its own insides as warnings."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,89 @@
+"""``--runtime auto``: which runtime is fastest here, measured once and remembered.
+
+A guess would be wrong on half of all machines (the same graph is 1.1 to 2 times as fast on OpenVINO
+as on ONNX Runtime, depending on the CPU), and a measurement takes a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from teco_calibration.cache import cache_dir
+
+from teco.artifact import Model, write_beside
+from teco.errors import TecoError
+from teco.machine import inspect
+from teco.runtimes.base import Runtime, SessionOptions
+
+TRIAL_SIZE = (96, 160)
+"""LR size of the trial where the model takes any: large enough for the order to hold, quick."""
+
+TRIAL_STEPS = 3
+
+
+def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) -> Runtime:
+    """The fastest of ``candidates`` for this model on this machine.
+
+    The first step of each is warm-up; the best of the others counts. The answer is kept in teco's
+    cache folder under everything that could change it: model, threads, machine and versions.
+    """
+    # torch.compile spends minutes compiling; that is for those who ask for it.
+    candidates = [c for c in candidates if c.name != "pytorch-compile"]
+    if len(candidates) == 1:
+        return candidates[0]
+    path = _cache_file(candidates, model, options)
+    try:
+        known = json.loads(path.read_text())["fastest"]
+        return next(c for c in candidates if c.name == known)
+    except (OSError, ValueError, KeyError, StopIteration):
+        pass
+    times: dict[str, float] = {}
+    for candidate in candidates:
+        try:
+            times[candidate.name] = _trial(candidate, model, options)
+        except TecoError:
+            continue  # what cannot run it is not the fastest; the last one standing reports
+    if not times:
+        return candidates[0]
+    best = min(times, key=lambda name: times[name])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"fastest": best, "seconds_per_step": times}
+        write_beside(path, json.dumps(record).encode())
+    except OSError:
+        pass  # a cache that cannot be written costs a second next time
+    return next(c for c in candidates if c.name == best)
+
+
+def _trial(candidate: Runtime, model: Model, options: SessionOptions) -> float:
+    h, w = model.static_size or TRIAL_SIZE
+    lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
+    session = candidate.open(model, options)
+    try:
+        _, state = session.step(lr, None)
+        best = float("inf")
+        for _ in range(TRIAL_STEPS):
+            began = time.perf_counter()
+            _, state = session.step(lr, state)
+            best = min(best, time.perf_counter() - began)
+        return best
+    finally:
+        session.close()
+
+
+def _cache_file(candidates: list[Runtime], model: Model, options: SessionOptions) -> Path:
+    machine = inspect()
+    key = {
+        "model": model.manifest.sha256 if model.manifest else str(model.weights),
+        "threads": options.thread_count,
+        "machine": (machine.cpu, machine.cores, machine.gpus),
+        "packages": machine.packages,
+        "candidates": [c.name for c in candidates],
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir() / "auto" / f"{digest}.json"
+

@@ -1,0 +1,106 @@
+"""PyTorch: the reference, on CPU or CUDA, optionally through ``torch.compile``.
+
+The CUDA path has not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from teco.artifact import WEIGHTS_SUFFIXES, Model
+from teco.errors import MACHINE, TecoError
+from teco.machine import missing_extra
+from teco.runtimes.base import Array, Session, SessionOptions, State
+
+if TYPE_CHECKING:
+    from teco_models.generator import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyTorch:
+    """PyTorch on one device."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    compiled: bool = False
+    exact: bool = True
+    suffixes: tuple[str, ...] = WEIGHTS_SUFFIXES
+
+    def why_unavailable(self) -> str | None:
+        if missing := missing_extra("torch", "train", self.name):
+            return missing
+        if self.device == "cpu":
+            return None
+        import torch
+
+        if torch.cuda.is_available():
+            return None
+        return f"{self.name} needs an NVIDIA GPU and driver; torch {torch.__version__} finds none"
+
+    def why_not(self, model: Model) -> str | None:
+        if model.weights is not None:
+            return None
+        return f"{self.name} runs weights, and {model.name} is an ONNX file"
+
+    def open(self, model: Model, options: SessionOptions) -> Session:
+        if reason := self.why_unavailable():
+            raise TecoError(reason, exit_code=MACHINE)
+        if reason := self.why_not(model):
+            raise TecoError(reason, hint="give the .safetensors file, or a shipped model's name")
+        import torch
+        from teco_models.checkpoint import build, load_weights
+
+        assert model.weights is not None
+        torch.set_num_threads(options.thread_count)
+        return PyTorchSession(
+            build(load_weights(model.weights)),
+            runtime=self.name,
+            device=self.device,
+            compiled=self.compiled,
+            threads=options.thread_count,
+        )
+
+
+class PyTorchSession:
+    """A generator as a session; state is its two tensors on the device.
+
+    Args:
+        generator: in eval mode.
+        runtime: name to report.
+        device: where to run.
+        compiled: run the step through ``torch.compile``.
+        threads: CPU threads, for the report only.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        runtime: str = "pytorch",
+        device: str = "cpu",
+        compiled: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        import torch
+
+        self.runtime = runtime
+        where = f"CPU, {threads} threads" if device == "cpu" else torch.cuda.get_device_name()
+        self.details = f"{where}, float32{', torch.compile' if compiled else ''}"
+        self._device = torch.device(device)
+        self._generator = generator.to(self._device).eval()
+        step: Any = self._generator.step
+        self._step = torch.compile(step, dynamic=False) if compiled else step
+
+    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+        import torch
+
+        with torch.inference_mode():
+            frame = torch.from_numpy(lr).to(self._device)
+            previous = self._generator.initial_state(frame) if state is None else state
+            picture = self._step(frame, *previous)
+            return picture.cpu().numpy(), (frame, picture)
+
+    def close(self) -> None:
+        self._generator = None
+        self._step = None
