@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from teco_calibration.clips import open_source
 from teco_calibration.colour import Colour, Converter
 

@@ -20,6 +20,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+
 from teco_calibration import parts
 from teco_calibration.clips import FrameSink, FrameSource, open_sink, open_source
 from teco_calibration.colour import Colour, Converter, guess_matrix
@@ -76,7 +77,7 @@ def make(
         out.metadata["title"] = "a title"
         voice = out.add_stream("aac", rate=48_000, layout="mono") if sound else None
         if voice is not None:
-            voice.metadata["language"] = "deu"
+            voice.metadata["language"] = "eng"
         if chapters:
             out.set_chapters(
                 [{"id": 1, "start": 0, "end": 1000, "time_base": Fraction(1, 1000),
@@ -182,20 +183,23 @@ def test_sound_is_copied_packet_by_packet(tmp_path, clip, suffix):
     assert len(packets(out, "audio")) > 100
     assert moments(out) == moments(clip)
     with av.open(str(out)) as container:
-        assert container.streams.audio[0].metadata["language"] == "deu"
+        assert container.streams.audio[0].metadata["language"] == "eng"
         assert container.metadata["title"] == "a title"
         assert [c["metadata"]["title"] for c in container.chapters()] == ["one"]
         assert container.streams.video[0].width == 256
 
 
-def test_sound_into_matroska_keeps_its_bytes_and_the_distance_to_the_picture(tmp_path, clip):
-    # The first AAC packet lies before zero, where Matroska cannot go: all moves together.
+def test_sound_into_matroska_leaves_out_only_what_is_not_played(tmp_path, clip):
+    # MP4 starts AAC before zero and hides the run-up, which Matroska cannot.
     out = tmp_path / "out.mkv"
     enlarge(clip, out)
     before, after = packets(clip, "audio"), packets(out, "audio")
-    assert [p[0] for p in after] == [p[0] for p in before]
-    gap = moments(clip)[0] - before[0][1]
-    assert abs(moments(out)[0] - after[0][1] - gap) <= Fraction(1, 1000)
+    assert before[0][1] < 0
+    assert [p[0] for p in after] == [p[0] for p in before[1:]]
+    assert all(
+        abs(a[1] - b[1]) <= Fraction(1, 2000) for a, b in zip(after, before[1:], strict=True)
+    )
+    assert moments(out) == moments(clip)
 
 
 def test_sound_is_interleaved_with_the_picture(tmp_path, clip):
@@ -339,7 +343,9 @@ def test_conversion_agrees_with_the_definition(matrix, full, pix_fmt):
     deep = "10" in pix_fmt
     for channel, plane in enumerate(frame.planes):
         rows = np.frombuffer(plane, np.uint16 if deep else np.uint8).reshape(plane.height, -1)
-        got = rows[:, : plane.width][plane.height // 2, :: plane.width // 8].astype(float)
+        got = rows[:, : plane.width][
+            plane.height // 2, plane.width // 16 :: plane.width // 8
+        ].astype(float)
         wanted = exact[:, channel]
         if deep:
             wanted = (
@@ -430,8 +436,9 @@ def test_a_change_of_size_names_the_frame_and_both_sizes(tmp_path):
     frames = []
     with open_source(joined) as opened, pytest.raises(ClipError, match=r"at frame \d+") as caught:
         frames.extend(opened)
-    assert len(frames) == 6
-    assert "frame 6: from 64x48 to 80x48" in str(caught.value)
+    # The decoder may lose the last frame before the change.
+    assert len(frames) in (5, 6)
+    assert f"frame {len(frames)}: from 64x48 to 80x48" in str(caught.value)
     assert caught.value.hint
 
 
@@ -503,11 +510,11 @@ def test_y4m_round_trip_through_a_pipe(tmp_path, pix_fmt):
     for n in range(3):
         save(tmp_path / "in", f"{n}.png", bars())
     out = io.BytesIO()
-    with open_source(tmp_path / "in") as source:
-        with Y4MSink(out, "-", source, source.width, source.height, pix_fmt=pix_fmt) as sink:
-            for frame in source:
-                sink.write(frame)
-            sink.commit()
+    source = open_source(tmp_path / "in")
+    with Y4MSink(out, "-", source, source.width, source.height, pix_fmt=pix_fmt) as sink:
+        for frame in source:
+            sink.write(frame)
+        sink.commit()
     assert out.getvalue().startswith(b"YUV4MPEG2 W256 H64 F25:1 ")
     back = Y4MSource(Pipe(out.getvalue()), "-")
     assert (back.width, back.height, back.rate) == (256, 64, 25)
@@ -558,11 +565,7 @@ def test_standard_input_and_output(tmp_path, clip):
                     sink.write(frame)
                 sink.commit()
     """
-    with open_source(clip, max_frames=3) as source:
-        with sink_for(tmp_path / "in.y4m", source) as sink:
-            for frame in source:
-                sink.write(frame.with_pixels(enlarged(frame.pixels)))
-            sink.commit()
+    enlarge(clip, tmp_path / "in.y4m", span={"max_frames": 3})
     data = (tmp_path / "in.y4m").read_bytes()
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], input=data, capture_output=True, check=True
@@ -824,15 +827,16 @@ def test_a_write_that_fails_midway_is_a_sentence_and_leaves_nothing(tmp_path):
 
 def test_frames_of_the_wrong_size_are_refused(tmp_path, clip):
     with open_source(clip) as source, sink_for(tmp_path / "out.mp4", source) as sink:
+        frame = next(iter(source))
         with pytest.raises(ClipError, match=r"expected uint8 \(192, 256, 3\)"):
-            sink.write(next(iter(source)))
+            sink.write(frame)
 
 
 def test_avi_has_a_constant_rate(tmp_path, clip):
     enlarge(clip, tmp_path / "out.avi")
     assert moments(tmp_path / "out.avi") == [Fraction(n, 25) for n in range(60)]
     assert [p[0] for p in packets(tmp_path / "out.avi", "audio")] == [
-        p[0] for p in packets(clip, "audio")
+        p[0] for p in packets(clip, "audio")[1:]
     ]
 
 
@@ -843,3 +847,34 @@ def test_other_encoders(tmp_path, codec):
     frames = read(tmp_path / "out.mkv")
     assert len(frames) == 3
     assert np.abs(middles(frames[1].pixels, 64) - middles(read(source)[1].pixels, 16)).max() <= 3
+
+
+def test_a_cover_picture_is_copied(tmp_path):
+    source, plain = tmp_path / "in.mp4", make(tmp_path / "plain.mp4", moving(5))
+    cover = cv2.imencode(".png", moving(1, 16, 16)[0])[1].tobytes()
+    with av.open(str(plain)) as pictures, av.open(str(source), "w") as out:
+        video = out.add_stream_from_template(pictures.streams.video[0])
+        art = out.add_mux_stream("png", width=16, height=16, time_base=Fraction(1, 90_000))
+        art.disposition = av.stream.Disposition.attached_pic
+        for packet in pictures.demux():
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+        packet = av.Packet(cover)
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream = Fraction(1, 90_000), art
+        out.mux(packet)
+    assert enlarge(source, tmp_path / "out.mp4") == []
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        enlarged_stream, copied = container.streams.video
+        assert (enlarged_stream.width, copied.width) == (256, 16)
+        assert bytes(next(container.demux(copied))) == cover
+
+
+def test_mpeg4_rounds_to_its_clock_of_one_tick_a_frame(tmp_path):
+    source = make(tmp_path / "in.mp4", moving(4), pts=[0, 40, 80, 200], time_base=Fraction(1, 1000))
+    with open_source(source) as opened:
+        rate = opened.rate
+    enlarge(source, tmp_path / "out.mp4", codec="mpeg4")
+    for before, after in zip(moments(source), moments(tmp_path / "out.mp4"), strict=True):
+        assert abs(before - after) <= 1 / rate

@@ -43,6 +43,8 @@ _FLAGS = (
     | Interpolation.FULL_CHR_H_INP
 )
 
+_FROM_LIMITED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class Colour:
@@ -143,7 +145,11 @@ class Converter:
             interpolation=_FLAGS,
             threads=1,
         )
-        return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
+        pixels = np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
+        if frame.format.name.startswith("gray") and not self.colour.full_range:
+            # swscale takes grey for full range whatever it is told.
+            pixels = _FROM_LIMITED[pixels]
+        return pixels
 
     def from_rgb(self, pixels: npt.NDArray[np.uint8], pix_fmt: str) -> av.VideoFrame:
         """uint8 (H, W, 3) RGB full range -> a frame of pix_fmt, carrying the colour's tags."""

@@ -103,6 +103,20 @@ def crop_to_multiple(picture: Picture, multiple: int = SCALE) -> Picture:
     return picture[:height, :width]
 
 
+def shrink_by_area(picture: Picture, factor: float) -> Picture:
+    """Area-average to 1/factor of the size, each side rounded to nearest; uint8 (H, W, 3).
+
+    Compressed video is no ground truth at its own size; averaging its pixels makes one.
+    """
+    if factor == 1:
+        return picture
+    import cv2
+
+    height, width = picture.shape[:2]
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def degrade(hr: Picture, kind: Degradation) -> Picture:
     """:func:`degrade_bd` or :func:`degrade_bi`, by name."""
     return degrade_bd(hr) if kind == "bd" else degrade_bi(hr)

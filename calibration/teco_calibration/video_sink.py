@@ -6,6 +6,7 @@ has one constant rate and no timestamps.
 
 Sound, subtitles, data and attachments are copied packet by packet from a second reading of the
 source, in step with the pictures. What the container cannot hold is dropped with a notice.
+Packets that an edit list hides from the player go into MP4 and MOV only, which can hide them too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -83,6 +85,7 @@ class VideoSink(Aborting):
         codec = codec or ("libvpx-vp9" if self._kind == "webm" else "libx264")
         self._pix_fmt = self._check_codec(codec, pix_fmt)
         options = _options(codec, crf, preset)
+        self._counted = rate is not None
         self._constant = rate or self._constant_rate(codec, source)
         if self._constant is not None:
             self._time_base = 1 / self._constant
@@ -101,14 +104,19 @@ class VideoSink(Aborting):
         self._others: Others | None = None
         self._container: Any = None
         self._part: Path | None = part_name(path)
+        if self._media is not None:
+            self._others = Others(self._media, self._kind, self.notices)
         try:
             with writing(self.name, path.parent):
                 self._part.touch(exist_ok=False)
             with self._muxing():
-                self._container = av.open(f"file:{self._part}", "w", format=self._kind)
+                self._container = av.open(
+                    f"file:{self._part}",
+                    "w",
+                    format=self._kind,
+                    container_options=self._muxer_options(),
+                )
                 self._add_streams(source, codec, options, rate or source.rate or Fraction(25))
-                if self._others is not None:
-                    self._others.start()
                 self._container.start_encoding()
         except BaseException:
             self.abort()
@@ -171,14 +179,12 @@ class VideoSink(Aborting):
         """The pixel format to use. Errors: ClipError for unknown encoders and formats."""
         try:
             encoder: Any = av.Codec(codec, "w")
-        except FFmpegError as error:
+        except (FFmpegError, ValueError) as error:
             raise ClipError(
                 f"there is no encoder called {codec}",
                 hint="common ones: libx264, libx265, libvpx-vp9, libsvtav1, ffv1, h264_nvenc",
                 exit_code=2,
             ) from error
-        except ValueError as error:
-            raise ClipError(f"{codec} is no encoder", exit_code=2) from error
         if encoder.type != "video":
             raise ClipError(f"{codec} encodes {encoder.type}, not pictures", exit_code=2)
         known = [f.name for f in encoder.video_formats or []]
@@ -218,18 +224,33 @@ class VideoSink(Aborting):
         if self._kind == "avi":
             # A reader of AVI has only the order of packets to go by.
             options = {**options, "bf": "0"}
-        if self._media is None:
+        media, others = self._media, self._others
+        if media is None or others is None:
             self._stream = self._picture_stream(codec, options, rate, None, {}, None)
             return
-        self._others = others = Others(self._media, self._container, self._kind, self.notices)
         for stream in others.streams():
-            if stream.index == self._media.picture_stream:
+            if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
-                    codec, options, rate, self._media.pixel_aspect,
+                    codec, options, rate, media.pixel_aspect,
                     _kept(stream.metadata), stream.disposition,
                 )  # fmt: skip
             else:
-                others.add(stream)
+                others.add(stream, self._container)
+        others.start(self._container)
+
+    def _muxer_options(self) -> dict[str, str]:
+        if self._kind == "avi":
+            # The default would move the picture by a frame if the sound starts before zero.
+            return {"avoid_negative_ts": "disabled"}
+        if self._kind not in ("mp4", "mov"):
+            return {}
+        # A stream that starts late is held back in units of the movie's clock, by default
+        # milliseconds. One that all streams' clocks divide keeps every start exact.
+        clocks = [self._time_base.denominator]
+        if self._others is not None:
+            clocks += [s.time_base.denominator for s in self._others.streams() if s.time_base]
+        common = math.lcm(*clocks)
+        return {"movie_timescale": str(common if common <= 10_000_000 else clocks[0])}
 
     def _picture_stream(
         self,
@@ -270,16 +291,16 @@ class VideoSink(Aborting):
         return stream
 
     def _pts(self, frame: Frame, moment: Fraction) -> int:
-        if self._constant is not None and self._kind != "avi":
-            pts = self._written
-        else:
-            pts = round((moment - self._shift) / self._time_base)
+        if self._counted:
+            return self._written
+        pts = round((moment - self._shift) / self._time_base)
         if self._last_pts is not None and pts <= self._last_pts:
-            if self._kind != "avi" and self._constant is None:
+            if self._constant is None:
                 raise ClipError(
                     f"frame {frame.index} at {frame.seconds:.4f} s does not come after "
                     f"the frame before it"
                 )
+            # Closer together than a clock of one tick a frame can tell.
             pts = self._last_pts + 1
         return pts
 
@@ -310,9 +331,9 @@ class Others:
     Packets keep their bytes and, up to the shift of a cut range, their timestamps.
     """
 
-    def __init__(self, media: Media, output: Any, kind: str, notices: list[str]) -> None:
+    def __init__(self, media: Media, kind: str, notices: list[str]) -> None:
         self.media = media
-        self._output = output
+        self._output: Any = None
         self._kind = kind
         self._notices = notices
         self._input: Any = open_container(media.path)
@@ -320,15 +341,17 @@ class Others:
         self._last: dict[int, int] = {}
         self._packets: Iterator[Any] = iter(())
         self._held: Any = None
-        output.metadata.update(_kept(self._input.metadata))
 
     def streams(self) -> list[Any]:
         return list(self._input.streams)
 
-    def add(self, stream: Any) -> None:
+    def add(self, stream: Any, output: Any) -> None:
         """Make a stream like this one in the output, or say why not."""
         if stream.type == "data" and stream.name == "bin_data" and self._input.chapters():
             # The text track behind MP4 chapters; the muxer makes a new one of the chapters.
+            return
+        if stream.type == "data" and "timecode" in stream.metadata:
+            # Likewise made anew, of the picture stream's tag.
             return
         reason = _refusal(self._kind, stream)
         if reason is not None:
@@ -337,10 +360,12 @@ class Others:
             name = f"{kind} stream {stream.index}" + (f" ({title})" if title else "")
             self._notices.append(f"{name} dropped: {reason}")
             return
-        self._targets[stream.index] = _like(self._output, stream)
+        self._targets[stream.index] = _like(output, stream)
 
-    def start(self) -> None:
-        """Copy the chapters and be ready for packets; the last call before the header."""
+    def start(self, output: Any) -> None:
+        """Copy what describes the whole and be ready for packets; the last before the header."""
+        self._output = output
+        output.metadata.update(_kept(self._input.metadata))
         media = self.media
         begin = media.start or Fraction(0)
         chapters: list[Any] = []
@@ -353,14 +378,16 @@ class Others:
                 ends = {"start": round((first - begin) / base), "end": round((last - begin) / base)}
                 chapters.append({**chapter, **ends})
         if chapters:
-            self._output.set_chapters(chapters)
+            output.set_chapters(chapters)
         wanted = [s for s in self._input.streams if s.index in self._targets]
         if not wanted:
             return
         for stream in self._input.streams:
             if stream.index not in self._targets:
                 stream.discard = Discard.all
-        if begin > 2:
+        # Where seeking is by index. Elsewhere it may land within a packet; reading on is exact.
+        indexed = any(name in self._input.format.name for name in ("mp4", "matroska"))
+        if begin > 2 and indexed:
             with contextlib.suppress(FFmpegError):
                 self._input.seek(int(begin * av.time_base))
         self._packets = self._input.demux(wanted)
@@ -391,11 +418,15 @@ class Others:
         """The next packet with a timestamp, or None at the end."""
         try:
             for packet in self._packets:
+                if not packet.size:
+                    continue
                 if packet.dts is None:
                     packet.dts = packet.pts
                 if packet.pts is None:
                     packet.pts = packet.dts
-                if packet.size and packet.dts is not None:
+                if packet.stream.disposition & Disposition.attached_pic:
+                    packet.pts = packet.dts = 0
+                if packet.dts is not None:
                     return packet
         except FFmpegError as error:
             self._notices.append(f"copying sound and subtitles stopped early: {error.strerror}")
@@ -407,6 +438,10 @@ class Others:
         index = stream.index
         base = packet.time_base
         begin = self.media.start
+        if packet.is_discard and self._kind not in ("mp4", "mov"):
+            # Decoded but not played: what an edit list cut away, and an encoder's run-up. Without
+            # edit lists it would be played, or push everything back to begin at zero.
+            return
         if not stream.disposition & Disposition.attached_pic:
             moment = packet.pts * base
             if (begin is not None and moment < begin) or (end is not None and moment >= end):
@@ -415,15 +450,20 @@ class Others:
                 ticks = round(begin / base)
                 packet.pts -= ticks
                 packet.dts -= ticks
-        # Damaged files repeat or reverse timestamps, which muxers refuse. Matroska takes equals,
-        # and needs to: two subtitles may start together.
+        target = self._targets[index]
+        # Damaged files repeat or reverse timestamps, which muxers refuse in their own, perhaps
+        # coarser clock. Matroska takes equals, and needs to: two subtitles may start together.
+        dts = round(packet.dts * base / target.time_base)
         last = self._last.get(index)
-        lowest = None if last is None else last + (self._kind not in ("matroska", "webm"))
-        if lowest is not None and packet.dts < lowest:
-            packet.dts = lowest
-            packet.pts = max(packet.pts, lowest)
-        self._last[index] = packet.dts
-        packet.stream = self._targets[index]
+        if last is not None:
+            lowest = last + (self._kind not in ("matroska", "webm"))
+            if dts < lowest:
+                dts = lowest
+                packet.pts = max(round(packet.pts * base / target.time_base), dts)
+                packet.dts = dts
+                packet.time_base = target.time_base
+        self._last[index] = dts
+        packet.stream = target
         self._output.mux_one(packet)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -192,6 +193,10 @@ class VideoSource(Closing):
         """Every frame from here to the end; ClipError after the last if more was promised."""
         packets = delivered = damaged = 0
         partial = False
+        # AVI stores the order of packets and no times to show them at, and libav's guesses err by
+        # a frame or more. Frames come out in the order shown, so the moments go by turns.
+        counted = "avi" in self._container.format.name
+        due: deque[int] = deque()
         failure: FFmpegError | None = None
         demuxed = self._container.demux(self._stream)
         while True:
@@ -216,11 +221,18 @@ class VideoSource(Closing):
             except FFmpegError:
                 damaged += 1
                 frames = []
+            else:
+                if packet.dts is not None:
+                    due.append(packet.dts)
             for frame in frames:
                 delivered += 1
+                if counted and due:
+                    frame.pts = due.popleft()
                 yield frame
         for frame in self._drained():
             delivered += 1
+            if counted and due:
+                frame.pts = due.popleft()
             yield frame
         total = self._promised()
         if failure is not None or partial or self._cut or (whole and self._counts > packets):
@@ -315,8 +327,9 @@ class VideoSource(Closing):
             last = stream.index_entries[self._counts - 1]
             self._cut = last.pos + last.size > size
         elif "avi" in kind:
-            self._counts = len(stream.index_entries) and stream.frames
-            self._cut = self._counts > len(stream.index_entries)
+            with self._path.open("rb") as file:
+                head = file.read(8)
+            self._cut = int.from_bytes(head[4:], "little") + 8 > size
         elif "matroska" in kind:
             self._cut = (_matroska_end(self._path) or 0) > size
         if self._cut:

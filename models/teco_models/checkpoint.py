@@ -114,7 +114,9 @@ def infer(
             )
     unused = sorted(key for key in tensors if key not in expected)
     if tail == "egvsr":
-        stale = [key for key in unused if key.startswith(("srnet.conv_up.", "srnet.upsample", "up"))]
+        stale = [
+            key for key in unused if key.startswith(("srnet.conv_up.", "srnet.upsample", "up"))
+        ]
         if stale:
             notes.append(f"left unused, as EGVSR itself does: {', '.join(stale)}")
         unused = [key for key in unused if key not in stale]
@@ -166,7 +168,9 @@ def save_weights(
     from safetensors.torch import save
 
     dtype = torch.float16 if half else torch.float32
-    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in generator.state_dict().items()}
+    tensors = {
+        k: v.detach().cpu().to(dtype).contiguous() for k, v in generator.state_dict().items()
+    }
     data = save(tensors, metadata={**(metadata or {}), "variant": generator.variant.name})
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -183,7 +187,7 @@ def _tail_of(tensors: Mapping[str, Tensor], source: str) -> Tail:
     out = tensors.get("srnet.conv_out.weight")
     if out is None:
         raise ModelError(
-            f"{source} has no output convolution (srnet.conv_out.weight or srnet.conv_shuffle.weight)",
+            f"{source} has no output convolution, srnet.conv_out or srnet.conv_shuffle",
             hint="the file is damaged or belongs to another network",
         )
     channels = tensors["srnet.conv_in.0.weight"].shape[0]

@@ -48,7 +48,7 @@ class Rewrites:
 
 
 def cubic_phase_weight(channels: int) -> Tensor:
-    """(16 * channels, 1, 4, 4): grouped-convolution weight, output channel = c * 16 + dy * 4 + dx."""
+    """(16 * channels, 1, 4, 4) for a grouped convolution; output channel = c * 16 + dy * 4 + dx."""
     k = torch.tensor(CUBIC_KERNELS, dtype=torch.float64)
     phases = torch.einsum("ai,bj->abij", k, k).reshape(PHASES, 1, 4, 4)
     return phases.repeat(channels, 1, 1, 1).float()
@@ -187,8 +187,8 @@ class DeployStep(nn.Module):
         phase = torch.arange(SCALE, device=device, dtype=torch.float32)
         x = torch.arange(w, device=device, dtype=torch.float32) * SCALE
         y = torch.arange(h, device=device, dtype=torch.float32) * SCALE
-        # Pixels to the grid's [-1, 1], on the small flow rather than on its sixteen phases. The last
-        # pixel is 4w - 1, taken from the coordinates so that a dynamic size stays a tensor.
+        # Pixels to the grid's [-1, 1], on the small flow rather than on its sixteen phases. The
+        # last pixel is 4w - 1, taken from the coordinates so that a dynamic size stays a tensor.
         scale = 2 / (torch.cat((x[-1:], y[-1:])) + SCALE - 1)
         flow = F.pad(flow * scale.view(1, 2, 1, 1), self.phase_pad, mode="replicate")
         flow = F.conv2d(flow, self.flow_phases, groups=2)  # (1, 2 * 16, h, w)

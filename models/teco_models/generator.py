@@ -27,7 +27,9 @@ def _conv(cin: int, cout: int) -> nn.Conv2d:
 
 
 def _double_conv(cin: int, cout: int) -> nn.Sequential:
-    return nn.Sequential(_conv(cin, cout), nn.LeakyReLU(LEAK), _conv(cout, cout), nn.LeakyReLU(LEAK))
+    return nn.Sequential(
+        _conv(cin, cout), nn.LeakyReLU(LEAK), _conv(cout, cout), nn.LeakyReLU(LEAK)
+    )
 
 
 class PairNorm(nn.Module):
@@ -35,8 +37,8 @@ class PairNorm(nn.Module):
 
     Raw [0, 1] pictures are mostly one large constant to a flow network, and it hardly learns
     from a cold start; differences between the two frames are what it needs to see.
-    ``eps`` (8 grey levels of 255, added in quadrature) keeps flat pictures from being blown up to noise; it is
-    a buffer so that weights say by themselves that they want this normalisation.
+    ``eps`` (8 grey levels of 255, added in quadrature) keeps flat pictures from being blown up to
+    noise; it is a buffer so that weights say by themselves that they want this normalisation.
     """
 
     eps: Tensor

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from teco.errors import USAGE, TecoError
 from teco_models import zoo
 from teco_models.errors import ModelError
 from teco_models.variant import MIN_SIZE, SCALE, Variant
-
-from teco.errors import USAGE, TecoError
 
 SCHEMA = 1
 """Version of the manifest's layout; a reader refuses what it does not know."""
@@ -66,9 +65,7 @@ class StreamContract:
     picture: str = "hr"
     states: tuple[StatePort, ...] = (
         StatePort("lr_prev", "lr", ("1", "3", "h", "w"), "no previous frame"),
-        StatePort(
-            "hr_prev", "hr", ("1", "3", f"{SCALE}*h", f"{SCALE}*w"), "no previous output"
-        ),
+        StatePort("hr_prev", "hr", ("1", "3", f"{SCALE}*h", f"{SCALE}*w"), "no previous output"),
     )
     scale: int = SCALE
     reset: str = "at the first frame, a scene cut, a seek, a gap or a change of size"
@@ -149,17 +146,20 @@ class Manifest:
                 f"{source} has manifest schema {schema}, this teco reads {SCHEMA}", hint=again
             )
         try:
-            contract = dict(data.pop("contract"))
-            states = tuple(
-                StatePort(**{**s, "shape": tuple(s["shape"])}) for s in contract.pop("states")
-            )
+            contract: dict[str, Any] = data.pop("contract")
+            states: list[dict[str, Any]] = contract.pop("states")
+            for state in states:
+                state["shape"] = tuple(state["shape"])
+            contract["states"] = tuple(StatePort(**state) for state in states)
             contract["range"] = tuple(contract["range"])
-            parity = data.pop("parity")
+            parity: dict[str, Any] | None = data.pop("parity")
             if parity is not None:
-                parity = Parity(**{**parity, "sizes": tuple(parity["sizes"])})
+                parity["sizes"] = tuple(parity["sizes"])
             Variant.parse(data["variant"])
             return cls(
-                **data, contract=StreamContract(**contract, states=states), parity=parity
+                **data,
+                contract=StreamContract(**contract),
+                parity=None if parity is None else Parity(**parity),
             )
         except (TypeError, KeyError, ModelError) as error:
             raise TecoError(f"{source} is not a complete manifest: {error}", hint=again) from error
@@ -248,6 +248,18 @@ def open_model(spec: str) -> Model:
         )
     shipped = _open_onnx(entry.onnx)
     return Model(entry.name, shipped.variant, entry.onnx, entry.weights, shipped.manifest)
+
+
+def check_frame_size(model: Model, h: int, w: int) -> None:
+    """Raise TecoError where a static model was exported for frames of another size than (h, w)."""
+    size = model.static_size
+    if size is not None and size != (h, w):
+        raise TecoError(
+            f"{model.name} was exported for {size[0]}x{size[1]} frames (height x width), "
+            f"these are {h}x{w}",
+            hint=f"export one for this size: `teco export --size {h}x{w}`, or --size dynamic",
+            exit_code=USAGE,
+        )
 
 
 def weights_variant(path: Path) -> Variant:

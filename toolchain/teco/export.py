@@ -14,14 +14,13 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from teco_models.variant import MIN_SIZE, SCALE
 
 from teco.artifact import (
     METADATA_KEY,
@@ -37,9 +36,11 @@ from teco.errors import TecoError
 from teco.machine import require_extra, version_of
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.pytorch import PyTorchSession
+from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
     from teco_models.checkpoint import Weights
     from teco_models.deploy import DeployStep
 
@@ -369,7 +370,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """torch.onnx reports its progress to stdout and deprecations of its own insides as warnings."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -64,4 +64,13 @@ def open_session(model: Model, name: str, options: SessionOptions) -> Session:
     return fastest(candidates, model, options).open(model, options)
 
 
-__all__ = ["NAMES", "RUNTIMES", "Runtime", "Session", "SessionOptions", "find", "open_session", "usable"]
+__all__ = [
+    "NAMES",
+    "RUNTIMES",
+    "Runtime",
+    "Session",
+    "SessionOptions",
+    "find",
+    "open_session",
+    "usable",
+]

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from teco_calibration.cache import cache_dir
 
 from teco.artifact import Model, write_beside
 from teco.errors import TecoError
 from teco.machine import inspect
 from teco.runtimes.base import Runtime, SessionOptions
+from teco_calibration.cache import cache_dir
 
 TRIAL_SIZE = (96, 160)
 """LR size of the trial where the model takes any: large enough for the order to hold, quick."""
@@ -86,4 +86,3 @@ def _cache_file(candidates: list[Runtime], model: Model, options: SessionOptions
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "auto" / f"{digest}.json"
-

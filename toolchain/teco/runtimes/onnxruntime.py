@@ -103,7 +103,7 @@ class _CpuSession:
     def __init__(self, runtime: str, session: Any, contract: StreamContract, threads: int) -> None:
         self.runtime = runtime
         self.details = f"CPU, {threads} threads, float32"
-        self._session = session
+        self._session: Any = session
         self._contract = contract
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
@@ -123,7 +123,7 @@ class _CudaSession:
     def __init__(self, runtime: str, session: Any, contract: StreamContract) -> None:
         self.runtime = runtime
         self.details = "CUDA, device 0"
-        self._session = session
+        self._session: Any = session
         self._contract = contract
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:

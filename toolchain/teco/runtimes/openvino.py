@@ -55,8 +55,9 @@ class OpenVino:
         try:
             compiled = ov.Core().compile_model(str(model.onnx), "CPU", settings)
         except Exception as error:  # pybind turns its errors into RuntimeError and others
+            reason = str(error).strip().splitlines()[-1][:200]
             raise TecoError(
-                f"{self.name} cannot load {model.onnx}: {str(error).strip().splitlines()[-1][:200]}",
+                f"{self.name} cannot load {model.onnx}: {reason}",
                 hint="export it again with `teco export`",
             ) from error
         # What the plugin settled on, not what was asked for.
@@ -73,9 +74,7 @@ class OpenVino:
 class _Session:
     """Two requests in turn: one reads, as its state, the memory the other wrote as its output."""
 
-    def __init__(
-        self, runtime: str, compiled: Any, contract: StreamContract, details: str
-    ) -> None:
+    def __init__(self, runtime: str, compiled: Any, contract: StreamContract, details: str) -> None:
         self.runtime = runtime
         self.details = details
         self._contract = contract
@@ -91,7 +90,9 @@ class _Session:
             import numpy as np
 
             h, w = lr.shape[2:]
-            state = {s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states}
+            state = {
+                s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states
+            }
         request = self._requests[self._turn]
         self._turn = 1 - self._turn
         for name, value in {contract.frame: lr, **state}.items():

@@ -49,6 +49,7 @@ class PyTorch:
         if reason := self.why_not(model):
             raise TecoError(reason, hint="give the .safetensors file, or a shipped model's name")
         import torch
+
         from teco_models.checkpoint import build, load_weights
 
         assert model.weights is not None
@@ -88,9 +89,9 @@ class PyTorchSession:
         where = f"CPU, {threads} threads" if device == "cpu" else torch.cuda.get_device_name()
         self.details = f"{where}, float32{', torch.compile' if compiled else ''}"
         self._device = torch.device(device)
-        self._generator = generator.to(self._device).eval()
+        self._generator: Any = generator.to(self._device).eval()
         step: Any = self._generator.step
-        self._step = torch.compile(step, dynamic=False) if compiled else step
+        self._step: Any = torch.compile(step, dynamic=False) if compiled else step
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
         import torch

@@ -12,16 +12,17 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from teco_calibration.degrade import BD_TAPS
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from teco.errors import TecoError
+from teco_calibration.degrade import BD_TAPS
 
 BLUR_MARGIN = 4
 """HR pixels around a crop that the 9-tap blur reads."""
@@ -84,8 +85,8 @@ class Sample:
     still: Tensor
 
 
-def detail(gray: NDArray[np.uint8]) -> float:
-    """Mean absolute Laplacian of an (H, W) picture, grey levels."""
+def detail(gray: NDArray[Any]) -> float:
+    """Mean absolute Laplacian of an (H, W) uint8 picture, grey levels."""
     import cv2
 
     return float(np.abs(cv2.Laplacian(gray, cv2.CV_16S, ksize=1)).mean())
@@ -138,7 +139,7 @@ class SequenceDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         import cv2
 
-        # Workers share two cores with the training itself; OpenCV's own threads only get in its way.
+        # Workers share the cores with the training itself; OpenCV's threads would get in its way.
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self.options.seed, index))
         items = [self._sequence(rng) for _ in range(self.options.batch)]
@@ -155,9 +156,7 @@ class SequenceDataset(Dataset[Sample]):
         o = self.options
         shot = self.shots[int(rng.choice(len(self.shots), p=self.weights))]
         still = bool(rng.random() < o.still_share)
-        frames, shifts = (
-            self._moved_still(shot, rng) if still else (self._moving(shot, rng), None)
-        )
+        frames, shifts = self._moved_still(shot, rng) if still else (self._moving(shot, rng), None)
         # One symmetry of the square for the whole sequence. What it does to the motion vectors is
         # applied to known shifts; measured flow is measured after it.
         if rng.random() < 0.5:
@@ -231,11 +230,12 @@ class SequenceDataset(Dataset[Sample]):
         # A small picture cannot hold a long path; what does not fit stands still at its edge.
         path = np.minimum(path, (w - self.window, h - self.window))
         extent = path.max(axis=0)
-        y, x = self._place(
-            picture[: h - extent[1], : w - extent[0]], self.window, rng
-        )
+        y, x = self._place(picture[: h - extent[1], : w - extent[0]], self.window, rng)
         frames = np.stack(
-            [picture[y + dy : y + dy + self.window, x + dx : x + dx + self.window] for dx, dy in path]
+            [
+                picture[y + dy : y + dy + self.window, x + dx : x + dx + self.window]
+                for dx, dy in path
+            ]
         )
         return frames, np.diff(path, axis=0).astype(np.float64)
 
@@ -254,7 +254,8 @@ def measured_flow(frames: NDArray[np.uint8], crop: int) -> NDArray[np.float32]:
     """
     import cv2
 
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    # Its stubs do not know that the flow to start from may be None.
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     grays = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
     size = grays[0].shape[0]
     yy, xx = np.mgrid[:size, :size].astype(np.float32)
@@ -263,7 +264,10 @@ def measured_flow(frames: NDArray[np.uint8], crop: int) -> NDArray[np.float32]:
         back = dis.calc(grays[t + 1], grays[t], None)
         forth = dis.calc(grays[t], grays[t + 1], None)
         returned = cv2.remap(
-            forth, xx + back[..., 0], yy + back[..., 1], cv2.INTER_LINEAR,
+            forth,
+            xx + back[..., 0],
+            yy + back[..., 1],
+            cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         miss = np.linalg.norm(back + returned, axis=-1)
@@ -291,7 +295,9 @@ def cached_shots(clips: list[Path]) -> list[Shot]:
         frames = np.load(clip.with_name(clip.name + ".npy"), mmap_mode="r")
         record = json.loads(clip.with_name(clip.name + ".json").read_text())
         bounds = [0, *record["cuts"], len(frames)]
-        shots += [shot_of(f"{clip.name}[{a}:{b}]", frames[a:b]) for a, b in pairwise(bounds) if b - a > 1]
+        shots += [
+            shot_of(f"{clip.name}[{a}:{b}]", frames[a:b]) for a, b in pairwise(bounds) if b - a > 1
+        ]
     return shots
 
 

@@ -20,9 +20,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from teco_models.checkpoint import load_weights, save_weights
-from teco_models.generator import Generator
-from teco_models.variant import Variant
 from torch.utils.data import DataLoader, Subset
 
 from teco.errors import USAGE, TecoError
@@ -30,10 +27,15 @@ from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, collat
 from teco.train.init import initialise
 from teco.train.losses import charbonnier, flow_loss, warp_loss
 from teco.train.validate import Validation, Validator
+from teco_models.checkpoint import load_weights, save_weights
+from teco_models.generator import Generator
+from teco_models.variant import Variant
 
 CHECKPOINT = "last.pt"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
+LOG_EVERY = 50
+"""Iterations between lines of the log; each validation is a line too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class TrainOptions:
         ema: decay of the averaged weights, which are what is validated and saved.
         bf16: autocast the convolutions to bfloat16 (float32 weights and sums).
         channels_last: memory format of weights and activations.
+        threads: CPU threads. Sums are split by them, so another number gives other last digits.
         seed: of initial weights and data.
     """
 
@@ -79,6 +82,7 @@ class TrainOptions:
     ema: float = 0.999
     bf16: bool = True
     channels_last: bool = True
+    threads: int = 1
     seed: int = 0
 
 
@@ -112,10 +116,6 @@ class Progress:
     total: int
     losses: dict[str, float]
     validation: Validation | None = None
-
-
-class Stopped(TecoError):
-    """The run was asked to stop and left a checkpoint."""
 
 
 class Trainer:
@@ -175,9 +175,7 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        return (
-            self.options.flow_iterations if self.stage == "flow" else self.options.iterations
-        )
+        return self.options.flow_iterations if self.stage == "flow" else self.options.iterations
 
     def _optimizer(self) -> torch.optim.Optimizer:
         o = self.options
@@ -274,36 +272,38 @@ class Trainer:
     # -- the run ------------------------------------------------------------------------------
 
     def run(self, report: Callable[[Progress], None]) -> None:
-        """Train until done, calling ``report`` after each iteration.
+        """Train until done, calling ``report`` after each iteration; see :meth:`run_stage`."""
+        while self.stage == "flow":
+            self.run_stage(report)
+        self.run_stage(report)
+
+    def run_stage(self, report: Callable[[Progress], None]) -> None:
+        """Finish the current stage and, after the flow stage, stand at the start of the next.
 
         Raises:
-            Stopped: SIGINT or SIGTERM came; a checkpoint was written first.
-            TecoError: the loss is no longer finite, or a file cannot be written.
+            TecoError: SIGINT or SIGTERM came (a checkpoint was written first), the loss is no
+                longer finite, or a file cannot be written.
         """
-        self.loop.out.mkdir(parents=True, exist_ok=True)
+        self._stop = False
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop = True
 
+        # Only at the end of an iteration is there something whole to save.
         before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while True:
-                self._run_stage(report)
-                if self.stage == "recurrent":
-                    break
-                self.stage, self.iteration = "recurrent", 0
-                self.optimizer = self._optimizer()
-                # What the flow stage averaged is where the whole network starts.
-                self.generator.load_state_dict(self.average.state_dict())
-                self.save()
-            self.save()
+            self._iterations(report)
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
+        if self.stage == "flow":
+            self.stage, self.iteration, self.elapsed = "recurrent", 0, 0.0
+            # What the flow stage averaged is where the whole network starts.
+            self.generator.load_state_dict(self.average.state_dict())
+            self.optimizer = self._optimizer()
+        self.save()
 
-    def _run_stage(self, report: Callable[[Progress], None]) -> None:
-        if self.iteration >= self.total:
-            return
+    def _iterations(self, report: Callable[[Progress], None]) -> None:
         began = time.monotonic() - self.elapsed
         for sample in self._samples():
             losses = self._iterate(sample)
@@ -314,15 +314,15 @@ class Trainer:
             if self.validator and (last or self.iteration % self.loop.validate_every == 0):
                 validation = self.validator(self.average)
             progress = Progress(self.stage, self.iteration, self.total, losses, validation)
-            if validation or self.iteration % 50 == 0:
+            if validation or self.iteration % LOG_EVERY == 0:
                 self._log(progress)
             report(progress)
-            if last or self._stop or self.iteration % self.loop.checkpoint_every == 0:
+            if self._stop or self.iteration % self.loop.checkpoint_every == 0:
                 self.save()
             if self._stop and not last:
-                raise Stopped(
-                    f"stopped in stage {self.stage} at iteration {self.iteration} of {self.total}; "
-                    f"the checkpoint is in {self.loop.out}",
+                raise TecoError(
+                    f"stopped in stage {self.stage} at iteration {self.iteration} of "
+                    f"{self.total}; the checkpoint is in {self.loop.out}",
                     hint="the same command goes on from there",
                 )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from teco_models.ops import warp
 from torch import Tensor
+
+from teco_models.ops import warp
 
 CHARBONNIER_EPS = 1e-6
 """Added to the squared difference (TecoGAN-PyTorch)."""

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from teco_calibration.clips import VIDEO_SUFFIXES, open_source
 
 from teco.errors import USAGE, TecoError
 from teco.scenecut import SceneCutDetector
 from teco.train.data import Shot, cached_shots
+from teco_calibration.clips import VIDEO_SUFFIXES, open_source
+from teco_calibration.degrade import shrink_by_area
 
 DEFAULT_SHRINK = 2.0
 
@@ -73,17 +74,6 @@ def read_clip_options(folder: Path) -> dict[str, ClipOptions]:
         first, last = fields.get("frames", (0, None))
         options[name] = ClipOptions(float(fields.get("shrink", DEFAULT_SHRINK)), first, last)
     return options
-
-
-def shrink(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Area-average an (H, W, 3) picture to 1/factor of its size."""
-    if factor == 1:
-        return pixels
-    import cv2
-
-    h, w = pixels.shape[:2]
-    size = (round(w / factor), round(h / factor))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def prepare(folders: list[Path], cache: Path, say: Callable[[str], None]) -> list[Shot]:
@@ -141,7 +131,7 @@ def _decode(file: Path, options: ClipOptions, target: Path) -> None:
                 continue
             if detector.is_cut(frame.pixels) and frames:
                 cuts.append(len(frames))
-            frames.append(shrink(frame.pixels, options.shrink))
+            frames.append(shrink_by_area(frame.pixels, options.shrink))
     if len(frames) < 2:
         raise TecoError(f"{file} has {len(frames)} frames to train on, at least 2 are needed")
     part = target.with_name(f".{target.name}.{os.getpid()}.npy")

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from teco_calibration.degrade import bicubic_bd, crop_to_multiple, degrade_bd
+
+from teco.errors import TecoError
+from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, shot_of
+from teco_calibration.clips import open_source
+from teco_calibration.degrade import bicubic_bd, crop_to_multiple, degrade_bd, shrink_by_area
 from teco_calibration.quality import psnr_y
 from teco_models.generator import Generator
-
-from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, shot_of
 
 BORDER = 8
 """HR pixels left out at each side: the network has no context there, bicubic needs none."""
@@ -106,6 +108,20 @@ class Validator:
             mean_flow=float(np.mean(flows[1:])),
             still_error=float(miss / known.norm(dim=1).mean()),
         )
+
+
+def read_frames(clip: str, shrink: float, count: int) -> NDArray[np.uint8]:
+    """The first (up to) ``count`` frames of a clip, shrunk by area: (N, H, W, 3).
+
+    Raises:
+        TecoError: fewer than four frames, or too small to make moved stills of.
+        ClipError: the clip cannot be read.
+    """
+    with open_source(clip, max_frames=count) as source:
+        frames = np.stack([shrink_by_area(f.pixels, shrink) for f in source])
+    if len(frames) < 4:
+        raise TecoError(f"{clip} has {len(frames)} frames, validation needs at least 4")
+    return frames
 
 
 def to_picture(hr: torch.Tensor) -> NDArray[np.uint8]:

@@ -1,0 +1,5 @@
+"""``python -m teco``."""
+
+from teco.cli import main
+
+main()

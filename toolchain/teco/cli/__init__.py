@@ -1,0 +1,110 @@
+"""The ``teco`` command. One file per command; none is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from teco import __version__
+
+COMMANDS = {
+    "upscale": "Enlarge a clip four times.",
+    "export": "Make a verified ONNX file of weights.",
+    "bench": "Measure latency, memory and quality.",
+    "eval": "Measure quality on clips with a ground truth.",
+    "train": "Train a network (flow start, then the recurrent stage).",
+    "info": "Say what a model, a weights file or a variant is and costs.",
+    "doctor": "Say what this machine can run, and what is missing.",
+}
+"""Name -> first line of help, kept here so that ``teco --help`` imports no command."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"teco.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"there is no command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="teco")
+def cli() -> None:
+    """TecoGAN video super-resolution from weights to a player.
+
+    Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 it failed, 2 wrong
+    usage, 3 this machine cannot (a GPU, a driver or an extra is missing).
+    """
+
+
+def main() -> None:
+    """Entry point: every error is one sentence and a hint, never a traceback."""
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # SIGTERM unwinds like Ctrl-C, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted; nothing was left under the final name")
+        code = 1
+    except BrokenPipeError:
+        # The reader of our stdout has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MemoryError:
+        _complain("out of memory", "use a smaller clip or fewer threads")
+        code = 1
+    except Exception as error:
+        # TecoError, ClipError and ModelError share these fields, not a base class: the packages
+        # below do not know this one.
+        message = getattr(error, "message", None)
+        if message is None:
+            if os.environ.get("TECO_DEBUG"):
+                raise
+            kind = type(error).__name__
+            _complain(
+                f"internal error, {kind}: {error}",
+                "this is a bug; run it again with TECO_DEBUG=1 and report what it prints",
+            )
+            code = 1
+        else:
+            _complain(str(message), str(getattr(error, "hint", "")))
+            code = int(getattr(error, "exit_code", 1))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, hint: str = "") -> None:
+    click.echo(f"teco: {message}", err=True)
+    if hint:
+        click.echo(f"  hint: {hint}", err=True)

@@ -1,0 +1,118 @@
+"""Option types and progress shared by the commands."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class Size(click.ParamType[tuple[int, int] | None]):
+    """``HxW`` as (height, width); the word "dynamic" as None where allowed."""
+
+    name = "HxW"
+
+    def __init__(self, *, dynamic: bool = False) -> None:
+        self.dynamic = dynamic
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int] | None:
+        if isinstance(value, tuple) or value is None:
+            return value
+        if self.dynamic and value == "dynamic":
+            return None
+        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        if match is None:
+            also = ' or "dynamic"' if self.dynamic else ""
+            self.fail(f"{value!r} is no size; expected HEIGHTxWIDTH such as 180x320{also}")
+        return int(match[1]), int(match[2])
+
+
+def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--model",
+        default=None,
+        metavar="NAME|FILE",
+        help="A shipped model, an .onnx file or a weights file. [default: teco-x4-b3-c64]",
+    )(function)
+
+
+def runtime_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--runtime",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="auto, or one that `teco doctor` lists; auto measures which is fastest here.",
+    )(function)
+
+
+def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="CPU threads of the network. [default: all]"
+    )(function)
+
+
+@contextmanager
+def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int | None], None]]:
+    """Show how far long work is, on stderr: a bar on a terminal, a line now and then elsewhere.
+
+    Yields:
+        A function of (done, total or None).
+    """
+    began = time.monotonic()
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None, rate="")
+
+            def show(done: int, total: int | None) -> None:
+                rate = done / max(time.monotonic() - began, 1e-9)
+                bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s")
+
+            yield show
+        return
+
+    last = began
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 10:
+            return
+        last = now
+        rate = done / (now - began)
+        left = f", {(total - done) / rate:.0f} s left" if total and rate and total > done else ""
+        click.echo(
+            f"{label}: {done}{f' of {total}' if total else ''} {unit}, {rate:.2f}/s{left}", err=True
+        )
+
+    yield tell
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    click.echo(text, err=True)
