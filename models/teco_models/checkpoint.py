@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # It warns that pickle protocols other than 2 may fail; if one does, we say so.
+            warnings.simplefilter("ignore", UserWarning)
+            data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is not plain weights: it holds objects that would have to run code, or it is "
@@ -229,7 +233,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
         raise ModelError(
-            f"{path} cannot be read as weights: {str(error).splitlines()[0][:200]}",
+            f"{path} cannot be read as weights: {str(error)[:200].partition(chr(10))[0] or 'it is empty'}",
             hint="expected a .safetensors or a PyTorch .pth file",
         ) from error
     for key in ("state_dict", "params", "model"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ SCHEMA = 1
 METADATA_KEY = "teco.manifest"
 DEFAULT_MODEL = "teco-x4-b3-c64"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+_SIZE = re.compile(r"dynamic|\d+x\d+")
+_EXTENT = re.compile(r"(\d+|h|w)(\*(\d+|h|w))*")
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Manifest:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            TecoError: no JSON, another schema version, or fields missing.
+            TecoError: no JSON, another schema version, or fields missing or of another kind.
         """
         again = "make it again with `teco export`"
         try:
@@ -155,14 +159,35 @@ class Manifest:
             parity: dict[str, Any] | None = data.pop("parity")
             if parity is not None:
                 parity["sizes"] = tuple(parity["sizes"])
-            Variant.parse(data["variant"])
-            return cls(
+            manifest = cls(
                 **data,
                 contract=StreamContract(**contract),
                 parity=None if parity is None else Parity(**parity),
             )
-        except (TypeError, KeyError, ModelError) as error:
+            manifest.check()
+        except (TypeError, KeyError, ValueError, AttributeError, ModelError) as error:
             raise TecoError(f"{source} is not a complete manifest: {error}", hint=again) from error
+        return manifest
+
+    def check(self) -> None:
+        """Raise TypeError, ValueError or ModelError for what its readers could not use."""
+        for name, kind in (
+            ("variant", str), ("size", str), ("sha256", str),
+            ("precision_found", dict), ("versions", dict),
+        ):  # fmt: skip
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {getattr(self, name)!r}")
+        Variant.parse(self.variant)
+        if not _SIZE.fullmatch(self.size):
+            raise ValueError(f"size is {self.size!r}")
+        contract = self.contract
+        if contract.scale != SCALE:
+            raise ValueError(f"scale is {contract.scale!r}")
+        for state in contract.states:
+            if state.source not in (contract.frame, contract.picture):
+                raise ValueError(f"the source of state {state.input} is {state.source!r}")
+            if len(state.shape) != 4 or not all(_EXTENT.fullmatch(x) for x in state.shape):
+                raise ValueError(f"the shape of state {state.input} is {list(state.shape)}")
 
 
 @dataclass(frozen=True)
@@ -280,10 +305,19 @@ def weights_variant(path: Path) -> Variant:
 def _open_onnx(path: Path) -> Model:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise TecoError(f"{path} {what}, expected an ONNX file", hint="check the path")
+        raise TecoError(
+            f"{path} {what}, expected an ONNX file", hint="check the path", exit_code=USAGE
+        )
     beside = manifest_path(path)
     if beside.exists():
-        manifest = Manifest.from_json(beside.read_text(), source=str(beside))
+        try:
+            text = beside.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TecoError(
+                f"{beside} cannot be read as a manifest: {error}",
+                hint="make it again with `teco export`",
+            ) from error
+        manifest = Manifest.from_json(text, source=str(beside))
         found = sha256_of(path)
         if found != manifest.sha256:
             raise TecoError(

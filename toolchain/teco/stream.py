@@ -98,6 +98,7 @@ class Stream:
     def reset(self) -> None:
         """Start a new scene with the next picture."""
         self._state = None
+        self._shape = None
         if self._detector is not None:
             self._detector.reset()
 

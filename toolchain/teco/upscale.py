@@ -24,6 +24,9 @@ from teco_models.variant import SCALE, check_size
 QUEUE = 4
 """Frames that may wait on either side: enough to even out a slow frame, little memory."""
 
+PATIENCE = 1.0
+"""Seconds to wait, after a failure, for a thread that a pipe may block for ever."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions:
@@ -178,29 +181,45 @@ class _Pipe:
 
     def get(self) -> Frame | None:
         """Wait for an item; None at the end or when the other side has broken off."""
-        while True:
+        while not self._broken.is_set():
             try:
                 return self._queue.get(timeout=0.1)
             except queue.Empty:
-                if self._broken.is_set():
-                    return None
+                continue
+        return None
 
     def break_off(self, error: BaseException | None = None) -> None:
         self.error = self.error or error
         self._broken.set()
 
 
+class _Worker(threading.Thread):
+    """A thread that is waited for, unless it may be blocked on standard input or output.
+
+    Nothing wakes such a thread before the other end of the pipe does; it is left behind, and
+    :func:`teco.cli.main` ends the process without it.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None], clip: str) -> None:
+        self._piped = clip == "-"
+        super().__init__(target=work, name=f"teco-{name}", daemon=self._piped)
+
+    def leave(self) -> None:
+        self.join(PATIENCE if self._piped else None)
+
+
 class _Reader:
     """Decodes ahead in a thread of its own."""
 
     def __init__(self, source: FrameSource) -> None:
+        self._source = source
         self._pipe = _Pipe()
-        self._thread = threading.Thread(target=self._work, args=(source,), name="decode")
+        self._thread = _Worker("decode", self._work, source.name)
 
-    def _work(self, source: FrameSource) -> None:
+    def _work(self) -> None:
         error: BaseException | None = None
         try:
-            for frame in source:
+            for frame in self._source:
                 if not self._pipe.put(frame):
                     return
         except BaseException as caught:  # handed over to the caller's thread, whatever it is
@@ -221,20 +240,21 @@ class _Reader:
 
     def __exit__(self, *_: object) -> None:
         self._pipe.break_off()
-        self._thread.join()
+        self._thread.leave()
 
 
 class _Writer:
     """Encodes behind in a thread of its own."""
 
     def __init__(self, sink: FrameSink) -> None:
+        self._sink = sink
         self._pipe = _Pipe()
-        self._thread = threading.Thread(target=self._work, args=(sink,), name="encode")
+        self._thread = _Worker("encode", self._work, sink.name)
 
-    def _work(self, sink: FrameSink) -> None:
+    def _work(self) -> None:
         try:
             while (frame := self._pipe.get()) is not None:
-                sink.write(frame)
+                self._sink.write(frame)
         except BaseException as caught:  # handed over to the caller's thread, whatever it is
             self._pipe.break_off(caught)
 
@@ -263,4 +283,4 @@ class _Writer:
 
     def __exit__(self, *_: object) -> None:
         self._pipe.break_off()
-        self._thread.join()
+        self._thread.leave()

@@ -6,7 +6,9 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -62,21 +64,31 @@ def cli() -> None:
     """
 
 
+_INTERRUPTED = "interrupted; no unfinished file was left"
+
+
 def main() -> None:
     """Entry point: every error is one sentence and a hint, never a traceback."""
+    stopped = False
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
         raise KeyboardInterrupt
 
     # SIGTERM unwinds like Ctrl-C, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop)
+    # What OpenCV says about a damaged picture, we say in a sentence.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; nothing was left under the final name")
+        _complain(_INTERRUPTED)
         code = 1
     except BrokenPipeError:
         # The reader of our stdout has gone; there is nobody left to tell.
@@ -86,22 +98,42 @@ def main() -> None:
         _complain("out of memory", "use a smaller clip or fewer threads")
         code = 1
     except Exception as error:
-        # TecoError, ClipError and ModelError share these fields, not a base class: the packages
-        # below do not know this one.
-        message = getattr(error, "message", None)
-        if message is None:
-            if os.environ.get("TECO_DEBUG"):
-                raise
-            kind = type(error).__name__
-            _complain(
-                f"internal error, {kind}: {error}",
-                "this is a bug; run it again with TECO_DEBUG=1 and report what it prints",
-            )
+        if stopped:
+            # Extension modules that were being imported make an ImportError of an interrupt.
+            _complain(_INTERRUPTED)
             code = 1
         else:
-            _complain(str(message), str(getattr(error, "hint", "")))
-            code = int(getattr(error, "exit_code", 1))
-    sys.exit(code if isinstance(code, int) else 0)
+            code = _explain(error)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    # TecoError, ClipError and ModelError share these fields, not a base class: the packages
+    # below do not know this one.
+    message = getattr(error, "message", None)
+    if message is not None:
+        _complain(str(message), str(getattr(error, "hint", "")))
+        return int(getattr(error, "exit_code", 1))
+    if os.environ.get("TECO_DEBUG"):
+        raise error
+    if isinstance(error, OSError) and error.strerror:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        return 1
+    _complain(
+        f"internal error, {type(error).__name__}: {error}",
+        "this is a bug; run it again with TECO_DEBUG=1 and report what it prints",
+    )
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    if any(t.name.startswith("teco-") for t in threading.enumerate()):
+        # Left behind, blocked on a pipe (see teco.upscale). It holds the lock of standard input or
+        # output, which the interpreter would wait for in vain.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(message: str, hint: str = "") -> None:

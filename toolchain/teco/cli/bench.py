@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import Size, progress, say, threads_option
+from teco.cli.options import Size, json_option, not_a_pipe, progress, say, threads_option
 
 
 @click.command("bench")
@@ -22,7 +22,9 @@ from teco.cli.options import Size, progress, say, threads_option
     help="all that can run here, auto, or names.",
 )
 @click.option("--size", type=Size(), help="LR size HEIGHTxWIDTH. [default: the clip's, or 180x320]")
-@click.option("--clip", metavar="CLIP", help="A ground truth to measure quality on.")
+@click.option(
+    "--clip", metavar="CLIP", callback=not_a_pipe, help="A ground truth to measure quality on."
+)
 @click.option(
     "--shrink",
     type=float,
@@ -40,13 +42,7 @@ from teco.cli.options import Size, progress, say, threads_option
     help="Samples of each candidate.",
 )
 @threads_option
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the whole record.",
-)
+@json_option("Write the whole record.")
 def command(
     artifacts: tuple[str, ...],
     runtime: str,
@@ -69,7 +65,7 @@ def command(
     from teco.bench.measure import load_average, measure_latency, warnings_for, with_memory
     from teco.bench.render import bench_table
     from teco.bench.report import BenchReport
-    from teco.errors import MACHINE, USAGE, TecoError
+    from teco.errors import MACHINE, TecoError
     from teco.evaluate import EvaluateOptions, Row, evaluate, parse_metrics, truth_size
     from teco.machine import usable_cores
     from teco.runtimes import RUNTIMES, Runtime, SessionOptions, find, open_session
@@ -78,14 +74,10 @@ def command(
     specs = artifacts or (DEFAULT_MODEL,)
     models = [open_model(spec) for spec in specs]
     wanted = parse_metrics(metrics)
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise TecoError(
-            f"the folder of --json {json_file} does not exist",
-            hint=f"mkdir -p {json_file.parent}",
-            exit_code=USAGE,
-        )
     if clip is not None:
         width, height = truth_size(clip, shrink)
+        for model in models:
+            check_frame_size(model, height // 4, width // 4)
         size = size or (height // 4, width // 4)
     if size is None:
         size = next((m.static_size for m in models if m.static_size), (180, 320))
@@ -132,12 +124,15 @@ def command(
     candidates = with_memory(candidates, [spec for spec, _ in pairs], size, threads)
     quality: list[Row] = []
     if clip is not None:
-        for i, (spec, model) in enumerate(by_spec.items()):
-            first = next(one for s, one in pairs if s == spec and one.exact)
-            session = first.open(model, SessionOptions(threads=threads))
+        judged = [spec for spec in by_spec if any(s == spec for s, _ in pairs)]
+        for i, spec in enumerate(judged):
+            model = by_spec[spec]
+            # The first in float32, if there is one.
+            one = max((one for s, one in pairs if s == spec), key=lambda one: one.exact)
+            session = one.open(model, SessionOptions(threads=threads))
             options = EvaluateOptions(
                 degradation=model.variant.degradation, shrink=shrink, max_frames=frames,
-                metrics=wanted, baselines=i == len(by_spec) - 1,
+                metrics=wanted, baselines=i == len(judged) - 1,
             )  # fmt: skip
             with progress(f"quality of {model.name}") as show:
                 quality += evaluate(

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from teco.cli.options import model_option, progress, runtime_option, say, threads_option
+from teco.cli.options import (
+    json_option,
+    model_option,
+    not_a_pipe,
+    progress,
+    runtime_option,
+    say,
+    threads_option,
+)
 
 
 @click.command("eval")
@@ -18,6 +26,7 @@ from teco.cli.options import model_option, progress, runtime_option, say, thread
     "clips",
     multiple=True,
     required=True,
+    callback=not_a_pipe,
     metavar="CLIP",
     help="A clip that is the truth: video file or folder of pictures. Repeatable.",
 )
@@ -41,13 +50,7 @@ from teco.cli.options import model_option, progress, runtime_option, say, thread
 )
 @click.option("--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts.")
 @click.option("--warm-up", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Also write everything, per frame, as JSON.",
-)
+@json_option("Also write everything, per frame, as JSON.")
 def command(
     model: str | None,
     clips: tuple[str, ...],
@@ -73,7 +76,7 @@ def command(
     from teco.runtimes import SessionOptions, open_session
 
     wanted = parse_metrics(metrics)
-    opened = open_model(model or DEFAULT_MODEL)
+    opened = open_model(DEFAULT_MODEL if model is None else model)
     for clip in clips:
         width, height = truth_size(clip, shrink)
         check_frame_size(opened, height // 4, width // 4)

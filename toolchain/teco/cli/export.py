@@ -76,7 +76,7 @@ def command(
     source = weights
     if source is None:
         shipped = zoo.entries()
-        name = model or f"teco-x4-b{blocks}-c64"
+        name = f"teco-x4-b{blocks}-c64" if model is None else model
         entry = zoo.find(name)
         if entry is None:
             raise TecoError(

@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from teco_models.variant import MIN_SIZE
 
 
 class Size(click.ParamType[tuple[int, int] | None]):
@@ -27,11 +30,16 @@ class Size(click.ParamType[tuple[int, int] | None]):
             return value
         if self.dynamic and value == "dynamic":
             return None
-        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
         if match is None:
             also = ' or "dynamic"' if self.dynamic else ""
-            self.fail(f"{value!r} is no size; expected HEIGHTxWIDTH such as 180x320{also}")
-        return int(match[1]), int(match[2])
+            self.fail(
+                f"{value!r} is no size; expected HEIGHTxWIDTH such as 180x320{also}", param, ctx
+            )
+        size = int(match[1]), int(match[2])
+        if min(size) < MIN_SIZE:
+            self.fail(f"{value} is too small, expected {MIN_SIZE}x{MIN_SIZE} or more", param, ctx)
+        return size
 
 
 def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,6 +65,31 @@ def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--threads", type=click.IntRange(min=1), help="CPU threads of the network. [default: all]"
     )(function)
+
+
+def not_a_pipe(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Callback for clips that are read more than once."""
+    if value == "-" or (isinstance(value, tuple) and "-" in value):
+        raise click.BadParameter("the clip is read twice, which a pipe cannot be; give a file")
+    return value
+
+
+def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--json FILE``; that the file can be made is known before the long work, not after."""
+
+    def check(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        if not path.resolve().parent.is_dir():
+            raise click.BadParameter(f"the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise click.BadParameter(f"{path} is a folder, expected a file")
+        return path
+
+    return click.option(
+        "--json", "json_file", type=click.Path(path_type=Path), callback=check, metavar="FILE",
+        help=help,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def command(
     from teco.runtimes import Session, SessionOptions, open_session
     from teco.upscale import UpscaleOptions, upscale
 
-    opened = open_model(model or DEFAULT_MODEL)
+    opened = open_model(DEFAULT_MODEL if model is None else model)
 
     def make_session(h: int, w: int) -> Session:
         check_frame_size(opened, h, w)

@@ -1,0 +1,300 @@
+"""The deploy form and the exported file compute what the generator computes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import teco.export
+from teco.artifact import METADATA_KEY, Manifest, Parity, open_model, sha256_of
+from teco.errors import TecoError
+from teco.export import (
+    ExportOptions,
+    ParityError,
+    export_onnx,
+    measure_parity,
+    store_half,
+    trace,
+    weights_digest,
+)
+from teco.train.init import initialise
+from teco_models.checkpoint import Weights, infer
+from teco_models.deploy import DeployStep, Rewrites, output_phase, transposed_phase
+from teco_models.generator import Generator
+from teco_models.variant import Variant
+
+VARIANTS = (
+    Variant(blocks=1, channels=16, flow_channels=8),
+    Variant(blocks=1, channels=16, flow_channels=8, degradation="bi"),
+    Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle", flow_norm="raw"),
+    Variant(blocks=1, channels=32, flow_channels=8, tail="egvsr"),
+)
+SMALL = VARIANTS[0]
+
+
+def generator_of(variant: Variant) -> Generator:
+    generator = Generator(variant)
+    initialise(generator, seed=1)
+    with torch.no_grad():
+        # The start's flow is nearly zero; the warp is to be tested with some.
+        generator.fnet.flow[2].weight.mul_(20)  # type: ignore[union-attr]
+    return generator.eval()
+
+
+def weights_of(variant: Variant) -> Weights:
+    return infer(generator_of(variant).state_dict(), source="test")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+@pytest.mark.parametrize("size", [(8, 8), (11, 21), (16, 24)])
+def test_rewrites_are_exact(variant: Variant, size: tuple[int, int]) -> None:
+    generator = generator_of(variant)
+    plain = Rewrites(phase_warp=False, phase_residual=False, phase_tail=False)
+    forms = [DeployStep(generator, r) for r in (Rewrites(), plain)]
+    frames = torch.rand(5, 1, 3, *size)
+    with torch.inference_mode():
+        for form in forms:
+            lr_prev, expected = generator.initial_state(frames[0])
+            found = expected
+            for lr in frames:
+                expected = generator.step(lr, lr_prev, expected)
+                found = form(lr, lr_prev, found)
+                lr_prev = lr
+                assert float((found - expected).abs().max()) < 2e-6
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_transposed_convolution_by_phases(h: int, w: int, cin: int, cout: int) -> None:
+    torch.manual_seed(h * 100 + w)
+    up = torch.nn.ConvTranspose2d(cin, cout, 3, 2, 1, output_padding=1, bias=False)
+    x = torch.rand(1, cin, h, w)
+    with torch.inference_mode():
+        expected = up(x)
+        for py in range(2):
+            for px in range(2):
+                padded = torch.nn.functional.pad(x, (0, px, 0, py))
+                part = torch.nn.functional.conv2d(padded, transposed_phase(up.weight, py, px))
+                assert torch.allclose(part, expected[:, :, py::2, px::2], atol=1e-6)
+
+
+def test_output_convolution_by_phases() -> None:
+    conv = torch.nn.Conv2d(5, 3, 3, padding=1, bias=False)
+    x = torch.rand(1, 5, 12, 14)
+    total = torch.zeros(1, 12, 6, 7)
+    with torch.inference_mode():
+        for py in range(2):
+            for px in range(2):
+                part = torch.nn.functional.pad(x[:, :, py::2, px::2], (px, 1 - px, py, 1 - py))
+                weight = output_phase(conv.weight, py, px)
+                total += torch.nn.functional.conv2d(part, weight)
+        found = torch.nn.functional.pixel_shuffle(total, 2)
+        assert torch.allclose(found, conv(x), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    return export_onnx(weights_of(SMALL), folder, ExportOptions(frames=30))
+
+
+def test_a_dynamic_file_and_its_manifest(exported: Path) -> None:
+    model = open_model(str(exported))
+    manifest = model.manifest
+    assert manifest is not None
+    assert model.variant == SMALL
+    assert model.static_size is None
+    assert manifest.sha256 == sha256_of(exported)
+    assert manifest.weights_sha256 == weights_digest(weights_of(SMALL))
+    assert manifest.precision_found.keys() == {"float32"}
+    assert manifest.parity is not None
+    assert manifest.parity.frames == 30
+    assert manifest.parity.max_abs <= 1e-4
+    assert manifest.parity.sizes == ("45x75", "64x96")
+    assert sorted(p.name for p in exported.parent.iterdir()) == [
+        f"{SMALL.name}.json",
+        f"{SMALL.name}.onnx",
+    ]
+
+
+def test_what_is_inside_the_file(exported: Path) -> None:
+    model = onnx.load(str(exported), load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert [x.version for x in model.opset_import if x.domain == ""] == [18]
+    assert {n.domain for n in model.graph.node} == {""}
+    raw = exported.read_bytes()
+    for trace_of_origin in (b"site-packages", b".py", b"stack_trace", str(Path.home()).encode()):
+        assert trace_of_origin not in raw
+    (grid,) = [n for n in model.graph.node if n.op_type == "GridSample"]
+    modes = {a.name: onnx.helper.get_attribute_value(a) for a in grid.attribute}
+    assert modes["mode"] == b"bilinear"
+    assert modes["padding_mode"] == b"border"
+    inside = {p.key: p.value for p in model.metadata_props}
+    assert Manifest.from_json(inside[METADATA_KEY], source="x").variant == SMALL.name
+    ports = [i.name for i in model.graph.input] + [o.name for o in model.graph.output]
+    assert ports == ["lr", "lr_prev", "hr_prev", "hr"]
+    shapes = {
+        i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim]
+        for i in model.graph.input
+    }
+    assert shapes["lr"] == [1, 3, "h", "w"]
+    assert shapes["hr_prev"] == [1, 3, "4*h", "4*w"]
+
+
+def test_a_static_file(tmp_path: Path) -> None:
+    path = export_onnx(weights_of(SMALL), tmp_path, ExportOptions(size=(19, 30)))
+    assert path.name == f"{SMALL.name}-19x30.onnx"
+    model = open_model(str(path))
+    assert model.static_size == (19, 30)
+    assert model.manifest is not None
+    assert model.manifest.parity is not None
+    assert model.manifest.parity.sizes == ("19x30",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS[1:], ids=lambda v: v.name)
+def test_every_kind_of_variant_exports(tmp_path: Path, variant: Variant) -> None:
+    path = export_onnx(weights_of(variant), tmp_path, ExportOptions(frames=30))
+    manifest = open_model(str(path)).manifest
+    assert manifest is not None
+    assert manifest.parity is not None
+    assert manifest.parity.max_abs <= 1e-4
+
+
+def test_the_file_alone_says_how_to_be_driven(exported: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(exported.read_bytes())
+    model = open_model(str(alone))
+    assert model.variant == SMALL
+    assert model.manifest is not None
+    assert model.manifest.contract.states[1].shape == ("1", "3", "4*h", "4*w")
+
+
+def test_half_weights_are_smaller_and_the_same(tmp_path: Path) -> None:
+    generator = generator_of(SMALL).half().float()
+    weights = infer(generator.state_dict(), source="x")
+    full = export_onnx(weights, tmp_path, ExportOptions(name="full", size=(16, 24)))
+    options = ExportOptions(name="half", half_weights=True, size=(16, 24))
+    half = export_onnx(weights, tmp_path, options)
+    assert half.stat().st_size < 0.65 * full.stat().st_size
+    manifests = [open_model(str(p)).manifest for p in (full, half)]
+    assert manifests[0] is not None
+    assert manifests[1] is not None
+    assert manifests[0].weights_sha256 == manifests[1].weights_sha256
+    assert manifests[0].precision_found == manifests[1].precision_found
+
+
+def test_half_weights_leave_alone_what_would_change() -> None:
+    model = trace(DeployStep(generator_of(SMALL)), (16, 24))
+    before = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    store_half(model)  # these weights were never rounded to half precision
+    after = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for name, value in before.items():
+        stored = after.get(name, after.get(f"{name}.half"))
+        assert stored is not None
+        assert np.array_equal(stored.astype(value.dtype), value)
+
+
+def test_parity_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deploy form that computes something else must not get a name."""
+    original = DeployStep.forward
+
+    def wrong(self: DeployStep, lr: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return original(self, lr, a, b) * 1.001
+
+    monkeypatch.setattr(DeployStep, "forward", wrong)
+    with pytest.raises(ParityError, match="differs from PyTorch"):
+        export_onnx(weights_of(SMALL), tmp_path, ExportOptions(size=(16, 24)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_sees_a_past_that_is_ignored(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification that never fed the state back would call a frame-by-frame network equal."""
+    model = open_model(str(exported))
+    weights = weights_of(SMALL)
+    honest = measure_parity(model, weights, ((16, 24),), 10)
+    assert model.manifest is not None
+    contract = model.manifest.contract
+    stuck = replace(
+        contract, states=(contract.states[0], replace(contract.states[1], source="hr_zero"))
+    )
+    forgetful = replace(model, manifest=replace(model.manifest, contract=stuck))
+
+    import teco.runtimes.onnxruntime as module
+
+    step = module._CpuSession.step
+
+    def forget(self: object, lr: object, state: dict[str, object] | None) -> object:
+        if state is not None:
+            hr = state["hr_prev"]
+            assert isinstance(hr, np.ndarray)
+            state = {**state, "hr_prev": np.zeros_like(hr)}
+        return step(self, lr, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module._CpuSession, "step", forget)
+    dishonest = measure_parity(replace(forgetful, manifest=model.manifest), weights, ((16, 24),), 10)
+    assert honest.max_abs < 1e-4 < dishonest.max_abs
+
+
+def test_existing_files_and_folders(exported: Path, tmp_path: Path) -> None:
+    weights = weights_of(SMALL)
+    with pytest.raises(TecoError, match="exists already"):
+        export_onnx(weights, exported.parent)
+    with pytest.raises(TecoError, match="does not exist"):
+        export_onnx(weights, tmp_path / "nowhere")
+    with pytest.raises(TecoError, match="at least 10"):
+        export_onnx(weights, tmp_path, ExportOptions(frames=9))
+
+
+def test_manifest_round_trips(exported: Path) -> None:
+    text = exported.with_suffix(".json").read_text()
+    manifest = Manifest.from_json(text, source="x")
+    assert manifest.to_json() == text
+    bare = replace(manifest, parity=Parity(10, ("8x8",), 0.0, 0, None))
+    assert Manifest.from_json(bare.to_json(), source="x") == bare
+
+
+@pytest.mark.parametrize("field", ["variant", "contract", "parity", "sha256", "size", "schema"])
+def test_manifest_without_a_field_is_refused(exported: Path, field: str) -> None:
+    data = json.loads(exported.with_suffix(".json").read_text())
+    if field == "sha256":
+        data["surprise"] = data.pop(field)
+    else:
+        del data[field]
+    with pytest.raises(TecoError, match=r"manifest"):
+        Manifest.from_json(json.dumps(data), source="m.json")
+
+
+def test_the_shipped_model_is_its_weights() -> None:
+    """Every zoo entry: the ONNX file was made from the weights beside it, and matches its hash."""
+    from teco_models import zoo
+    from teco_models.checkpoint import load_weights
+
+    assert zoo.entries()
+    for entry in zoo.entries():
+        manifest = open_model(entry.name).manifest
+        assert manifest is not None
+        assert manifest.weights_sha256 == weights_digest(load_weights(entry.weights))
+        assert manifest.variant == entry.name
+        assert manifest.weights_sha256[:16] in entry.card.read_text()
+
+
+def test_export_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teco.export, "require_extra", _refuse)
+    with pytest.raises(TecoError, match="onnxscript"):
+        export_onnx(weights_of(SMALL), tmp_path)
+
+
+def _refuse(module: str, extra: str, purpose: str) -> None:
+    if module == "onnxscript":
+        raise TecoError(f"{purpose} needs {module}", hint=extra, exit_code=3)

@@ -1,0 +1,175 @@
+"""One contract for every runtime, and the choice between them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teco.artifact import Model, open_model
+from teco.errors import MACHINE, TecoError
+from teco.export import moving_frames
+from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
+from teco.runtimes import auto as auto_module
+from teco.runtimes.pytorch import PyTorchSession
+
+TOLERANCE = {"openvino-bf16": 0.05}
+"""Largest difference from PyTorch, pictures in [0, 1]; bfloat16 has 8 bits of mantissa."""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_onnx: Path, tiny_weights: Path) -> Model:
+    """A model as a zoo entry is: both an ONNX file and the weights it was made of."""
+    return replace(open_model(str(tiny_onnx)), weights=tiny_weights)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_weights: Path) -> PyTorchSession:
+    from teco_models.checkpoint import build, load_weights
+
+    return PyTorchSession(build(load_weights(tiny_weights)))
+
+
+def or_skip(name: str, model: Model):
+    """A session of the runtime, or a skip with the runtime's own reason."""
+    runtime = find(name)
+    reason = runtime.why_unavailable() or runtime.why_not(model)
+    if reason:
+        if "cuda" in name and os.environ.get("TECO_REQUIRE") == "gpu":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return runtime.open(model, SessionOptions(threads=1))
+
+
+# torch.compile takes half a minute for the first step.
+CONTRACT = [
+    pytest.param(
+        name,
+        marks=[pytest.mark.gpu] if "cuda" in name else [pytest.mark.slow] if "compile" in name else [],
+    )
+    for name in NAMES
+]
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name: str, model: Model, reference: PyTorchSession) -> None:
+    """Equal to PyTorch over a scene; state is handed on; None starts afresh; sizes may change."""
+    session = or_skip(name, model)
+    try:
+        assert session.runtime == name
+        assert session.details
+        tolerance = TOLERANCE.get(name, 1e-4)
+        for h, w in ((16, 24), (11, 21)):
+            frames = moving_frames(h, w, 6)
+            state = expected_state = None
+            first = None
+            for lr in frames:
+                expected, expected_state = reference.step(lr, expected_state)
+                found, state = session.step(lr, state)
+                assert found.shape == (1, 3, 4 * h, 4 * w)
+                assert found.dtype == np.float32
+                assert float(np.abs(found - expected).max()) <= tolerance
+                first = found.copy() if first is None else first
+            # A new scene is as if nothing had been before it, and the past matters otherwise.
+            again, fresh = session.step(frames[0], None)
+            assert np.array_equal(again, first)
+            with_past, _ = session.step(frames[1], fresh)
+            without, _ = session.step(frames[1], None)
+            assert float(np.abs(with_past - without).max()) > 1e-4
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_an_output_lives_until_the_step_after_next(name: str, model: Model) -> None:
+    session = or_skip(name, model)
+    try:
+        frames = moving_frames(16, 24, 3)
+        first, state = session.step(frames[0], None)
+        kept = first.copy()
+        session.step(frames[1], state)
+        assert np.array_equal(first, kept)
+    finally:
+        session.close()
+
+
+def test_names_are_unique_and_described() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    for runtime in RUNTIMES:
+        reason = runtime.why_unavailable()
+        assert reason is None or runtime.name.split("-")[0] in reason
+
+
+def test_unknown_runtime_names_the_known_ones(model: Model) -> None:
+    with pytest.raises(TecoError, match="tensorflow") as error:
+        open_session(model, "tensorflow", SessionOptions())
+    assert "onnxruntime" in error.value.hint
+
+
+def test_a_runtime_that_cannot_take_the_model_says_so(tiny_onnx: Path, tiny_weights: Path) -> None:
+    weights, onnx = open_model(str(tiny_weights)), open_model(str(tiny_onnx))
+    for name, model in (("onnxruntime", weights), ("openvino", weights), ("pytorch", onnx)):
+        with pytest.raises(TecoError, match=model.name):
+            open_session(model, name, SessionOptions())
+
+
+def test_an_absent_extra_is_one_sentence(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else real(name)
+    )
+    with pytest.raises(TecoError, match=r"teco\[openvino\]") as error:
+        open_session(model, "openvino", SessionOptions())
+    assert error.value.exit_code == MACHINE
+
+
+def test_auto_takes_the_fastest_exact_one_and_remembers(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path))
+    times = {"onnxruntime": 0.2, "openvino": 0.1, "openvino-bf16": 0.01, "pytorch": 0.3}
+    tried: list[str] = []
+
+    def trial(candidate, model, options) -> float:
+        tried.append(candidate.name)
+        return times[candidate.name]
+
+    monkeypatch.setattr(auto_module, "_trial", trial)
+    session = open_session(model, "auto", SessionOptions(threads=1))
+    session.close()
+    expected = "openvino" if find("openvino").why_unavailable() is None else "onnxruntime"
+    assert session.runtime == expected
+    assert "openvino-bf16" not in tried
+    assert "pytorch-compile" not in tried
+    (record,) = (tmp_path / "auto").iterdir()
+    assert json.loads(record.read_text())["fastest"] == expected
+    tried.clear()
+    open_session(model, "auto", SessionOptions(threads=1)).close()
+    assert tried == []
+    # Another number of threads is another question.
+    open_session(model, "auto", SessionOptions(threads=2)).close()
+    assert tried
+
+
+def test_auto_survives_an_unwritable_cache(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("TECO_CACHE", str(blocked))
+    session = open_session(model, "auto", SessionOptions(threads=1))
+    assert find(session.runtime).exact
+    session.close()
+
+
+@pytest.mark.gpu
+def test_cuda_keeps_the_state_on_the_device(model: Model) -> None:
+    session = or_skip("onnxruntime-cuda", model)
+    _, state = session.step(moving_frames(16, 24, 1)[0], None)
+    assert {value.device_name() for value in state.values()} == {"cuda"}

@@ -1,0 +1,376 @@
+"""Training: data, losses, start, and resuming after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from teco.errors import TecoError
+from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, measured_flow, shot_of
+from teco.train.init import block_matching_start, initialise
+from teco.train.loop import CHECKPOINT, LOG, WEIGHTS, LoopOptions, Trainer, TrainOptions
+from teco.train.losses import charbonnier, flow_loss, warp_loss
+from teco.train.prepare import prepare, read_clip_options
+from teco.train.validate import Validator
+from teco_calibration.degrade import degrade_bd
+from teco_models.checkpoint import load_weights
+from teco_models.generator import Generator
+from teco_models.variant import Variant
+
+TINY = "teco-x4-b1-c16-f8-shuffle"
+
+
+def footage(frames: int = 12, height: int = 96, width: int = 112, seed: int = 0) -> np.ndarray:
+    """(N, H, W, 3) of a texture that moves by (2, 1) pixels a frame."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    texture = rng.random((height + 2 * frames, width + 2 * frames, 3)).astype(np.float32)
+    texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
+    texture = 255 * (texture - texture.min()) / (texture.max() - texture.min())
+    views = [texture[t : t + height, 2 * t : 2 * t + width] for t in range(frames)]
+    return np.stack(views).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return [shot_of("a", footage(seed=1)), shot_of("b", footage(frames=3, seed=2))]
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+def test_samples_depend_on_seed_and_index_alone(shots) -> None:
+    options = SampleOptions(crop=64, frames=4, batch=3, seed=5)
+    first, second = (SequenceDataset(shots, options, 10) for _ in range(2))
+    second[0]
+    second[7]
+    for a, b in ((first[3], second[3]),):
+        assert torch.equal(a.hr, b.hr)
+        assert torch.equal(a.flow.nan_to_num(-99), b.flow.nan_to_num(-99))
+    other = SequenceDataset(shots, SampleOptions(crop=64, frames=4, batch=3, seed=6), 10)[3]
+    assert not torch.equal(first[3].hr, other.hr)
+    assert not torch.equal(first[3].hr, first[4].hr)
+    assert first[3].hr.shape == (3, 4, 3, 72, 72)
+    assert first[3].flow.shape == (3, 3, 2, 16, 16)
+
+
+def test_moved_stills_have_the_flow_they_claim(shots) -> None:
+    """Warping the previous frame by the given flow gives the current one, wherever it can."""
+    options = SampleOptions(crop=64, frames=3, batch=16, still_share=1.0, max_still_speed=4.0)
+    sample = SequenceDataset(shots, options, 1)[0]
+    assert sample.still.all()
+    hr = sample.hr.float()
+    moved = 0
+    for b in range(16):
+        for t in range(2):
+            dx, dy = (4 * sample.flow[b, t, :, 0, 0]).round().int().tolist()
+            moved += bool(dx or dy)
+            now, before = hr[b, t + 1], hr[b, t]
+            size = now.shape[-1]
+            ys = slice(max(0, -dy), size - max(0, dy))
+            xs = slice(max(0, -dx), size - max(0, dx))
+            source = before[:, ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
+            assert torch.equal(now[:, ys, xs], source)
+    assert moved > 16
+
+
+def test_measured_flow_finds_a_known_motion() -> None:
+    frames = footage(frames=3)[:, :72, :72]
+    flow = measured_flow(frames, 64)
+    # The view moves by (2, 1) a frame, which is half and a quarter of an LR pixel.
+    assert np.nanmedian(flow[:, 0]) == pytest.approx(0.5, abs=0.05)
+    assert np.nanmedian(flow[:, 1]) == pytest.approx(0.25, abs=0.05)
+    assert np.isnan(flow).mean() < 0.5
+    noise = np.random.default_rng(0).integers(0, 256, frames.shape, dtype=np.uint8)
+    assert np.isnan(measured_flow(noise, 64)).mean() > 0.5
+
+
+def test_training_degradation_is_the_test_degradation_inside() -> None:
+    picture = footage(frames=1)[0]
+    crop = torch.from_numpy(picture[12 : 12 + 72, 20 : 20 + 72].copy()).permute(2, 0, 1)[None]
+    lr = degrade_crop(crop.float())
+    whole = degrade_bd(picture)  # rounds to 8 bits
+    expected = torch.from_numpy(whole[4 : 4 + 16, 6 : 6 + 16].copy()).permute(2, 0, 1)[None]
+    assert lr.shape == (1, 3, 16, 16)
+    assert float((lr - expected).abs().max()) <= 0.5 + 1e-3
+
+
+def test_no_sample_crosses_a_cut_or_leaves_a_short_shot(shots) -> None:
+    options = SampleOptions(crop=64, frames=6, batch=8, still_share=0.0, with_flow=False)
+    sample = SequenceDataset([shots[1]], options, 1)[0]  # three frames for sequences of six
+    assert sample.hr.shape[1] == 6
+
+
+def test_too_small_clips_are_an_error(shots) -> None:
+    with pytest.raises(TecoError, match="136 pixels") as error:
+        SequenceDataset(shots, SampleOptions(crop=128), 1)
+    assert "--crop 96" in error.value.hint
+
+
+def test_prepare_reads_options_cuts_and_caches(tmp_path: Path, make_clip) -> None:
+    scenes = [footage(frames=6, seed=s) for s in (1, 2)]
+    clip = make_clip(tmp_path / "a.mp4", pixels=list(np.concatenate(scenes)))
+    (tmp_path / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\nframes = [1, 11]\n')
+    said: list[str] = []
+    shots = prepare([tmp_path], tmp_path / "cache", said.append)
+    assert [len(s.frames) for s in shots] == [5, 5]
+    assert shots[0].frames.shape[1:] == (96, 112, 3)
+    assert len(said) == 1
+    prepare([tmp_path], tmp_path / "cache", said.append)
+    assert len(said) == 1
+    clip.unlink()
+    with pytest.raises(TecoError, match=r"a\.mp4"):
+        read_clip_options(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[clips", "cannot be read"),
+        ("[other]", "clips"),
+        ('[clips."a.mp4"]\nshrnk = 2', "shrnk"),
+    ],
+)
+def test_bad_clip_options(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.mp4").write_text("")
+    (tmp_path / "clips.toml").write_text(text)
+    with pytest.raises(TecoError, match=says):
+        read_clip_options(tmp_path)
+
+
+def test_bad_data_folders(tmp_path: Path) -> None:
+    with pytest.raises(TecoError, match="missing"):
+        prepare([tmp_path / "none"], tmp_path, print)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(TecoError, match=r"notes\.txt"):
+        prepare([tmp_path], tmp_path, print)
+
+
+# --- losses and start ------------------------------------------------------------------------
+
+
+def test_losses_by_hand() -> None:
+    x = torch.tensor([0.0, 3.0])
+    assert float(charbonnier(x, torch.tensor([0.0, 1.0]))) == pytest.approx((1e-3 + 2.0) / 2, rel=1e-5)
+    flow = torch.zeros(1, 2, 1, 2)
+    known = torch.tensor([[[[3.0, float("nan")]], [[4.0, float("nan")]]]])
+    # One pixel misses by 5, the other is unknown and counts as none: sqrt(0 + 1e-4).
+    assert float(flow_loss(flow, known)) == pytest.approx((5.0 + 0.01) / 2, rel=1e-4)
+
+
+def test_warp_loss_is_least_at_the_true_motion() -> None:
+    frames = torch.from_numpy(footage(frames=2, seed=4)).permute(0, 3, 1, 2).float() / 255
+    true = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 96, 112)
+    losses = [float(warp_loss(frames[1:], frames[:1], true * s)) for s in (0.0, 0.5, 1.0, 1.5)]
+    assert losses.index(min(losses)) == 2
+
+
+def test_flow_gradients_ignore_unknown_motion() -> None:
+    flow = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    known = torch.full((1, 2, 2, 2), float("nan"))
+    known[:, :, 0, 0] = 1.0
+    flow_loss(flow, known).backward()
+    assert flow.grad is not None
+    assert torch.isfinite(flow.grad).all()
+    assert flow.grad[0, :, 0, 0].abs().min() > 0
+    assert flow.grad[0, :, 1].abs().max() == 0
+
+
+def test_block_matching_start_prefers_the_true_shift() -> None:
+    """The channel of the true displacement answers least, which is what the layers above learn from."""
+    generator = Generator(Variant(blocks=1))
+    initialise(generator)
+    block_matching_start(generator.fnet)
+    texture = torch.from_numpy(footage(frames=1, seed=3)[0]).permute(2, 0, 1)[None].float() / 255
+    texture = texture - texture.mean()
+    now, before = texture[..., 8:40, 8:40], texture[..., 7:39, 9:41]
+    # now(x) = before(x + d) for d = (-1, +1): column 0, row 2 of the window, so channel 2 * 3 + 0.
+    with torch.inference_mode():
+        answers = generator.fnet.encoder1(torch.cat((now, before), 1))[0, :9].mean(dim=(1, 2))
+    assert int(answers.argmin()) == 6
+
+
+def test_training_starts_at_nearly_the_upsampled_frame() -> None:
+    generator = Generator(Variant(blocks=3))
+    initialise(generator)
+    lr = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        out = generator.step(lr, *generator.initial_state(lr))
+        up = generator.upsample_func(lr)
+    assert float((out - up).square().mean()) < 0.25 * float((up - 0.5).square().mean())
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def small_options(**changes) -> TrainOptions:
+    fields = {
+        "variant": TINY, "iterations": 8, "flow_iterations": 4, "batch": 2, "flow_batch": 4,
+        "frames": 3, "crop": 64, "warm_up": 2,
+    }  # fmt: skip
+    return TrainOptions(**{**fields, **changes})
+
+
+def test_a_run_learns_logs_and_saves(tmp_path: Path, shots) -> None:
+    validator = Validator(footage(frames=6))
+    loop = LoopOptions(out=tmp_path, workers=0, validate_every=20)
+    options = small_options(iterations=40, flow_iterations=10, bf16=False, lr=1e-3)
+    torch.set_num_threads(1)
+    trainer = Trainer(options, loop, shots, validator)
+    seen: list[tuple[str, int, float]] = []
+    trainer.run(lambda p: seen.append((p.stage, p.iteration, sum(p.losses.values()))))
+    assert [s[:2] for s in seen] == [("flow", i) for i in range(1, 11)] + [
+        ("recurrent", i) for i in range(1, 41)
+    ]
+    losses = [s[2] for s in seen[10:]]
+    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    records = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    last = records[-1]["validation"]
+    assert {"psnr", "psnr_bicubic", "gain", "temporal_gain", "mean_flow", "still_error"} <= set(last)
+    assert load_weights(tmp_path / WEIGHTS).variant.name == TINY
+
+
+def test_stopping_and_resuming_is_exact(tmp_path: Path, shots) -> None:
+    """Bit for bit, across the change of stage, with checkpoints at other moments."""
+    torch.set_num_threads(1)
+    whole = Trainer(small_options(), LoopOptions(out=tmp_path / "whole", workers=0), shots, None)
+    whole.run(lambda _: None)
+
+    class Killed(Exception):
+        pass
+
+    for moment in (("flow", 3), ("recurrent", 5)):
+        out = tmp_path / f"cut{moment[0]}"
+        loop = LoopOptions(out=out, workers=0, checkpoint_every=2)
+        out.mkdir()
+        first = Trainer(small_options(), loop, shots, None)
+
+        def kill(p, moment=moment) -> None:
+            if (p.stage, p.iteration) == moment:
+                raise Killed
+
+        with pytest.raises(Killed):
+            first.run(kill)
+        second = Trainer(small_options(), loop, shots, None)
+        assert second.resume()
+        assert (second.stage, second.iteration) < moment or second.iteration < moment[1]
+        second.run(lambda _: None)
+        a, b = load_weights(tmp_path / "whole" / WEIGHTS), load_weights(out / WEIGHTS)
+        assert all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+
+
+def test_resuming_with_other_options_names_them(tmp_path: Path, shots) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0)
+    Trainer(small_options(), loop, shots, None).save()
+    changed = Trainer(small_options(lr=1e-3, batch=3), loop, shots, None)
+    with pytest.raises(TecoError, match=r"batch was 2, is now 3; lr was 0\.0004, is now 0\.001"):
+        changed.resume()
+    (tmp_path / CHECKPOINT).write_bytes(b"rubbish")
+    with pytest.raises(TecoError, match="no readable checkpoint"):
+        Trainer(small_options(), loop, shots, None).resume()
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path, shots) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0)
+    trainer = Trainer(small_options(flow_iterations=0), loop, shots, None)
+    trainer.save()
+    good = (tmp_path / CHECKPOINT).read_bytes()
+    with torch.no_grad():
+        trainer.generator.srnet.conv_in[0].bias[0] = float("nan")  # type: ignore[index]
+    with pytest.raises(TecoError, match="iteration 1"):
+        trainer.run(lambda _: None)
+    assert (tmp_path / CHECKPOINT).read_bytes() == good
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, shots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0)
+    trainer = Trainer(small_options(), loop, shots, None)
+    trainer.save()
+    good = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TecoError, match="No space left"):
+        trainer.save()
+    assert (tmp_path / CHECKPOINT).read_bytes() == good
+    assert not list(tmp_path.glob(".*part*"))
+
+
+def train_command(out: Path, data: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "teco", "train", "--data", str(data), "--out", str(out),
+        "--variant", TINY, "--iterations", "12", "--flow-iterations", "6", "--batch", "2",
+        "--flow-batch", "4", "--frames", "3", "--crop", "64", "--threads", "1",
+        "--checkpoint-every", "2", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_is_exact(tmp_path: Path, make_clip) -> None:
+    """The acceptance of the trainer: a killed process, the same command again, the same bits."""
+    data = tmp_path / "data"
+    data.mkdir()
+    make_clip(data / "a.mp4", pixels=list(footage()), crf="1")
+    (data / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(train_command(whole, data), check=True, capture_output=True)
+    process = subprocess.Popen(train_command(cut, data), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    state = torch.load(cut / CHECKPOINT, weights_only=True)
+    assert (state["stage"], state["iteration"]) != ("recurrent", 12), "it was not killed in time"
+    subprocess.run(train_command(cut, data), check=True, capture_output=True)
+    a, b = load_weights(whole / WEIGHTS), load_weights(cut / WEIGHTS)
+    assert all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, make_clip) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    make_clip(data / "a.mp4", pixels=list(footage()), crf="1")
+    (data / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
+    command = train_command(tmp_path / "run", data, "--iterations", "100000")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / CHECKPOINT).exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "teco: stopped in stage" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_train_command_refuses_what_cannot_be(tmp_path: Path) -> None:
+    from teco.cli.train import command
+
+    for arguments, says in (
+        (["--crop", "100"], "multiple of 32"),
+        (["--variant", "teco-x4-b1-c16-bi"], ""),
+        (["--device", "cuda"], "GPU"),
+    ):
+        if "cuda" in arguments and torch.cuda.is_available():
+            continue
+        full = ["--data", str(tmp_path / "no"), "--out", str(tmp_path / "out"), *arguments]
+        result = CliRunner().invoke(command, full)
+        assert isinstance(result.exception, TecoError)
+        assert says in str(result.exception)
