@@ -104,7 +104,7 @@ def upsample(x: Tensor, *, bd: bool) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Bilinear at linspace(-1, 1) + flow / ((size - 1) / 2), borders continued; gathered by hand."""
+    """Bilinear at linspace(-1, 1) + flow / ((size - 1) / 2), borders continued, by hand."""
     n, c, h, w = x.shape
     gx = torch.linspace(-1, 1, w).view(1, 1, w) + flow[:, 0] / ((w - 1) / 2)
     gy = torch.linspace(-1, 1, h).view(1, h, 1) + flow[:, 1] / ((h - 1) / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,13 @@ from teco.export import (
 )
 from teco.train.init import initialise
 from teco_models.checkpoint import Weights, infer
-from teco_models.deploy import DeployStep, Rewrites, output_phase, transposed_phase
+from teco_models.deploy import (
+    DeployStep,
+    Rewrites,
+    interleave,
+    output_phase,
+    transposed_phase,
+)
 from teco_models.generator import Generator
 from teco_models.variant import Variant
 
@@ -57,8 +63,9 @@ def weights_of(variant: Variant) -> Weights:
 @pytest.mark.parametrize("size", [(8, 8), (11, 21), (16, 24)])
 def test_rewrites_are_exact(variant: Variant, size: tuple[int, int]) -> None:
     generator = generator_of(variant)
-    plain = Rewrites(phase_warp=False, phase_residual=False, phase_tail=False)
-    forms = [DeployStep(generator, r) for r in (Rewrites(), plain)]
+    plain = Rewrites(**dict.fromkeys((f.name for f in fields(Rewrites)), False))
+    singles = [replace(Rewrites(), **{f.name: False}) for f in fields(Rewrites)]
+    forms = [DeployStep(generator, r) for r in (Rewrites(), plain, *singles)]
     frames = torch.rand(5, 1, 3, *size)
     with torch.inference_mode():
         for form in forms:
@@ -96,7 +103,7 @@ def test_output_convolution_by_phases() -> None:
                 part = torch.nn.functional.pad(x[:, :, py::2, px::2], (px, 1 - px, py, 1 - py))
                 weight = output_phase(conv.weight, py, px)
                 total += torch.nn.functional.conv2d(part, weight)
-        found = torch.nn.functional.pixel_shuffle(total, 2)
+        found = interleave(list(total.chunk(4, dim=1)))
         assert torch.allclose(found, conv(x), atol=1e-6)
 
 
@@ -157,6 +164,18 @@ def test_a_static_file(tmp_path: Path) -> None:
     assert model.manifest is not None
     assert model.manifest.parity is not None
     assert model.manifest.parity.sizes == ("19x30",)
+
+
+def test_the_target_decides_the_form(tmp_path: Path) -> None:
+    options = ExportOptions(size=(16, 24), target="openvino")
+    path = export_onnx(weights_of(SMALL), tmp_path, options)
+    assert path.stem.endswith("-16x24-openvino")
+    manifest = open_model(str(path)).manifest
+    assert manifest is not None
+    assert manifest.rewrites["phase_tail"]
+    assert not manifest.rewrites["phase_up"]
+    kinds = {n.op_type for n in onnx.load(str(path)).graph.node}
+    assert {"ConvTranspose", "DepthToSpace"} <= kinds
 
 
 @pytest.mark.slow
@@ -242,7 +261,9 @@ def test_parity_sees_a_past_that_is_ignored(
         return step(self, lr, state)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module._CpuSession, "step", forget)
-    dishonest = measure_parity(replace(forgetful, manifest=model.manifest), weights, ((16, 24),), 10)
+    dishonest = measure_parity(
+        replace(forgetful, manifest=model.manifest), weights, ((16, 24),), 10
+    )
     assert honest.max_abs < 1e-4 < dishonest.max_abs
 
 

@@ -79,7 +79,9 @@ def test_cubic_upsampling_keeps_the_samples_and_ramps() -> None:
     out = CubicUpsample()(ramp)
     assert torch.equal(out[..., ::4, ::4], ramp)
     # Halfway the kernel is symmetric, so a ramp is exact there; elsewhere a = -0.75 is not linear.
-    assert torch.allclose(out[0, 0, 0, 6:-8:4], torch.arange(1.5, 10.4)[: len(out[0, 0, 0, 6:-8:4])])
+    assert torch.allclose(
+        out[0, 0, 0, 6:-8:4], torch.arange(1.5, 10.4)[: len(out[0, 0, 0, 6:-8:4])]
+    )
 
 
 @pytest.mark.parametrize("tail", ["transposed", "shuffle", "egvsr"])
@@ -91,7 +93,9 @@ def test_sequence_equals_steps(tail: str) -> None:
         state = generator.initial_state(lr[:, 0])
         for t in range(4):
             if t:
-                assert torch.allclose(flows[:, t - 1], generator.flow(lr[:, t], state[0]), atol=1e-5)
+                assert torch.allclose(
+                    flows[:, t - 1], generator.flow(lr[:, t], state[0]), atol=1e-5
+                )
             out = generator.step(lr[:, t], *state)
             assert torch.allclose(together[:, t], out, atol=1e-5)
             state = (lr[:, t], out)

@@ -49,7 +49,11 @@ def or_skip(name: str, model: Model):
 CONTRACT = [
     pytest.param(
         name,
-        marks=[pytest.mark.gpu] if "cuda" in name else [pytest.mark.slow] if "compile" in name else [],
+        marks=[pytest.mark.gpu]
+        if "cuda" in name
+        else [pytest.mark.slow]
+        if "compile" in name
+        else [],
     )
     for name in NAMES
 ]

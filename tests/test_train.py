@@ -92,8 +92,9 @@ def test_measured_flow_finds_a_known_motion() -> None:
     assert np.nanmedian(flow[:, 0]) == pytest.approx(0.5, abs=0.05)
     assert np.nanmedian(flow[:, 1]) == pytest.approx(0.25, abs=0.05)
     assert np.isnan(flow).mean() < 0.5
+    # Frames that have nothing to do with each other: what it finds one way, it does not the other.
     noise = np.random.default_rng(0).integers(0, 256, frames.shape, dtype=np.uint8)
-    assert np.isnan(measured_flow(noise, 64)).mean() > 0.5
+    assert np.isnan(measured_flow(noise, 64)).mean() > 2 * np.isnan(flow).mean()
 
 
 def test_training_degradation_is_the_test_degradation_inside() -> None:
@@ -162,7 +163,9 @@ def test_bad_data_folders(tmp_path: Path) -> None:
 
 def test_losses_by_hand() -> None:
     x = torch.tensor([0.0, 3.0])
-    assert float(charbonnier(x, torch.tensor([0.0, 1.0]))) == pytest.approx((1e-3 + 2.0) / 2, rel=1e-5)
+    assert float(charbonnier(x, torch.tensor([0.0, 1.0]))) == pytest.approx(
+        (1e-3 + 2.0) / 2, rel=1e-5
+    )
     flow = torch.zeros(1, 2, 1, 2)
     known = torch.tensor([[[[3.0, float("nan")]], [[4.0, float("nan")]]]])
     # One pixel misses by 5, the other is unknown and counts as none: sqrt(0 + 1e-4).
@@ -188,7 +191,7 @@ def test_flow_gradients_ignore_unknown_motion() -> None:
 
 
 def test_block_matching_start_prefers_the_true_shift() -> None:
-    """The channel of the true displacement answers least, which is what the layers above learn from."""
+    """The channel of the true displacement answers least: what the layers above learn from."""
     generator = Generator(Variant(blocks=1))
     initialise(generator)
     block_matching_start(generator.fnet)
@@ -222,23 +225,52 @@ def small_options(**changes) -> TrainOptions:
     return TrainOptions(**{**fields, **changes})
 
 
-def test_a_run_learns_logs_and_saves(tmp_path: Path, shots) -> None:
-    validator = Validator(footage(frames=6))
-    loop = LoopOptions(out=tmp_path, workers=0, validate_every=20)
-    options = small_options(iterations=40, flow_iterations=10, bf16=False, lr=1e-3)
+def test_a_run_goes_through_its_stages_logs_and_saves(tmp_path: Path, shots) -> None:
+    validator = Validator(footage(frames=6, height=144, width=144))
+    loop = LoopOptions(out=tmp_path, workers=0, validate_every=4)
     torch.set_num_threads(1)
-    trainer = Trainer(options, loop, shots, validator)
-    seen: list[tuple[str, int, float]] = []
-    trainer.run(lambda p: seen.append((p.stage, p.iteration, sum(p.losses.values()))))
-    assert [s[:2] for s in seen] == [("flow", i) for i in range(1, 11)] + [
-        ("recurrent", i) for i in range(1, 41)
-    ]
-    losses = [s[2] for s in seen[10:]]
-    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    trainer = Trainer(small_options(), loop, shots, validator)
+    seen: list[tuple[str, int]] = []
+    trainer.run(lambda p: seen.append((p.stage, p.iteration)))
+    assert seen == [("flow", i) for i in range(1, 5)] + [("recurrent", i) for i in range(1, 9)]
     records = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
-    last = records[-1]["validation"]
-    assert {"psnr", "psnr_bicubic", "gain", "temporal_gain", "mean_flow", "still_error"} <= set(last)
+    judged = [(r["stage"], r["iteration"]) for r in records if "validation" in r]
+    assert judged == [("flow", 4), ("recurrent", 4), ("recurrent", 8)]
+    expected = {"psnr", "psnr_bicubic", "gain", "temporal_gain", "mean_flow", "still_error"}
+    assert set(records[-1]["validation"]) == expected
     assert load_weights(tmp_path / WEIGHTS).variant.name == TINY
+
+
+@pytest.mark.slow
+def test_both_stages_learn(tmp_path: Path, shots) -> None:
+    """The loss of a batch that is not trained on falls, in either stage."""
+    torch.set_num_threads(1)
+    for stage, key, share in (("flow", "flow", 0.9), ("recurrent", "pixel", 0.97)):
+        options = small_options(
+            # Wide enough for the block-matching start, without which it would take thousands.
+            variant="teco-x4-b1-c16-f20-shuffle",
+            iterations=60,
+            flow_iterations=150 if stage == "flow" else 0,
+            flow_batch=16,
+            bf16=False,
+            lr=1e-3,
+        )
+        trainer = Trainer(options, LoopOptions(out=tmp_path / stage, workers=0), shots, None)
+        judge = SequenceDataset(
+            shots,
+            SampleOptions(crop=64, frames=2 if stage == "flow" else 3, batch=8, seed=77),
+            1,
+        )[0]
+        with torch.no_grad():
+            before = trainer._losses(judge)[key].item()
+        trainer.save()
+        if stage == "flow":
+            trainer._iterations(lambda _: None)
+        else:
+            trainer.run(lambda _: None)
+        with torch.no_grad():
+            after = trainer._losses(judge)[key].item()
+        assert after < share * before, (stage, before, after)
 
 
 def test_stopping_and_resuming_is_exact(tmp_path: Path, shots) -> None:

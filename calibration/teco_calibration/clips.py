@@ -78,7 +78,12 @@ def open_source(
     if path.is_dir():
         return PictureSource(path, span, rate=_rate(rate))
     if path.suffix.lower() == ".y4m" and path.is_file():
-        return Y4MSource(path.open("rb"), str(path), span)
+        stream = path.open("rb")
+        try:
+            return Y4MSource(stream, str(path), span)
+        except BaseException:
+            stream.close()
+            raise
     return VideoSource(path, span, threads=threads)
 
 

@@ -128,8 +128,8 @@ class Y4MSource(Closing):
             )
 
     def close(self) -> None:
-        """The stream is the caller's; a file's is closed."""
-        if isinstance(getattr(self._stream, "name", None), str):
+        """Close a file; a pipe is the caller's, and a thread may be waiting in it."""
+        if self.name != "-":
             self._stream.close()
 
     def _line(self) -> bytes:

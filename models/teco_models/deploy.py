@@ -7,10 +7,12 @@ rewrite is exact (differences are rounding only; :func:`teco.export` proves it o
 2. The sampling grid stays in that LR layout, one row block per phase, so the warp's output *is*
    the space-to-depth form and no HR picture is ever rearranged. The order of its channels is put
    right in the weights of the convolution that reads it.
-3. The second transposed convolution becomes four small convolutions, one per output phase, with
-   exactly the taps that phase reads; the output convolution becomes four 2x2 convolutions, one
-   per phase, whose sum is the picture in four phases. The widest tensors never exist at HR size
-   and no multiplication by zero is added.
+3. A transposed convolution becomes four small convolutions, one per output phase, with exactly
+   the taps that phase reads. After the second one, the output convolution becomes four 2x2
+   convolutions, one per phase, whose sum is the picture in four phases: the widest tensors never
+   exist at HR size and no multiplication by zero is added.
+4. Phases become pixels by stacking and concatenation, which runtimes do several times as fast as
+   DepthToSpace.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
 """
@@ -39,12 +41,29 @@ class Rewrites:
     Attributes:
         phase_warp: 1 and 2 above, for the flow and the warp.
         phase_residual: 1 for the LR residual.
-        phase_tail: 3.
+        phase_tail: 3 for the second transposed convolution and the output convolution.
+        phase_up: 3 for the first transposed convolution, its phases joined as in 4.
+        stack_pixels: 4 for the picture and the residual; DepthToSpace where it is off.
+        split_input: SRNet's first convolution in two, one per input. 48 channels suit runtimes
+            that block channels by 8 or 16; 51 do not, and force a change of layout.
     """
 
     phase_warp: bool = True
     phase_residual: bool = True
     phase_tail: bool = True
+    phase_up: bool = True
+    stack_pixels: bool = True
+    split_input: bool = True
+
+
+TARGETS = {
+    "onnxruntime": Rewrites(),
+    # OpenVINO has a fast transposed convolution and a fast DepthToSpace; stacking is slow there.
+    "openvino": Rewrites(phase_up=False, stack_pixels=False),
+}
+"""What measured fastest per runtime on a two-core AVX-512 machine, 3 blocks at 180x320 (ms):
+ONNX Runtime 413 and 433, OpenVINO f32 480 and 395, bf16 275 and 206; as PyTorch exports it 592,
+434 and 226. scripts/bench_deploy.py measures it again."""
 
 
 def cubic_phase_weight(channels: int) -> Tensor:
@@ -98,17 +117,17 @@ def output_phase(weight: Tensor, py: int, px: int) -> Tensor:
         px: column phase, 0 or 1.
 
     Returns:
-        (4 * Cout, C, 2, 2) at the coarse size with output channel = c * 4 + qy * 2 + qx, which is
-        pixel_shuffle's order. Its rows lie at the offsets 0 and 1 for py = 0, -1 and 0 for py = 1
-        (columns likewise), so pad zeros at the bottom (right) or at the top (left).
+        (4 * Cout, C, 2, 2) at the coarse size with output channel = (qy * 2 + qx) * Cout + c. Its
+        rows lie at the offsets 0 and 1 for py = 0, -1 and 0 for py = 1 (columns likewise), so pad
+        zeros at the bottom (right) or at the top (left).
     """
     cout, c = weight.shape[:2]
-    out = weight.new_zeros(cout, 2, 2, c, 2, 2)  # (o, qy, qx, c, row, column)
+    out = weight.new_zeros(2, 2, cout, c, 2, 2)  # (qy, qx, o, c, row, column)
     for qy, qx, ky, kx in product(range(2), range(2), range(3), range(3)):
         # The fine position this tap reads, relative to the coarse pixel: (coarse offset, phase).
         (dy, phase_y), (dx, phase_x) = divmod(qy + ky - 1, 2), divmod(qx + kx - 1, 2)
         if (phase_y, phase_x) == (py, px):
-            out[:, qy, qx, :, dy + py, dx + px] = weight[:, :, ky, kx]
+            out[qy, qx, :, :, dy + py, dx + px] = weight[:, :, ky, kx]
     return out.reshape(cout * 4, c, 2, 2)
 
 
@@ -120,6 +139,9 @@ class DeployStep(nn.Module):
         rewrites: which rewrites to apply.
     """
 
+    flow_phases: Tensor
+    residual_phases: Tensor
+
     def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
         super().__init__()
         self.rewrites = rewrites or Rewrites()
@@ -128,32 +150,42 @@ class DeployStep(nn.Module):
         bd = self.variant.degradation == "bd"
         phase = cubic_phase_weight if bd else bilinear_phase_weight
         self.register_buffer("flow_phases", phase(2) * SCALE)
-        self.register_buffer("residual_phases", phase(3))
+        # Dense, because its outputs are wanted by phase and a grouped one gives them by channel.
+        kernels = phase(1)  # (16, 1, 4, 4)
+        self.register_buffer(
+            "residual_phases", torch.einsum("pkyx,cd->pcdyx", kernels, torch.eye(3)).flatten(0, 1)
+        )
         # Zero taps beyond what bilinear reads cost nothing, so both kinds pad alike.
         self.phase_pad = (1, 2, 1, 2)
         srnet: SRNet = generator.srnet
         conv_in = srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
-        # The first convolution in two, one per input, instead of one on their concatenation: 48
-        # channels suit blocked layouts (multiples of 16), 51 do not.
         frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
         if self.rewrites.phase_warp:
             # The warp hands over channel = c * 16 + phase, the weights expect phase * 3 + c.
             past = past.reshape(-1, PHASES, 3, 3, 3).transpose(1, 2).reshape(past.shape)
-        self.frame_in = _conv(frame, conv_in.bias, padding=1)
-        self.past_in = _conv(past, None, padding=1)
+        if self.rewrites.split_input:
+            self.frame_in = _conv(frame, conv_in.bias, padding=1)
+            self.past_in = _conv(past, None, padding=1)
+        else:
+            self.conv_in = _conv(torch.cat((frame, past), dim=1), conv_in.bias, padding=1)
+        self.up1 = nn.ModuleList()
         self.up2 = nn.ModuleList()
         self.out = nn.ModuleList()
-        if self.variant.tail == "transposed" and self.rewrites.phase_tail:
-            up2 = srnet.conv_up[2]
-            assert isinstance(up2, nn.ConvTranspose2d)
-            for py, px in PHASES_X2:
-                up = transposed_phase(up2.weight.detach(), py, px)
-                self.up2.append(_conv(up, up2.bias))
+        if self.variant.tail != "transposed":
+            return
+        up1, up2 = srnet.conv_up[0], srnet.conv_up[2]
+        assert isinstance(up1, nn.ConvTranspose2d)
+        assert isinstance(up2, nn.ConvTranspose2d)
+        for py, px in PHASES_X2:
+            if self.rewrites.phase_up:
+                self.up1.append(_conv(transposed_phase(up1.weight.detach(), py, px), up1.bias))
+            if self.rewrites.phase_tail:
+                self.up2.append(_conv(transposed_phase(up2.weight.detach(), py, px), up2.bias))
                 # The bias belongs to the sum of the four, so only one of them carries it.
                 bias = srnet.conv_out.bias if (py, px) == (0, 0) else None
                 out = output_phase(srnet.conv_out.weight.detach(), py, px)
-                self.out.append(_conv(out, None if bias is None else bias.repeat_interleave(4)))
+                self.out.append(_conv(out, None if bias is None else bias.repeat(4)))
 
     def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
         """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
@@ -162,7 +194,10 @@ class DeployStep(nn.Module):
             past = self._warp_phases(hr_prev, flow)
         else:
             past = space_to_depth(warp(hr_prev, SCALE * self.generator.upsample_func(flow)))
-        x = F.relu(self.past_in(past) + self.frame_in(lr))
+        if self.rewrites.split_input:
+            x = F.relu(self.past_in(past) + self.frame_in(lr))
+        else:
+            x = F.relu(self.conv_in(torch.cat((lr, past), dim=1)))
         srnet = self.generator.srnet
         x = srnet.resblocks(x)
         x = self._tail(x)
@@ -174,7 +209,9 @@ class DeployStep(nn.Module):
         """(1, 2, h, w), mirrored at the bottom and right where FNet's output ends."""
         h, w = lr.shape[-2:]
         flow = self.generator.fnet(lr, lr_prev)
-        if isinstance(h, int) and h % 8 == 0 and isinstance(w, int) and w % 8 == 0:
+        # While a dynamic size is exported h and w are symbols, of which nothing is known.
+        symbolic = type(h) is not int or type(w) is not int
+        if not symbolic and h % 8 == w % 8 == 0:
             return flow
         # Mirroring as a gather: a Pad node with computed amounts stops runtimes from planning.
         rows, cols = _mirrored(h, lr.device), _mirrored(w, lr.device)
@@ -196,7 +233,9 @@ class DeployStep(nn.Module):
         x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
         y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
         base = torch.stack((x.reshape(PHASES * h, w), y.reshape(PHASES * h, w)), dim=-1)
-        grid = flow.view(1, 2, PHASES * h, w).permute(0, 2, 3, 1)  # (1, 16h, w, 2)
+        # Stacked rather than permuted, for the reason of rewrite 4.
+        flow_x, flow_y = (f.view(1, PHASES * h, w) for f in flow.chunk(2, dim=1))
+        grid = torch.stack((flow_x, flow_y), dim=-1)  # (1, 16h, w, 2)
         grid = grid + (base * scale - 1)
         past = F.grid_sample(
             hr_prev, grid, mode="bilinear", padding_mode="border", align_corners=True
@@ -210,16 +249,31 @@ class DeployStep(nn.Module):
             return F.pixel_shuffle(srnet.conv_shuffle(x), SCALE)
         if self.variant.tail == "egvsr":
             return srnet.conv_out(F.relu(F.pixel_shuffle(x, SCALE)))
-        x = F.relu(srnet.conv_up[0](x))
+        if self.rewrites.phase_up:
+            x = interleave(
+                [F.relu(_phase(up, x, p)) for p, up in zip(PHASES_X2, self.up1, strict=True)]
+            )
+        else:
+            x = F.relu(srnet.conv_up[0](x))
         if not self.rewrites.phase_tail:
             return srnet.conv_out(F.relu(srnet.conv_up[2](x)))
         total: Tensor | None = None
         for (py, px), up, out in zip(PHASES_X2, self.up2, self.out, strict=True):
-            y = F.relu(up(F.pad(x, (0, px, 0, py))))  # (1, C, 2h, 2w)
+            y = F.relu(_phase(up, x, (py, px)))  # (1, C, 2h, 2w)
             y = out(F.pad(y, (px, 1 - px, py, 1 - py)))  # (1, 12, 2h, 2w)
             total = y if total is None else total + y
         assert total is not None
-        return F.pixel_shuffle(total, 2)
+        return self._pixels(total)
+
+    def _pixels(self, phases: Tensor) -> Tensor:
+        """(1, P * 3, h, w) with channel = phase * 3 + c -> (1, 3, sqrt(P) h, sqrt(P) w)."""
+        count = phases.shape[1] // 3
+        if self.rewrites.stack_pixels:
+            return interleave(list(phases.chunk(count, dim=1)))
+        n, _, h, w = phases.shape
+        # pixel_shuffle wants channel = c * phases + phase.
+        x = phases.view(n, count, 3, h, w).transpose(1, 2).reshape(n, 3 * count, h, w)
+        return F.pixel_shuffle(x, round(count**0.5))
 
     def _residual(self, lr: Tensor) -> Tensor:
         """The upsampled frame, (1, 3, 4h, 4w)."""
@@ -227,7 +281,25 @@ class DeployStep(nn.Module):
             assert self.generator.srnet.upsample_func is not None
             return self.generator.srnet.upsample_func(lr)
         x = F.pad(lr, self.phase_pad, mode="replicate")
-        return F.pixel_shuffle(F.conv2d(x, self.residual_phases, groups=3), SCALE)
+        return self._pixels(F.conv2d(x, self.residual_phases))
+
+
+def interleave(phases: list[Tensor]) -> Tensor:
+    """p * p phases of (n, c, h, w), row by row, -> (n, c, p h, p w)."""
+    n, c, h, w = phases[0].shape
+    p = round(len(phases) ** 0.5)
+    # Rows first: they are copied in runs, and so the pass that copies single values is the last.
+    columns = [
+        torch.cat([x.unsqueeze(3) for x in phases[i::p]], dim=3).view(n, c, p * h, w)
+        for i in range(p)
+    ]
+    return torch.stack(columns, dim=-1).view(n, c, p * h, p * w)
+
+
+def _phase(up: nn.Module, x: Tensor, phase: tuple[int, int]) -> Tensor:
+    """One output phase of a transposed convolution, see :func:`transposed_phase`."""
+    py, px = phase
+    return up(F.pad(x, (0, px, 0, py)))
 
 
 def _conv(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Conv2d:

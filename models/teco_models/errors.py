@@ -7,10 +7,11 @@ class ModelError(Exception):
     Args:
         message: what was received and what was expected, one sentence.
         hint: what to do or type next.
+        exit_code: 1 it failed, 2 wrong usage.
     """
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 1) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.exit_code = 1
+        self.exit_code = exit_code

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from teco.errors import USAGE, TecoError
+from teco.errors import MACHINE, USAGE, TecoError
 from teco.runtimes.base import Session
 from teco.stream import Picture, Stream
 from teco_calibration.clips import open_source
@@ -67,7 +67,7 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
     """``"psnr,ssim"`` -> metric names.
 
     Raises:
-        TecoError: one is unknown.
+        TecoError: one is unknown, or needs what is not installed.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names or ("",):
@@ -77,6 +77,10 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
                 hint=f"metrics: {', '.join(UNITS)}",
                 exit_code=USAGE,
             )
+    if {"lpips", "tlp"} & set(names) and (reason := Lpips.why_unavailable()):
+        raise TecoError(
+            reason, hint="or leave them out: --metrics psnr,ssim,tof", exit_code=MACHINE
+        )
     return cast("tuple[Metric, ...]", names)
 
 

@@ -32,7 +32,7 @@ from teco.artifact import (
     sha256_of,
     write_beside,
 )
-from teco.errors import TecoError
+from teco.errors import USAGE, TecoError
 from teco.machine import require_extra, version_of
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.pytorch import PyTorchSession
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
 takes NEAREST for opset 20's "linear" (TensorRT#4646)."""
+
+DEFAULT_TARGET = "onnxruntime"
+"""The runtime of the base install."""
 
 MAX_DIFFERENCE = 1e-4
 """Largest difference from PyTorch that is rounding, pictures in [0, 1]; 1/40 of an 8-bit step."""
@@ -65,14 +68,18 @@ class ExportOptions:
 
     Attributes:
         size: (h, w) of a static LR frame, None for any size.
-        rewrites: names of :class:`teco_models.deploy.Rewrites` fields to switch off.
+        target: runtime whose fastest form is written, see :data:`teco_models.deploy.TARGETS`; every
+            form runs on every runtime.
+        without: names of :class:`teco_models.deploy.Rewrites` fields to switch off besides.
         half_weights: store weights as float16 where that loses nothing, for half the file; a Cast
             to float32 follows each, and everything is computed in float32.
         frames: recurrent frames of the verification, at least 10.
-        name: file name without suffix; None for the variant's name and, if static, its size.
+        name: file name without suffix; None for the variant's name, its size if static, and its
+            target if not ONNX Runtime.
     """
 
     size: tuple[int, int] | None = None
+    target: str = DEFAULT_TARGET
     without: tuple[str, ...] = ()
     half_weights: bool = False
     frames: int = 10
@@ -117,16 +124,18 @@ def export_onnx(
     for module in ("torch", "onnx", "onnxscript"):
         require_extra(module, "train", "exporting")
     from teco_models.checkpoint import build
-    from teco_models.deploy import DeployStep, Rewrites
+    from teco_models.deploy import TARGETS, DeployStep
 
     if options.frames < 10:
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
     name = options.name or weights.variant.name
     if options.name is None and options.size:
         name += f"-{options.size[0]}x{options.size[1]}"
+    if options.name is None and options.target != DEFAULT_TARGET:
+        name += f"-{options.target}"
     path = folder / f"{name}.onnx"
     _check_target(path, overwrite)
-    rewrites = Rewrites(**dict.fromkeys(options.without, False))
+    rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
     step = DeployStep(build(weights), rewrites).eval()
     model = trace(step, options.size)
@@ -355,11 +364,16 @@ def _sizes(sizes: tuple[tuple[int, int], ...]) -> str:
 def _check_target(path: Path, overwrite: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
-        raise TecoError(f"the output folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK):
-        raise TecoError(f"the output folder {folder} cannot be written", hint="give another -o")
-    if path.exists() and not overwrite:
-        raise TecoError(f"{path} exists already", hint="add --force to replace it")
+        message, hint = f"the output folder {folder} does not exist", f"mkdir -p {folder}"
+        if folder.exists():
+            message, hint = f"-o {folder} is a file, expected a folder", "give another -o"
+    elif not os.access(folder, os.W_OK):
+        message, hint = f"the output folder {folder} cannot be written", "give another -o"
+    elif path.exists() and not overwrite:
+        message, hint = f"{path} exists already", "add --force to replace it"
+    else:
+        return
+    raise TecoError(message, hint=hint, exit_code=USAGE)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -147,12 +147,19 @@ class Stream:
         return changed or cut
 
     def _emit(self, picture: Picture) -> Picture:
-        out = to_picture(self._step(picture))
+        out = self._step(picture)
+        # A sum is the cheapest look at every value; half-precision models are known to overflow,
+        # and a black picture would hide it.
+        if not np.isfinite(out.sum()):
+            raise TecoError(
+                f"the model gave values that are no numbers at frame {self.stats.frames}",
+                hint="try another --runtime; report it with what `teco doctor` prints",
+            )
         self.stats.frames += 1
-        return out
+        return to_picture(out)
 
     def _step(self, picture: Picture) -> Array:
-        if self._state is None:
+        if self._state is None and (self.recurrent or not self.stats.steps):
             self.stats.resets += 1
         lr = to_tensor(picture)
         began = perf_counter()

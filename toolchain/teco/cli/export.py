@@ -48,6 +48,14 @@ from teco.cli.options import Size, say
     show_default=True,
     help="Recurrent frames of the verification.",
 )
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    show_default=True,
+    help="Runtime whose fastest form is written; every form runs on every runtime.",
+)
 @click.option("--force", is_flag=True, help="Replace files of the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest on stdout.")
 def command(
@@ -58,6 +66,7 @@ def command(
     output: Path,
     half_weights: bool,
     frames: int,
+    target: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -93,7 +102,7 @@ def command(
     loaded = load_weights(source)
     for note in loaded.notes:
         say(f"note: {note}")
-    options = ExportOptions(size=size, half_weights=half_weights, frames=frames)
+    options = ExportOptions(size=size, half_weights=half_weights, frames=frames, target=target)
     path = export_onnx(loaded, output, options, say=say, overwrite=force)
     from teco.artifact import open_model
 

@@ -118,6 +118,13 @@ class Progress:
     validation: Validation | None = None
 
 
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; a worker that died of it would be reported as a crash
+    before the parent has saved its checkpoint. Workers end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Trainer:
     """One run in one folder.
 
@@ -212,6 +219,7 @@ class Trainer:
             batch_size=1,
             num_workers=self.loop.workers,
             collate_fn=collate,
+            worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=4 if self.loop.workers else None,
         )
 
@@ -253,7 +261,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
         if not (torch.isfinite(total) and torch.isfinite(norm)):
             raise TecoError(
-                f"the loss became {float(total):g} (gradient norm {float(norm):g}) in stage "
+                f"the loss became {total.item():g} (gradient norm {norm.item():g}) in stage "
                 f"{self.stage} at iteration {self.iteration + 1}; the last checkpoint is kept",
                 hint=f"start again with a lower rate, for example --lr {self.options.lr / 2:g}",
             )
@@ -352,6 +360,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        self.loop.out.mkdir(parents=True, exist_ok=True)
         path = self.loop.out / CHECKPOINT
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:

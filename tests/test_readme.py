@@ -1,0 +1,108 @@
+"""The README's commands are run, not trusted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+"""```sh blocks are run here; what needs somebody's own files stands in ```console blocks."""
+
+
+def commands(block: str) -> list[str]:
+    """The lines of a block without comments, joined where they end in a backslash."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [text for line in lines if (text := line.split("  #")[0].strip())]
+
+
+INSTALL, TEST, *OTHERS = [commands(block) for block in BLOCKS]
+
+
+def test_the_first_two_blocks_are_the_two_commands() -> None:
+    assert INSTALL == ["pip install . && teco upscale examples/city.mp4 city_x4.mp4"]
+    assert TEST == ['pip install -e ".[dev]" && pytest']
+
+
+def test_every_command_is_shown() -> None:
+    from teco.cli import COMMANDS
+
+    shown = README
+    for name in COMMANDS:
+        assert f"teco {name}" in shown, name
+
+
+def test_shipped_models_are_in_the_table() -> None:
+    from teco_models import zoo
+
+    for entry in zoo.entries():
+        assert f"`{entry.name}`" in README
+
+
+def copy_of_the_repository(target: Path) -> Path:
+    """What git knows, so that nothing a developer left lying about helps."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target
+
+
+def run(command: str, folder: Path, programs: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(programs.parent),
+        "TECO_CACHE": str(folder / ".cache"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=1200, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_install_and_upscale_in_a_new_environment(tmp_path: Path) -> None:
+    """The newcomer's command: a new virtual environment, no torch, a real clip."""
+    import av
+
+    folder = copy_of_the_repository(tmp_path / "teco")
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    done = run(INSTALL[0], folder, programs)
+    assert done.returncode == 0, done.stderr[-3000:]
+    probe = run("python -c 'import torch'", folder, programs)
+    assert probe.returncode != 0, "the base install brought torch"
+    with (
+        av.open(str(folder / "city_x4.mp4")) as out,
+        av.open(str(ROOT / "examples/city.mp4")) as clip,
+    ):
+        assert (out.streams.video[0].width, out.streams.video[0].height) == (1280, 720)
+        assert sum(1 for _ in out.decode(video=0)) == sum(1 for _ in clip.decode(video=0))
+        assert len(out.streams.audio) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", OTHERS, ids=lambda b: b[0].split("  ")[0][:40] if b else "empty")
+def test_other_blocks(block: list[str], tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    # The newcomer has fetched the LPIPS backbone by then; here the test's own cache would hide it.
+    for command in block:
+        done = run(command.replace("TECO_CACHE", ""), tmp_path, Path(sys.executable).parent)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
