@@ -141,6 +141,11 @@ def test_prepare_reads_options_cuts_and_caches(tmp_path: Path, make_clip) -> Non
         ("[clips", "cannot be read"),
         ("[other]", "clips"),
         ('[clips."a.mp4"]\nshrnk = 2', "shrnk"),
+        ('[clips."a.mp4"]\nshrink = 0', "shrink 0"),
+        ('[clips."a.mp4"]\nshrink = "x"', "shrink 'x'"),
+        ('[clips."a.mp4"]\nframes = 5', "frames 5"),
+        ('[clips."a.mp4"]\nframes = [9, 3]', "frames"),
+        ("clips = 3", "cannot be read"),
     ],
 )
 def test_bad_clip_options(tmp_path: Path, text: str, says: str) -> None:
@@ -311,6 +316,46 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, shots) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"rubbish")
     with pytest.raises(TecoError, match="no readable checkpoint"):
         Trainer(small_options(), loop, shots, None).resume()
+
+
+def test_resuming_on_other_clips_is_refused(tmp_path: Path, shots) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0)
+    Trainer(small_options(), loop, shots, None).save()
+    with pytest.raises(TecoError, match="other clips"):
+        Trainer(small_options(), loop, shots[:1], None).resume()
+
+
+def test_an_incomplete_checkpoint_is_refused(tmp_path: Path, shots) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0)
+    trainer = Trainer(small_options(), loop, shots, None)
+    trainer.save()
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del state["optimizer"]
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(TecoError, match="no complete checkpoint"):
+        Trainer(small_options(), loop, shots, None).resume()
+
+
+def test_resuming_does_not_log_twice(tmp_path: Path, shots) -> None:
+    loop = LoopOptions(out=tmp_path, workers=0, checkpoint_every=3, validate_every=2)
+    validator = Validator(footage(frames=6, height=144, width=144))
+
+    class Killed(Exception):
+        pass
+
+    def kill(p) -> None:
+        if (p.stage, p.iteration) == ("recurrent", 5):
+            raise Killed
+
+    with pytest.raises(Killed):
+        Trainer(small_options(), loop, shots, validator).run(kill)
+    again = Trainer(small_options(), loop, shots, validator)
+    assert again.resume()
+    again.run(lambda _: None)
+    lines = [json.loads(x) for x in (tmp_path / LOG).read_text().splitlines()]
+    seen = [(x["stage"], x["iteration"]) for x in lines]
+    expected = [("flow", n) for n in (2, 4)] + [("recurrent", n) for n in (2, 4, 6, 8)]
+    assert seen == expected
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path, shots) -> None:

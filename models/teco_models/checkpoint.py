@@ -116,8 +116,10 @@ def infer(
         # Constants, not weights: some files store them, some leave them out.
         if key in expected and key not in tensors:
             tensors[key] = torch.tensor(CUBIC_KERNELS)
-        elif key in expected and not torch.allclose(
-            tensors[key].float(), torch.tensor(CUBIC_KERNELS), atol=1e-3
+        elif (
+            key in expected
+            and tensors[key].shape == expected[key].shape
+            and not torch.allclose(tensors[key].float(), torch.tensor(CUBIC_KERNELS), atol=1e-3)
         ):
             raise ModelError(
                 f"{source} holds upsampling kernels other than the cubic ones of BD models",

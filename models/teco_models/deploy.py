@@ -135,7 +135,7 @@ class DeployStep(nn.Module):
     """One recurrent step with flat, named tensors in and out.
 
     Args:
-        generator: float32 weights; copied, not changed.
+        generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class StreamContract:
         StatePort("hr_prev", "hr", ("1", "3", f"{SCALE}*h", f"{SCALE}*w"), "no previous output"),
     )
     scale: int = SCALE
-    reset: str = "at the first frame, a scene cut, a seek, a gap or a change of size"
+    reset: str = "at the first frame, a scene cut, a seek or a change of size"
     warm_up: int = 0
     multiple_of: int = 1
     minimum: int = MIN_SIZE
@@ -183,6 +184,13 @@ class Manifest:
         contract = self.contract
         if contract.scale != SCALE:
             raise ValueError(f"scale is {contract.scale!r}")
+        ours = StreamContract()
+        for name in ("multiple_of", "minimum", "colour", "range"):
+            # A runner that ignored these would give wrong pictures without a word.
+            if getattr(contract, name) != getattr(ours, name):
+                raise ValueError(
+                    f"{name} is {getattr(contract, name)!r}, which this teco cannot do"
+                )
         for state in contract.states:
             if state.source not in (contract.frame, contract.picture):
                 raise ValueError(f"the source of state {state.input} is {state.source!r}")
@@ -226,6 +234,21 @@ def sha256_of(path: Path) -> str:
 def manifest_path(path: Path) -> Path:
     """``model.onnx`` -> ``model.json``."""
     return path.with_suffix(".json")
+
+
+def as_json(record: Any) -> bytes:
+    """A record as indented JSON; what is no finite number becomes null, which JSON can hold."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {k: finite(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(v) for v in value]
+        return value
+
+    return (json.dumps(finite(record), indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_beside(path: Path, data: bytes) -> None:

@@ -170,9 +170,11 @@ def export_onnx(
                 hint="report this with the versions that `teco doctor` prints",
             )
         final = replace(manifest, parity=parity, sha256=sha256_of(part))
-        # The manifest first: a file without its manifest would pass for an older one's.
-        write_beside(manifest_path(path), final.to_json().encode())
+        # An older manifest goes first, so that at no moment does one describe another file; the
+        # one inside the new file bridges the gap.
+        manifest_path(path).unlink(missing_ok=True)
         part.replace(path)
+        write_beside(manifest_path(path), final.to_json().encode())
     except OSError as error:
         raise TecoError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
@@ -369,8 +371,8 @@ def _check_target(path: Path, overwrite: bool) -> None:
             message, hint = f"-o {folder} is a file, expected a folder", "give another -o"
     elif not os.access(folder, os.W_OK):
         message, hint = f"the output folder {folder} cannot be written", "give another -o"
-    elif path.exists() and not overwrite:
-        message, hint = f"{path} exists already", "add --force to replace it"
+    elif not overwrite and (taken := [p for p in (path, manifest_path(path)) if p.exists()]):
+        message, hint = f"{taken[0]} exists already", "add --force to replace it"
     else:
         return
     raise TecoError(message, hint=hint, exit_code=USAGE)

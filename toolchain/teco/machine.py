@@ -85,7 +85,7 @@ def inspect() -> Machine:
         cores=usable_cores(),
         cpu_flags=tuple(f for f in _FLAGS if f in flags),
         memory_gib=round(_memory_bytes() / 2**30, 1),
-        gpus=_gpus(),
+        gpus=nvidia_gpus(),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         packages=versions,
@@ -140,7 +140,8 @@ def _memory_bytes() -> int:
         return 0
 
 
-def _gpus() -> tuple[str, ...]:
+def nvidia_gpus() -> tuple[str, ...]:
+    """Name, driver and memory of each NVIDIA GPU as nvidia-smi prints them; empty without one."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()

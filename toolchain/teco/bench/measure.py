@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -53,7 +52,7 @@ def measure_latency(
     Raises:
         TecoError: a candidate cannot be opened.
     """
-    # A picture that moves a little: the values do not change the time, denormals would.
+    # The values do not change the time: convolutions take as long whatever they multiply.
     lr = np.random.default_rng(0).random((1, 3, *size), np.float32)
     opened: list[_Open] = []
     total = len(pairs) * repetitions
@@ -138,11 +137,3 @@ def warnings_for(candidates: list[Candidate], load_before: float | None) -> list
                 "--repetitions 100 or more makes it a percentile"
             )
     return found
-
-
-def load_average() -> float | None:
-    """One-minute load average, None where the system has none."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None

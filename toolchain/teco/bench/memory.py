@@ -50,7 +50,7 @@ def measure(
     arguments = [model, runtime, *map(str, size), str(threads), str(STEPS)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "teco.bench.memory", *arguments],
+            [sys.executable, "-P", "-m", "teco.bench.memory", *arguments],
             capture_output=True, text=True, timeout=600, check=True,
         )  # fmt: skip
         record = json.loads(done.stdout.splitlines()[-1])
@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> None:
     from teco.runtimes import SessionOptions, find
 
     model, runtime, h, w, threads, steps = arguments
-    opened = open_model(model)
     base = resident_bytes()
+    opened = open_model(model)
     session = find(runtime).open(opened, SessionOptions(threads=int(threads)))
     lr = np.random.default_rng(0).random((1, 3, int(h), int(w)), np.float32)
     state = None

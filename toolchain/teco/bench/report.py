@@ -92,6 +92,7 @@ class BenchReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the derived figures beside the samples."""
         record = asdict(self)
+        record["kind"] = "teco bench"
         record["quality"] = [row.as_dict() for row in self.quality]
         for plain, candidate in zip(record["candidates"], self.candidates, strict=True):
             plain |= {"p50": candidate.p50, "p90": candidate.p90, "p99": candidate.p99}

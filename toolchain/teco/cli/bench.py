@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,8 +60,8 @@ def command(
     in a process of each one's own.
     """
     from teco import machine
-    from teco.artifact import DEFAULT_MODEL, check_frame_size, open_model, write_beside
-    from teco.bench.measure import load_average, measure_latency, warnings_for, with_memory
+    from teco.artifact import DEFAULT_MODEL, as_json, check_frame_size, open_model, write_beside
+    from teco.bench.measure import measure_latency, warnings_for, with_memory
     from teco.bench.render import bench_table
     from teco.bench.report import BenchReport
     from teco.errors import MACHINE, TecoError
@@ -70,10 +69,10 @@ def command(
     from teco.machine import usable_cores
     from teco.runtimes import RUNTIMES, Runtime, SessionOptions, find, open_session
 
-    load_before = load_average()
+    started, here = datetime.now(UTC), machine.inspect()
     specs = artifacts or (DEFAULT_MODEL,)
     models = [open_model(spec) for spec in specs]
-    wanted = parse_metrics(metrics)
+    wanted = parse_metrics(metrics) if clip is not None else ()
     if clip is not None:
         width, height = truth_size(clip, shrink)
         for model in models:
@@ -119,9 +118,14 @@ def command(
             [(by_spec[spec], one) for spec, one in pairs], size,
             repetitions=repetitions, threads=threads, report=show,
         )  # fmt: skip
-    warnings = warnings_for(candidates, load_before)
+    warnings = warnings_for(candidates, here.load)
     say("measuring memory, each candidate in its own process")
     candidates = with_memory(candidates, [spec for spec, _ in pairs], size, threads)
+    warnings += [
+        f"the memory of {c.model} on {c.runtime} could not be measured"
+        for c in candidates
+        if c.peak_bytes is None
+    ]
     quality: list[Row] = []
     if clip is not None:
         judged = [spec for spec in by_spec if any(s == spec for s, _ in pairs)]
@@ -144,11 +148,11 @@ def command(
         threads=threads or usable_cores(),
         candidates=tuple(candidates),
         quality=tuple(quality),
-        machine=machine.inspect(),
+        machine=here,
         skipped=skipped,
         warnings=tuple(warnings),
         command=" ".join(["teco", *sys.argv[1:]]),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started.isoformat(timespec="seconds"),
     )
     click.echo(bench_table(report), nl=False)
     for what, why in skipped.items():
@@ -156,6 +160,5 @@ def command(
     for warning in warnings:
         say(f"warning: {warning}")
     if json_file is not None:
-        text = json.dumps(report.as_dict(), indent=2) + "\n"
-        write_beside(json_file, text.encode())
+        write_beside(json_file, as_json(report.as_dict()))
         say(f"record: {json_file}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def command(
     model runs a second time with its state zeroed before every frame, and the difference, the
     temporal gain, is printed.
     """
-    from teco.artifact import DEFAULT_MODEL, check_frame_size, open_model, write_beside
+    from teco.artifact import DEFAULT_MODEL, as_json, check_frame_size, open_model, write_beside
     from teco.bench.render import quality_table
     from teco.evaluate import EvaluateOptions, evaluate, parse_metrics, truth_size
     from teco.runtimes import SessionOptions, open_session
@@ -107,4 +106,4 @@ def command(
             "clips": list(clips), "shrink": shrink, "frames": frames, "runtime": session.runtime,
             "rows": [row.as_dict() for row in rows],
         }  # fmt: skip
-        write_beside(json_file, (json.dumps(record, indent=2) + "\n").encode())
+        write_beside(json_file, as_json(record))

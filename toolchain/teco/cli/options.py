@@ -8,14 +8,19 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from teco_models.variant import MIN_SIZE
 
+if TYPE_CHECKING:
+    _SizeType = click.ParamType[tuple[int, int] | None]
+else:
+    _SizeType = click.ParamType  # a generic class only in the newest click
 
-class Size(click.ParamType[tuple[int, int] | None]):
+
+class Size(_SizeType):
     """``HxW`` as (height, width); the word "dynamic" as None where allowed."""
 
     name = "HxW"
@@ -84,6 +89,9 @@ def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             raise click.BadParameter(f"the folder {path.parent} does not exist")
         if path.is_dir():
             raise click.BadParameter(f"{path} is a folder, expected a file")
+        if path.with_suffix(".onnx").exists():
+            model = path.with_suffix(".onnx").name
+            raise click.BadParameter(f"{path} is where the manifest of {model} lies")
         return path
 
     return click.option(
@@ -100,6 +108,13 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
         A function of (done, total or None).
     """
     began = time.monotonic()
+    before = -1  # done when this began: resumed work does not start at nothing
+
+    def rate_of(done: int) -> float:
+        nonlocal before
+        before = done - 1 if before < 0 else before
+        return (done - before) / max(time.monotonic() - began, 1e-9)
+
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -123,7 +138,7 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
             task = bar.add_task(label, total=None, rate="")
 
             def show(done: int, total: int | None) -> None:
-                rate = done / max(time.monotonic() - began, 1e-9)
+                rate = rate_of(done)
                 bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s")
 
             yield show
@@ -134,10 +149,10 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
     def tell(done: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
+        rate = rate_of(done)
         if now - last < 10:
             return
         last = now
-        rate = done / (now - began)
         left = f", {(total - done) / rate:.0f} s left" if total and rate and total > done else ""
         click.echo(
             f"{label}: {done}{f' of {total}' if total else ''} {unit}, {rate:.2f}/s{left}", err=True

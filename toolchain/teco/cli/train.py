@@ -30,7 +30,7 @@ from teco.cli.options import progress, say
 @click.option("--val", "val_clip", metavar="CLIP", help="Clip to validate on, never trained on.")
 @click.option("--val-shrink", type=float, default=2.0, show_default=True)
 @click.option("--val-frames", type=click.IntRange(min=4), default=24, show_default=True)
-@click.option("--blocks", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--blocks", type=click.IntRange(min=1), help="[default: 3, or those of --init]")
 @click.option("--variant", metavar="NAME", help="Any variant by name, instead of --blocks.")
 @click.option(
     "--init", type=click.Path(path_type=Path), metavar="FILE", help="Weights to start from."
@@ -62,7 +62,7 @@ from teco.cli.options import progress, say
     "--bf16/--no-bf16", default=True, help="Autocast convolutions to bfloat16. [default: on]"
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]")
 @click.option(
     "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Data processes."
@@ -75,7 +75,7 @@ def command(
     val_clip: str | None,
     val_shrink: float,
     val_frames: int,
-    blocks: int,
+    blocks: int | None,
     variant: str | None,
     init: Path | None,
     device: str,
@@ -101,14 +101,17 @@ def command(
             hint=f"use {max(32, fields['crop'] // 32 * 32)}",
             exit_code=USAGE,
         )
-    name = Variant.parse(variant).name if variant else Variant(blocks=blocks).name
-    require_extra("torch", "train", "training")
+    if variant and blocks is not None:
+        raise TecoError("--variant and --blocks say the same thing; give one", exit_code=USAGE)
+    for module in ("torch", "safetensors", "tensorboard"):
+        require_extra(module, "train", "training")
     import torch
 
     from teco.train.loop import CHECKPOINT, WEIGHTS, LoopOptions, Progress, Trainer, TrainOptions
     from teco.train.prepare import prepare
     from teco.train.tensorboard import Board
     from teco.train.validate import Validator, read_frames
+    from teco_models.checkpoint import load_weights
 
     if device == "cuda" and not torch.cuda.is_available():
         raise TecoError(
@@ -116,6 +119,12 @@ def command(
             hint="leave --device out to train on the CPU",
             exit_code=3,
         )
+    if variant:
+        name = Variant.parse(variant).name
+    elif init is not None and blocks is None:
+        name = load_weights(init).variant.name
+    else:
+        name = Variant(blocks=blocks or 3).name
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
     options = TrainOptions(variant=name, threads=threads, **fields)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teco.artifact import Model, write_beside
-from teco.errors import TecoError
+from teco.artifact import Model, sha256_of, write_beside
 from teco.machine import inspect
 from teco.runtimes.base import Runtime, SessionOptions
 from teco_calibration.cache import cache_dir
@@ -45,8 +44,10 @@ def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) ->
     for candidate in candidates:
         try:
             times[candidate.name] = _trial(candidate, model, options)
-        except TecoError:
-            continue  # what cannot run it is not the fastest; the last one standing reports
+        except Exception:
+            # Whatever a runtime's library throws: what cannot run it is not the fastest. If none
+            # can, the first one is opened and says why.
+            continue
     if not times:
         return candidates[0]
     best = min(times, key=lambda name: times[name])
@@ -78,7 +79,7 @@ def _trial(candidate: Runtime, model: Model, options: SessionOptions) -> float:
 def _cache_file(candidates: list[Runtime], model: Model, options: SessionOptions) -> Path:
     machine = inspect()
     key = {
-        "model": model.manifest.sha256 if model.manifest else str(model.weights),
+        "model": sha256_of(file) if (file := model.onnx or model.weights) else "",
         "threads": options.thread_count,
         "machine": (machine.cpu, machine.cores, machine.gpus),
         "packages": machine.packages,

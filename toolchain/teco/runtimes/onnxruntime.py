@@ -13,7 +13,7 @@ import numpy as np
 
 from teco.artifact import Model, StreamContract
 from teco.errors import MACHINE, TecoError
-from teco.machine import missing_extra
+from teco.machine import missing_extra, nvidia_gpus
 from teco.runtimes.base import Array, Session, SessionOptions, State, needs_onnx
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -35,13 +35,16 @@ class OnnxRuntime:
             return None
         import onnxruntime as ort
 
-        if PROVIDERS["cuda"] in ort.get_available_providers():
-            return None
-        return (
-            f"{self.name} needs an ONNX Runtime with CUDA; the installed {ort.__version__} has "
-            f"{', '.join(ort.get_available_providers())}: "
-            "pip uninstall onnxruntime && pip install 'teco[gpu]'"
-        )
+        if PROVIDERS["cuda"] not in ort.get_available_providers():
+            return (
+                f"{self.name} needs an ONNX Runtime with CUDA; the installed {ort.__version__} has "
+                f"{', '.join(ort.get_available_providers())}: pip uninstall onnxruntime, then "
+                "pip install --force-reinstall --no-deps onnxruntime-gpu"
+            )
+        if not nvidia_gpus():
+            # The provider is compiled in whether or not there is something to run it on.
+            return f"{self.name} needs an NVIDIA GPU and driver; nvidia-smi finds none"
+        return None
 
     def why_not(self, model: Model) -> str | None:
         return needs_onnx(model, self.name)
@@ -59,8 +62,10 @@ class OnnxRuntime:
         settings.intra_op_num_threads = options.thread_count
         settings.log_severity_level = 3
         provider = PROVIDERS[self.device]
+        # TF32 would be a lower precision under the name of float32.
+        chosen = provider if self.device == "cpu" else (provider, {"use_tf32": "0"})
         try:
-            session = ort.InferenceSession(str(model.onnx), settings, providers=[provider])
+            session = ort.InferenceSession(str(model.onnx), settings, providers=[chosen])
         except Exception as error:  # its exceptions share no base but Exception
             raise TecoError(
                 f"{self.name} cannot load {model.onnx}: {str(error).splitlines()[0][:200]}",

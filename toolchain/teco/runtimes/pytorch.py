@@ -28,8 +28,9 @@ class PyTorch:
     suffixes: tuple[str, ...] = WEIGHTS_SUFFIXES
 
     def why_unavailable(self) -> str | None:
-        if missing := missing_extra("torch", "train", self.name):
-            return missing
+        for module in ("torch", "safetensors"):
+            if missing := missing_extra(module, "train", self.name):
+                return missing
         if self.device == "cpu":
             return None
         import torch
@@ -89,6 +90,9 @@ class PyTorchSession:
         where = f"CPU, {threads} threads" if device == "cpu" else torch.cuda.get_device_name()
         self.details = f"{where}, float32{', torch.compile' if compiled else ''}"
         self._device = torch.device(device)
+        # TF32 would be a lower precision under the name of float32.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         self._generator: Any = generator.to(self._device).eval()
         step: Any = self._generator.step
         self._step: Any = torch.compile(step, dynamic=False) if compiled else step

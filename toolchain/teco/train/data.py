@@ -288,12 +288,13 @@ def cached_shots(clips: list[Path]) -> list[Shot]:
     """Shots of prepared clips (see :mod:`teco.train.prepare`).
 
     Args:
-        clips: paths without their endings; each has a ``.npy`` and a ``.json`` with its cuts.
+        clips: paths without endings; each has a ``.raw`` and a ``.json`` with shape and cuts.
     """
     shots: list[Shot] = []
     for clip in clips:
-        frames = np.load(clip.with_name(clip.name + ".npy"), mmap_mode="r")
         record = json.loads(clip.with_name(clip.name + ".json").read_text())
+        raw = clip.with_name(clip.name + ".raw")
+        frames = np.memmap(raw, dtype=np.uint8, mode="r", shape=tuple(record["shape"]))
         bounds = [0, *record["cuts"], len(frames)]
         shots += [
             shot_of(f"{clip.name}[{a}:{b}]", frames[a:b]) for a, b in pairwise(bounds) if b - a > 1

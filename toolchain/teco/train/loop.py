@@ -8,8 +8,10 @@ run continues bit for bit (same machine, same number of threads).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -22,6 +24,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from teco.artifact import write_beside
 from teco.errors import USAGE, TecoError
 from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, collate, degrade_crop
 from teco.train.init import initialise
@@ -34,6 +37,7 @@ from teco_models.variant import Variant
 CHECKPOINT = "last.pt"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
+FORK = "fork" in multiprocessing.get_all_start_methods()
 LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
 
@@ -204,6 +208,11 @@ class Trainer:
 
     # -- data ---------------------------------------------------------------------------------
 
+    def _data_digest(self) -> str:
+        """What the shots are, so that a run is not resumed on others."""
+        facts = [(s.name, s.frames.shape, s.detail) for s in self.shots]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
     def _samples(self) -> Iterator[Sample]:
         o = self.options
         if self.stage == "flow":
@@ -221,6 +230,8 @@ class Trainer:
             collate_fn=collate,
             worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=4 if self.loop.workers else None,
+            # Forked workers share the memory-mapped clips; others would be sent copies of them.
+            multiprocessing_context="fork" if self.loop.workers and FORK else None,
         )
 
     # -- one iteration ------------------------------------------------------------------------
@@ -304,12 +315,15 @@ class Trainer:
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
+        stopped = self._stop and self.stage == "flow"  # in its last iteration: more is to come
         if self.stage == "flow":
             self.stage, self.iteration, self.elapsed = "recurrent", 0, 0.0
             # What the flow stage averaged is where the whole network starts.
             self.generator.load_state_dict(self.average.state_dict())
             self.optimizer = self._optimizer()
         self.save()
+        if stopped:
+            raise self._stopped()
 
     def _iterations(self, report: Callable[[Progress], None]) -> None:
         began = time.monotonic() - self.elapsed
@@ -328,11 +342,14 @@ class Trainer:
             if self._stop or self.iteration % self.loop.checkpoint_every == 0:
                 self.save()
             if self._stop and not last:
-                raise TecoError(
-                    f"stopped in stage {self.stage} at iteration {self.iteration} of "
-                    f"{self.total}; the checkpoint is in {self.loop.out}",
-                    hint="the same command goes on from there",
-                )
+                raise self._stopped()
+
+    def _stopped(self) -> TecoError:
+        return TecoError(
+            f"stopped in stage {self.stage} at iteration {self.iteration} of {self.total}; "
+            f"the checkpoint is in {self.loop.out}",
+            hint="the same command goes on from there",
+        )
 
     def _log(self, progress: Progress) -> None:
         record: dict[str, Any] = {
@@ -353,6 +370,7 @@ class Trainer:
         """Write the checkpoint and the averaged weights, each beside and renamed."""
         state = {
             "options": asdict(self.options),
+            "data": self._data_digest(),
             "stage": self.stage,
             "iteration": self.iteration,
             "elapsed": self.elapsed,
@@ -403,16 +421,42 @@ class Trainer:
             for f in fields(self.options)
             if saved.get(f.name) != ours[f.name]
         ]
+        if not different and state.get("data", self._data_digest()) != self._data_digest():
+            raise TecoError(
+                f"{path} was made with other clips or another clips.toml",
+                hint="give the --data it was made with, or another --out",
+                exit_code=USAGE,
+            )
         if different:
             raise TecoError(
                 f"{path} was made with other options: {'; '.join(different)}",
                 hint="give the options it was made with, or another --out",
                 exit_code=USAGE,
             )
-        self.stage, self.iteration = state["stage"], state["iteration"]
-        self.elapsed = state["elapsed"]
-        self.generator.load_state_dict(state["generator"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer = self._optimizer()
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.stage, self.iteration = state["stage"], state["iteration"]
+            self.elapsed = state["elapsed"]
+            self.generator.load_state_dict(state["generator"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer = self._optimizer()
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TecoError(
+                f"{path} is no complete checkpoint: {str(error).splitlines()[0][:200]}",
+                hint="move it away to start again, or give another --out",
+            ) from error
+        self._forget_what_follows()
         return True
+
+    def _forget_what_follows(self) -> None:
+        """Drop the log's lines from after the checkpoint; they are about to be written again."""
+        path = self.loop.out / LOG
+        if not path.exists():
+            return
+        here = (self.stage == "recurrent", self.iteration)
+        kept: list[str] = []
+        for line in path.read_text().splitlines(keepends=True):
+            record = json.loads(line) if line.endswith("\n") else None
+            if record and (record["stage"] == "recurrent", record["iteration"]) <= here:
+                kept.append(line)
+        write_beside(path, "".join(kept).encode())

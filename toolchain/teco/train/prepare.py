@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
+from teco.artifact import write_beside
 from teco.errors import USAGE, TecoError
 from teco.scenecut import SceneCutDetector
 from teco.train.data import Shot, cached_shots
@@ -32,6 +31,9 @@ from teco_calibration.clips import VIDEO_SUFFIXES, open_source
 from teco_calibration.degrade import shrink_by_area
 
 DEFAULT_SHRINK = 2.0
+
+CACHE_VERSION = 1
+"""To be raised when decoding, shrinking or cut detection gives other frames than before."""
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,46 @@ def read_clip_options(folder: Path) -> dict[str, ClipOptions]:
     if not path.exists():
         return {}
     try:
-        clips: dict[str, dict[str, Any]] = tomllib.loads(path.read_text())["clips"]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
+        clips: Any = tomllib.loads(path.read_text(encoding="utf-8"))["clips"]
+        entries: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in clips.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TecoError(
             f"{path} cannot be read: {error}",
             hint='expected tables like [clips."city.mp4"] with shrink = 2 or frames = [0, 100]',
             exit_code=USAGE,
         ) from error
-    options: dict[str, ClipOptions] = {}
-    for name, fields in clips.items():
-        unknown = set(fields) - {"shrink", "frames"}
-        if unknown:
-            raise TecoError(
-                f"{path}: clip {name!r} has unknown key {sorted(unknown)[0]!r}",
-                hint="known keys are shrink and frames",
-                exit_code=USAGE,
-            )
-        if not (folder / name).exists():
-            raise TecoError(f"{path} names {name!r}, which is not in {folder}", exit_code=USAGE)
-        first, last = fields.get("frames", (0, None))
-        options[name] = ClipOptions(float(fields.get("shrink", DEFAULT_SHRINK)), first, last)
-    return options
+    return {name: _clip_options(folder, name, fields) for name, fields in entries.items()}
+
+
+def _clip_options(folder: Path, name: str, fields: dict[str, Any]) -> ClipOptions:
+    """One table of a ``clips.toml``."""
+    where = f"{folder / 'clips.toml'}: clip {name!r}"
+    unknown = set(fields) - {"shrink", "frames"}
+    shrink, frames = fields.get("shrink", DEFAULT_SHRINK), fields.get("frames", [0, None])
+    if unknown:
+        problem = f"{where} has unknown key {sorted(unknown)[0]!r}, known are shrink and frames"
+    elif not (folder / name).exists():
+        problem = f"{where} is not in {folder}"
+    elif not isinstance(shrink, int | float) or not shrink >= 1:
+        problem = f"{where} has shrink {shrink!r}, expected a number from 1"
+    elif "frames" in fields and not (
+        isinstance(frames, list)
+        and len(frames) == 2
+        and all(isinstance(n, int) for n in frames)
+        and 0 <= frames[0] < frames[1]
+    ):
+        problem = f"{where} has frames {frames!r}, expected [first, last] such as [0, 100]"
+    else:
+        return ClipOptions(float(shrink), frames[0], frames[1])
+    raise TecoError(problem, exit_code=USAGE)
 
 
 def prepare(folders: list[Path], cache: Path, say: Callable[[str], None]) -> list[Shot]:
     """Shots of all clips in ``folders``, decoded into ``cache`` where they are not there yet.
 
     Args:
-        folders: each holds video files, or is itself a folder of pictures.
-        cache: a writable folder; one ``.npy`` of (N, H, W, 3) uint8 and one ``.json`` a clip.
+        folders: each holds video files.
+        cache: a writable folder; one ``.raw`` of (N, H, W, 3) uint8 and one ``.json`` a clip.
         say: told one line for each clip that is decoded.
 
     Raises:
@@ -110,7 +123,8 @@ def prepare(folders: list[Path], cache: Path, say: Callable[[str], None]) -> lis
     wanted: list[str] = []
     for file, options in clips:
         stat = file.stat()
-        key = f"{file.stem}-{options.shrink:g}-{options.first}-{options.last}-{stat.st_size}"
+        marks = (options.shrink, options.first, options.last, stat.st_size, stat.st_mtime_ns)
+        key = f"{file.name}-{'-'.join(str(mark) for mark in marks)}-{CACHE_VERSION}"
         wanted.append(key)
         if not (cache / f"{key}.json").exists():
             say(f"decoding {file.name}, shrunk by {options.shrink:g}")
@@ -119,27 +133,35 @@ def prepare(folders: list[Path], cache: Path, say: Callable[[str], None]) -> lis
 
 
 def _decode(file: Path, options: ClipOptions, target: Path) -> None:
-    """One clip into ``target``.npy and, last, ``target``.json, which makes it count."""
+    """One clip into ``target``.raw and, last, ``target``.json, which makes it count."""
     detector = SceneCutDetector()
-    frames: list[NDArray[np.uint8]] = []
     cuts: list[int] = []
-    with open_source(file) as source:
-        for frame in source:
-            if options.last is not None and frame.index >= options.last:
-                break
-            if frame.index < options.first:
-                continue
-            if detector.is_cut(frame.pixels) and frames:
-                cuts.append(len(frames))
-            frames.append(shrink_by_area(frame.pixels, options.shrink))
-    if len(frames) < 2:
-        raise TecoError(f"{file} has {len(frames)} frames to train on, at least 2 are needed")
-    part = target.with_name(f".{target.name}.{os.getpid()}.npy")
-    array = open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(frames), *frames[0].shape))
-    for i, pixels in enumerate(frames):
-        array[i] = pixels
-    array.flush()
-    part.replace(target.with_name(target.name + ".npy"))
-    record = json.dumps({"cuts": cuts, "source": file.name, "shrink": options.shrink})
-    part.write_text(record)
-    part.replace(target.with_name(target.name + ".json"))
+    count, shape = 0, (0, 0, 0)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        # Written frame by frame: a long clip need not fit into memory, and a full disk is an error
+        # of write() rather than of a memory access.
+        with part.open("wb") as out, open_source(file) as source:
+            for frame in source:
+                if options.last is not None and frame.index >= options.last:
+                    break
+                if frame.index < options.first:
+                    continue
+                if detector.is_cut(frame.pixels) and count:
+                    cuts.append(count)
+                pixels = shrink_by_area(frame.pixels, options.shrink)
+                shape = pixels.shape
+                out.write(np.ascontiguousarray(pixels).tobytes())
+                count += 1
+        if count < 2:
+            raise TecoError(f"{file} has {count} frames to train on, at least 2 are needed")
+        part.replace(target.with_name(target.name + ".raw"))
+    except OSError as error:
+        raise TecoError(
+            f"the frames of {file} could not be kept in {target.parent}: {error.strerror}",
+            hint="free some space, or give another --out",
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    record = {"shape": [count, *shape], "cuts": cuts, "source": file.name, "shrink": options.shrink}
+    write_beside(target.with_name(target.name + ".json"), json.dumps(record).encode())
