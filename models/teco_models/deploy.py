@@ -11,8 +11,8 @@ rewrite is exact (differences are rounding only; :func:`teco.export` proves it o
    the taps that phase reads. After the second one, the output convolution becomes four 2x2
    convolutions, one per phase, whose sum is the picture in four phases: the widest tensors never
    exist at HR size and no multiplication by zero is added.
-4. Phases become pixels by stacking and concatenation, which runtimes do several times as fast as
-   DepthToSpace.
+4. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
+   DepthToSpace; OpenVINO does not, see TARGETS.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
 """

@@ -1,7 +1,7 @@
 """``--runtime auto``: which runtime is fastest here, measured once and remembered.
 
-A guess would be wrong on half of all machines (the same graph is 1.1 to 2 times as fast on OpenVINO
-as on ONNX Runtime, depending on the CPU), and a measurement takes a second.
+A guess would be wrong: on one machine ONNX Runtime was the faster for the form exported for it and
+OpenVINO for the other (see TARGETS in teco_models.deploy). A measurement takes a few steps.
 """
 
 from __future__ import annotations
