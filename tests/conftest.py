@@ -17,6 +17,23 @@ import cv2
 import numpy as np
 import pytest
 
+
+@pytest.fixture(autouse=True)
+def _no_signal_handlers_left() -> Iterator[None]:
+    """Put back what DataLoader's workers changed.
+
+    Its handler of SIGCHLD stays for good. Run on the small signal stack that pytest's faulthandler
+    has set, it ended later tests of child processes with a segmentation fault.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
+        handling = sys.modules.get("torch.utils.data._utils.signal_handling")
+        if handling is not None:
+            handling._SIGCHLD_handler_set = False  # type: ignore[attr-defined]
+
+
 # --- pictures and clips ----------------------------------------------------------------------
 
 

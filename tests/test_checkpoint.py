@@ -45,6 +45,17 @@ def test_egvsr_files_load_and_say_what_is_unused() -> None:
     assert out.shape == (1, 3, 32, 64)
 
 
+def test_weights_without_a_flow_net_are_recognised() -> None:
+    generator = Generator(Variant(blocks=1, channels=24, flow_channels=0, tail="shuffle"))
+    state = generator.state_dict()
+    assert infer(state, source="test").variant == generator.variant
+    # A flow variant that lost its flow net is damaged, not another variant.
+    other = Generator(Variant(blocks=1, channels=24, tail="shuffle")).state_dict()
+    damaged = {k: v for k, v in other.items() if not k.startswith("fnet.")}
+    with pytest.raises(ModelError, match=r"fnet\.encoder1"):
+        infer(damaged, source="test")
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_our_own_files_round_trip(tmp_path: Path, half: bool) -> None:
     generator = Generator(Variant(blocks=2, channels=32, flow_channels=16, tail="shuffle"))

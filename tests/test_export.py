@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import teco.export
-from teco.artifact import METADATA_KEY, Manifest, Parity, open_model, sha256_of
+from teco.artifact import (
+    METADATA_KEY,
+    Manifest,
+    Parity,
+    StreamContract,
+    open_model,
+    sha256_of,
+)
 from teco.errors import TecoError
 from teco.export import (
     ExportOptions,
@@ -30,6 +37,7 @@ from teco_models.checkpoint import Weights, infer
 from teco_models.deploy import (
     DeployStep,
     Rewrites,
+    deploy_step,
     interleave,
     output_phase,
     transposed_phase,
@@ -44,6 +52,13 @@ VARIANTS = (
     Variant(blocks=1, channels=32, flow_channels=8, tail="egvsr"),
 )
 SMALL = VARIANTS[0]
+FREE = (
+    Variant(blocks=2, channels=16, flow_channels=0, tail="shuffle"),
+    Variant(blocks=1, channels=16, flow_channels=0, tail="shuffle", degradation="bi"),
+    Variant(blocks=1, channels=16, flow_channels=0, tail="transposed"),
+    Variant(blocks=1, channels=32, flow_channels=0, tail="egvsr"),
+)
+"""Without a flow net."""
 
 
 def generator_of(variant: Variant) -> Generator:
@@ -51,7 +66,8 @@ def generator_of(variant: Variant) -> Generator:
     initialise(generator, seed=1)
     with torch.no_grad():
         # The start's flow is nearly zero; the warp is to be tested with some.
-        generator.fnet.flow[2].weight.mul_(20)  # type: ignore[union-attr]
+        if generator.fnet is not None:
+            generator.fnet.flow[2].weight.mul_(20)  # type: ignore[operator]
     return generator.eval()
 
 
@@ -76,6 +92,39 @@ def test_rewrites_are_exact(variant: Variant, size: tuple[int, int]) -> None:
                 found = form(lr, lr_prev, found)
                 lr_prev = lr
                 assert float((found - expected).abs().max()) < 2e-6
+
+
+@pytest.mark.parametrize("variant", FREE, ids=lambda v: v.name)
+def test_rewrites_are_exact_without_a_flow_net(variant: Variant) -> None:
+    generator = generator_of(variant)
+    plain = Rewrites(**dict.fromkeys((f.name for f in fields(Rewrites)), False))
+    singles = [replace(Rewrites(), **{f.name: False}) for f in fields(Rewrites)]
+    frames = torch.rand(5, 1, 3, 9, 13)
+    with torch.inference_mode():
+        for rewrites in (Rewrites(), plain, *singles):
+            form = deploy_step(generator, rewrites)
+            state = generator.initial_state(frames[0])
+            lr_prev, latent = state[0], state[2]
+            phases = torch.zeros(1, 48, 9, 13)
+            for lr in frames:
+                expected, state = generator.advance(lr, state)
+                found, phases, latent = form(lr, lr_prev, phases, latent)
+                lr_prev = lr
+                assert float((found - expected).abs().max()) < 2e-6
+
+
+def test_a_file_without_a_flow_net_says_how_it_is_driven(tmp_path: Path) -> None:
+    """Export verifies it on a rollout; here the contract, through a second runtime's eyes."""
+    variant = FREE[0]
+    path = export_onnx(weights_of(variant), tmp_path, ExportOptions(size=(10, 14)))
+    model = open_model(str(path))
+    assert model.manifest is not None
+    contract = model.manifest.contract
+    assert contract == StreamContract.of(variant)
+    graph = onnx.load(path).graph
+    assert [x.name for x in graph.output] == list(contract.outputs) == ["hr", "phases", "latent"]
+    assert [x.name for x in graph.input] == ["lr", *(s.input for s in contract.states)]
+    assert not any(node.op_type == "GridSample" for node in graph.node)
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
@@ -212,7 +261,7 @@ def test_half_weights_are_smaller_and_the_same(tmp_path: Path) -> None:
 
 
 def test_half_weights_leave_alone_what_would_change() -> None:
-    model = trace(DeployStep(generator_of(SMALL)), (16, 24))
+    model = trace(DeployStep(generator_of(SMALL)), StreamContract(), (16, 24))
     before = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     store_half(model)  # these weights were never rounded to half precision
     after = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}

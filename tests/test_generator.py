@@ -90,6 +90,7 @@ def test_sequence_equals_steps(tail: str) -> None:
     lr = torch.rand(2, 4, 3, 17, 26)
     with torch.inference_mode():
         together, flows = generator.sequence(lr)
+        assert flows is not None
         state = generator.initial_state(lr[:, 0])
         for t in range(4):
             if t:
@@ -99,6 +100,52 @@ def test_sequence_equals_steps(tail: str) -> None:
             out = generator.step(lr[:, t], *state)
             assert torch.allclose(together[:, t], out, atol=1e-5)
             state = (lr[:, t], out)
+
+
+def test_without_flow_equals_a_restatement() -> None:
+    """The latent recurrence, written out with functions over the bare tensors."""
+    from torch.nn import functional as F
+
+    torch.manual_seed(3)
+    generator = Generator(Variant(blocks=2, channels=8, flow_channels=0, tail="shuffle"))
+    p = generator.state_dict()
+    assert not any(key.startswith("fnet") for key in p)
+
+    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.conv2d(x, p[f"srnet.{name}.weight"], p[f"srnet.{name}.bias"], padding=1)
+
+    frames = torch.rand(2, 5, 3, 9, 14)
+    lr_prev, latent = torch.zeros(2, 3, 9, 14), torch.zeros(2, 8, 9, 14)
+    past = torch.zeros(2, 48, 9, 14)
+    with torch.inference_mode():
+        found, flows = generator.sequence(frames)
+        assert flows is None
+        state = generator.initial_state(frames[:, 0])
+        for t in range(5):
+            lr = frames[:, t]
+            x = F.relu(conv(torch.cat((lr, past, lr_prev, latent), 1), "conv_in.0"))
+            for i in range(2):
+                y = F.relu(conv(x, f"resblocks.{i}.conv.0"))
+                x = x + conv(y, f"resblocks.{i}.conv.2")
+            hr = F.pixel_shuffle(conv(x, "conv_shuffle"), 4) + CubicUpsample()(lr)
+            past = torch.stack(
+                [hr[:, c, dy::4, dx::4] for dy in range(4) for dx in range(4) for c in range(3)], 1
+            )
+            lr_prev, latent = lr, F.relu(x)
+            assert torch.allclose(found[:, t], hr, atol=1e-5)
+            ours, state = generator.advance(lr, state)
+            assert torch.allclose(ours, hr, atol=1e-5)
+        without = generator.step(lr, *generator.initial_state(lr))
+        assert float((without - hr).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_upsampling_keeps_its_precision_under_autocast(dtype: torch.dtype) -> None:
+    x = torch.rand(1, 3, 9, 11)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(CubicUpsample()(x), CubicUpsample()(x.clone()).float())
+        found = CubicUpsample()(x)
+    assert torch.equal(found, CubicUpsample()(x))
 
 
 def test_pair_norm_ignores_brightness_and_contrast() -> None:

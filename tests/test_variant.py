@@ -33,6 +33,12 @@ variants = st.builds(
     tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
     degradation=st.sampled_from(["bd", "bi"]),
     flow_norm=st.sampled_from(["pair", "raw"]),
+) | st.builds(
+    Variant,
+    channels=st.sampled_from([16, 32, 48]),
+    flow_channels=st.just(0),
+    tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
+    degradation=st.sampled_from(["bd", "bi"]),
 )
 
 
@@ -46,7 +52,16 @@ def test_default_name_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "teco", "teco-x4-b3", "teco-x2-b3-c64", "teco-x4-b0-c64", "teco-x4-b3-c64-"]
+    "name",
+    [
+        "",
+        "teco",
+        "teco-x4-b3",
+        "teco-x2-b3-c64",
+        "teco-x4-b0-c64",
+        "teco-x4-b3-c64-",
+        "teco-x4-b3-c32-f0-raw",
+    ],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ModelError):
@@ -80,6 +95,7 @@ def test_info_prints_the_published_table(blocks: int) -> None:
         Variant(blocks=2, channels=16, flow_channels=8),
         Variant(blocks=1, channels=32, flow_channels=8, tail="shuffle", degradation="bi"),
         Variant(blocks=1, channels=48, flow_channels=16, tail="egvsr", flow_norm="raw"),
+        Variant(blocks=2, channels=24, flow_channels=0, tail="shuffle"),
     ],
     ids=lambda v: v.name,
 )
@@ -118,6 +134,19 @@ def test_activation_memory_by_hand() -> None:
     state = 2 * 3 * 64 + 3 * hr
     assert cost.activation_elements == state + 16 * hr + max(16 * hr // 4, 3 * hr)
     assert cost.state_elements == 3 * 64 + 3 * hr
+
+
+def test_a_variant_without_flow_by_hand() -> None:
+    variant = Variant(blocks=2, channels=32, flow_channels=0, tail="shuffle")
+    assert variant.name == "teco-x4-b2-c32-f0-shuffle"
+    cost = variant.cost(10, 12)
+    # Inputs: two frames, the previous output in phases, the latent state.
+    convolutions = ((3 + 3 + 48 + 32) * 32, 4 * 32 * 32, 32 * 48)
+    assert cost.macs["total"] == 9 * sum(convolutions) * 120
+    assert cost.params == {"fnet": 0, "srnet": 9 * sum(convolutions) + 5 * 32 + 48} | {
+        "total": 9 * sum(convolutions) + 5 * 32 + 48
+    }
+    assert cost.state_elements == (3 + 48 + 32) * 120
 
 
 def test_too_small_a_frame() -> None:

@@ -78,7 +78,8 @@ def infer(
         metadata: passed through.
     """
     tensors = dict(tensors)
-    for key in ("srnet.conv_in.0.weight", "fnet.encoder1.0.weight"):
+    has_flow = not _without_flow(tensors)
+    for key in ("srnet.conv_in.0.weight", "fnet.encoder1.0.weight")[: 1 + has_flow]:
         if key not in tensors:
             raise ModelError(
                 f"{source} is no TecoGAN generator: it has no tensor {key} "
@@ -104,10 +105,10 @@ def infer(
     variant = Variant(
         blocks=len(blocks),
         channels=tensors["srnet.conv_in.0.weight"].shape[0],
-        flow_channels=tensors["fnet.encoder1.0.weight"].shape[0],
+        flow_channels=tensors["fnet.encoder1.0.weight"].shape[0] if has_flow else 0,
         tail=tail,
         degradation="bd" if bd else "bi",
-        flow_norm="pair" if _NORM in tensors else "raw",
+        flow_norm="pair" if _NORM in tensors or not has_flow else "raw",
     )
     # On the meta device, where shapes cost nothing: a damaged file may claim any size.
     with torch.device("meta"):
@@ -181,8 +182,10 @@ def save_weights(
     from safetensors.torch import save
 
     dtype = torch.float16 if half else torch.float32
+    # clone(), because safetensors refuses tensors that share memory, as those of tied blocks do.
     tensors = {
-        k: v.detach().cpu().to(dtype).contiguous() for k, v in generator.state_dict().items()
+        k: v.detach().cpu().to(dtype).contiguous().clone()
+        for k, v in generator.state_dict().items()
     }
     data = save(tensors, metadata={**(metadata or {}), "variant": generator.variant.name})
     path = Path(path)
@@ -192,6 +195,15 @@ def save_weights(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _without_flow(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of a variant without a flow net: no FNet, and a wider input."""
+    first = tensors.get("srnet.conv_in.0.weight")
+    if first is None or first.ndim != 4 or any(key.startswith("fnet.") for key in tensors):
+        return False
+    channels, inputs = first.shape[:2]
+    return inputs == Variant(channels=channels or 1, flow_channels=0).input_channels
 
 
 def _tail_of(tensors: Mapping[str, Tensor], source: str) -> Tail:

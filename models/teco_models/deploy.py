@@ -11,7 +11,9 @@ rewrite is exact (differences are rounding only; :func:`teco.export` proves it o
    the taps that phase reads. After the second one, the output convolution becomes four 2x2
    convolutions, one per phase, whose sum is the picture in four phases: the widest tensors never
    exist at HR size and no multiplication by zero is added.
-4. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
+4. Without a flow net nothing reads the previous picture as a picture, so its phases are the state
+   (``phases``), and pixels are only made for the eye.
+5. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
    DepthToSpace; OpenVINO does not, see TARGETS.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
@@ -42,8 +44,8 @@ class Rewrites:
         phase_warp: 1 and 2 above, for the flow and the warp.
         phase_residual: 1 for the LR residual.
         phase_tail: 3 for the second transposed convolution and the output convolution.
-        phase_up: 3 for the first transposed convolution, its phases joined as in 4.
-        stack_pixels: 4 for the picture and the residual; DepthToSpace where it is off.
+        phase_up: 3 for the first transposed convolution, its phases joined as in 5.
+        stack_pixels: 5 for the picture and the residual; DepthToSpace where it is off.
         split_input: SRNet's first convolution in two, one per input. 48 channels suit runtimes
             that block channels by 8 or 16; 51 do not, and force a change of layout.
     """
@@ -131,15 +133,20 @@ def output_phase(weight: Tensor, py: int, px: int) -> Tensor:
     return out.reshape(cout * 4, c, 2, 2)
 
 
-class DeployStep(nn.Module):
-    """One recurrent step with flat, named tensors in and out.
+def deploy_step(generator: Generator, rewrites: Rewrites | None = None) -> nn.Module:
+    """The deploy form of a generator's step, in eval mode; its arguments are the graph's inputs."""
+    kind = DeployStep if generator.variant.has_flow else FreeStep
+    return kind(generator, rewrites).eval()
+
+
+class _Step(nn.Module):
+    """What both forms share: upsampling by phases, and the tail.
 
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
     """
 
-    flow_phases: Tensor
     residual_phases: Tensor
 
     def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
@@ -149,7 +156,6 @@ class DeployStep(nn.Module):
         self.generator = generator
         bd = self.variant.degradation == "bd"
         phase = cubic_phase_weight if bd else bilinear_phase_weight
-        self.register_buffer("flow_phases", phase(2) * SCALE)
         # Dense, because its outputs are wanted by phase and a grouped one gives them by channel.
         kernels = phase(1)  # (16, 1, 4, 4)
         self.register_buffer(
@@ -158,17 +164,6 @@ class DeployStep(nn.Module):
         # Zero taps beyond what bilinear reads cost nothing, so both kinds pad alike.
         self.phase_pad = (1, 2, 1, 2)
         srnet: SRNet = generator.srnet
-        conv_in = srnet.conv_in[0]
-        assert isinstance(conv_in, nn.Conv2d)
-        frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
-        if self.rewrites.phase_warp:
-            # The warp hands over channel = c * 16 + phase, the weights expect phase * 3 + c.
-            past = past.reshape(-1, PHASES, 3, 3, 3).transpose(1, 2).reshape(past.shape)
-        if self.rewrites.split_input:
-            self.frame_in = _conv(frame, conv_in.bias, padding=1)
-            self.past_in = _conv(past, None, padding=1)
-        else:
-            self.conv_in = _conv(torch.cat((frame, past), dim=1), conv_in.bias, padding=1)
         self.up1 = nn.ModuleList()
         self.up2 = nn.ModuleList()
         self.out = nn.ModuleList()
@@ -186,61 +181,6 @@ class DeployStep(nn.Module):
                 bias = srnet.conv_out.bias if (py, px) == (0, 0) else None
                 out = output_phase(srnet.conv_out.weight.detach(), py, px)
                 self.out.append(_conv(out, None if bias is None else bias.repeat(4)))
-
-    def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
-        """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
-        flow = self._flow(lr, lr_prev)
-        if self.rewrites.phase_warp:
-            past = self._warp_phases(hr_prev, flow)
-        else:
-            past = space_to_depth(warp(hr_prev, SCALE * self.generator.upsample_func(flow)))
-        if self.rewrites.split_input:
-            x = F.relu(self.past_in(past) + self.frame_in(lr))
-        else:
-            x = F.relu(self.conv_in(torch.cat((lr, past), dim=1)))
-        srnet = self.generator.srnet
-        x = srnet.resblocks(x)
-        x = self._tail(x)
-        if not self.variant.has_residual:
-            return x
-        return x + self._residual(lr)
-
-    def _flow(self, lr: Tensor, lr_prev: Tensor) -> Tensor:
-        """(1, 2, h, w), mirrored at the bottom and right where FNet's output ends."""
-        h, w = lr.shape[-2:]
-        flow = self.generator.fnet(lr, lr_prev)
-        # While a dynamic size is exported h and w are symbols, of which nothing is known.
-        symbolic = type(h) is not int or type(w) is not int
-        if not symbolic and h % 8 == w % 8 == 0:
-            return flow
-        # Mirroring as a gather: a Pad node with computed amounts stops runtimes from planning.
-        rows, cols = _mirrored(h, lr.device), _mirrored(w, lr.device)
-        return flow.index_select(2, rows).index_select(3, cols)
-
-    def _warp_phases(self, hr_prev: Tensor, flow: Tensor) -> Tensor:
-        """Warp straight into space-to-depth form: (1, 48, h, w), channel = c * 16 + phase."""
-        h, w = flow.shape[-2:]
-        device = flow.device
-        phase = torch.arange(SCALE, device=device, dtype=torch.float32)
-        x = torch.arange(w, device=device, dtype=torch.float32) * SCALE
-        y = torch.arange(h, device=device, dtype=torch.float32) * SCALE
-        # Pixels to the grid's [-1, 1], on the small flow rather than on its sixteen phases. The
-        # last pixel is 4w - 1, taken from the coordinates so that a dynamic size stays a tensor.
-        scale = 2 / (torch.cat((x[-1:], y[-1:])) + SCALE - 1)
-        flow = F.pad(flow * scale.view(1, 2, 1, 1), self.phase_pad, mode="replicate")
-        flow = F.conv2d(flow, self.flow_phases, groups=2)  # (1, 2 * 16, h, w)
-        # Where each phase of each LR pixel lies at HR: (dy, dx, h, w), the order of the phases.
-        x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
-        y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
-        base = torch.stack((x.reshape(PHASES * h, w), y.reshape(PHASES * h, w)), dim=-1)
-        # Stacked rather than permuted, for the reason of rewrite 4.
-        flow_x, flow_y = (f.view(1, PHASES * h, w) for f in flow.chunk(2, dim=1))
-        grid = torch.stack((flow_x, flow_y), dim=-1)  # (1, 16h, w, 2)
-        grid = grid + (base * scale - 1)
-        past = F.grid_sample(
-            hr_prev, grid, mode="bilinear", padding_mode="border", align_corners=True
-        )  # (1, 3, 16h, w)
-        return past.view(1, 3 * PHASES, h, w)
 
     def _tail(self, x: Tensor) -> Tensor:
         """(1, C, h, w) -> (1, 3, 4h, 4w) without the residual."""
@@ -280,8 +220,146 @@ class DeployStep(nn.Module):
         if not self.rewrites.phase_residual:
             assert self.generator.srnet.upsample_func is not None
             return self.generator.srnet.upsample_func(lr)
+        return self._pixels(self._residual_phases(lr))
+
+    def _residual_phases(self, lr: Tensor) -> Tensor:
+        """The upsampled frame in phases, (1, 48, h, w) with channel = phase * 3 + c."""
         x = F.pad(lr, self.phase_pad, mode="replicate")
-        return self._pixels(F.conv2d(x, self.residual_phases))
+        return F.conv2d(x, self.residual_phases)
+
+
+class DeployStep(_Step):
+    """One recurrent step of a variant with a flow net, flat, named tensors in and out.
+
+    Args:
+        generator: float32 weights, which this module goes on using; in eval mode.
+        rewrites: which rewrites to apply.
+    """
+
+    flow_phases: Tensor
+
+    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
+        super().__init__(generator, rewrites)
+        bd = self.variant.degradation == "bd"
+        phase = cubic_phase_weight if bd else bilinear_phase_weight
+        self.register_buffer("flow_phases", phase(2) * SCALE)
+        assert generator.fnet is not None
+        self.fnet = generator.fnet
+        conv_in = generator.srnet.conv_in[0]
+        assert isinstance(conv_in, nn.Conv2d)
+        frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
+        if self.rewrites.phase_warp:
+            # The warp hands over channel = c * 16 + phase, the weights expect phase * 3 + c.
+            past = past.reshape(-1, PHASES, 3, 3, 3).transpose(1, 2).reshape(past.shape)
+        if self.rewrites.split_input:
+            self.frame_in = _conv(frame, conv_in.bias, padding=1)
+            self.past_in = _conv(past, None, padding=1)
+        else:
+            self.conv_in = _conv(torch.cat((frame, past), dim=1), conv_in.bias, padding=1)
+
+    def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
+        """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
+        flow = self._flow(lr, lr_prev)
+        if self.rewrites.phase_warp:
+            past = self._warp_phases(hr_prev, flow)
+        else:
+            past = space_to_depth(warp(hr_prev, SCALE * self.generator.upsample_func(flow)))
+        if self.rewrites.split_input:
+            x = F.relu(self.past_in(past) + self.frame_in(lr))
+        else:
+            x = F.relu(self.conv_in(torch.cat((lr, past), dim=1)))
+        srnet = self.generator.srnet
+        x = srnet.resblocks(x)
+        x = self._tail(x)
+        if not self.variant.has_residual:
+            return x
+        return x + self._residual(lr)
+
+    def _flow(self, lr: Tensor, lr_prev: Tensor) -> Tensor:
+        """(1, 2, h, w), mirrored at the bottom and right where FNet's output ends."""
+        h, w = lr.shape[-2:]
+        flow = self.fnet(lr, lr_prev)
+        # While a dynamic size is exported h and w are symbols, of which nothing is known.
+        symbolic = type(h) is not int or type(w) is not int
+        if not symbolic and h % 8 == w % 8 == 0:
+            return flow
+        # Mirroring as a gather: a Pad node with computed amounts stops runtimes from planning.
+        rows, cols = _mirrored(h, lr.device), _mirrored(w, lr.device)
+        return flow.index_select(2, rows).index_select(3, cols)
+
+    def _warp_phases(self, hr_prev: Tensor, flow: Tensor) -> Tensor:
+        """Warp straight into space-to-depth form: (1, 48, h, w), channel = c * 16 + phase."""
+        h, w = flow.shape[-2:]
+        device = flow.device
+        phase = torch.arange(SCALE, device=device, dtype=torch.float32)
+        x = torch.arange(w, device=device, dtype=torch.float32) * SCALE
+        y = torch.arange(h, device=device, dtype=torch.float32) * SCALE
+        # Pixels to the grid's [-1, 1], on the small flow rather than on its sixteen phases. The
+        # last pixel is 4w - 1, taken from the coordinates so that a dynamic size stays a tensor.
+        scale = 2 / (torch.cat((x[-1:], y[-1:])) + SCALE - 1)
+        flow = F.pad(flow * scale.view(1, 2, 1, 1), self.phase_pad, mode="replicate")
+        flow = F.conv2d(flow, self.flow_phases, groups=2)  # (1, 2 * 16, h, w)
+        # Where each phase of each LR pixel lies at HR: (dy, dx, h, w), the order of the phases.
+        x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
+        y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
+        base = torch.stack((x.reshape(PHASES * h, w), y.reshape(PHASES * h, w)), dim=-1)
+        # Stacked rather than permuted, for the reason of rewrite 5.
+        flow_x, flow_y = (f.view(1, PHASES * h, w) for f in flow.chunk(2, dim=1))
+        grid = torch.stack((flow_x, flow_y), dim=-1)  # (1, 16h, w, 2)
+        grid = grid + (base * scale - 1)
+        past = F.grid_sample(
+            hr_prev, grid, mode="bilinear", padding_mode="border", align_corners=True
+        )  # (1, 3, 16h, w)
+        return past.view(1, 3 * PHASES, h, w)
+
+
+class FreeStep(_Step):
+    """One recurrent step of a variant without a flow net; the state is phases and features.
+
+    Args:
+        generator: float32 weights, which this module goes on using; in eval mode.
+        rewrites: which rewrites to apply; those of the flow and the warp have nothing to do.
+    """
+
+    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
+        super().__init__(generator, rewrites)
+        conv_in = generator.srnet.conv_in[0]
+        assert isinstance(conv_in, nn.Conv2d)
+        widths = (3, 3 * PHASES, 3, self.variant.channels)
+        parts = conv_in.weight.detach().split(widths, dim=1)
+        if self.rewrites.split_input:
+            # The two frames, which are narrow, and what is a multiple of 8 or 16 wide.
+            frames, past = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
+            self.frames_in = _conv(frames, conv_in.bias, padding=1)
+            self.past_in = _conv(past, None, padding=1)
+        else:
+            self.conv_in = _conv(conv_in.weight.detach(), conv_in.bias, padding=1)
+        if self.variant.tail == "shuffle":
+            # From pixel_shuffle's order, c * 16 + phase, to phase * 3 + c, which is read again.
+            out = generator.srnet.conv_shuffle
+            assert out.bias is not None
+            weight = out.weight.detach().unflatten(0, (3, PHASES)).transpose(0, 1).flatten(0, 1)
+            bias = out.bias.detach().view(3, PHASES).T.flatten()
+            self.phases_out = _conv(weight, bias, padding=1)
+
+    def forward(
+        self, lr: Tensor, lr_prev: Tensor, phases_prev: Tensor, latent_prev: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(1, 3, h, w) twice, (1, 48, h, w), (1, C, h, w) -> picture, next phases, next latent."""
+        if self.rewrites.split_input:
+            frames = self.frames_in(torch.cat((lr, lr_prev), dim=1))
+            x = F.relu(self.past_in(torch.cat((phases_prev, latent_prev), dim=1)) + frames)
+        else:
+            x = F.relu(self.conv_in(torch.cat((lr, phases_prev, lr_prev, latent_prev), dim=1)))
+        x = self.generator.srnet.resblocks(x)
+        latent = F.relu(x)
+        if self.variant.tail == "shuffle" and self.rewrites.phase_residual:
+            phases = self.phases_out(x) + self._residual_phases(lr)
+            return self._pixels(phases), phases, latent
+        picture = self._tail(x)
+        if self.variant.has_residual:
+            picture = picture + self._residual(lr)
+        return picture, space_to_depth(picture), latent
 
 
 def interleave(phases: list[Tensor]) -> Tensor:

@@ -96,13 +96,13 @@ def _upsampler(variant: Variant) -> nn.Module:
 
 
 class SRNet(nn.Module):
-    """Reconstruction and upsampling."""
+    """Reconstruction and upsampling, from the frame and what is known of the past."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         c, s = variant.channels, SCALE
         self.tail = variant.tail
-        self.conv_in = nn.Sequential(_conv(3 + 3 * s * s, c), nn.ReLU())
+        self.conv_in = nn.Sequential(_conv(variant.input_channels, c), nn.ReLU())
         self.resblocks = nn.Sequential(*(ResidualBlock(c) for _ in range(variant.blocks)))
         if variant.tail == "transposed":
             self.conv_up = nn.Sequential(
@@ -118,19 +118,33 @@ class SRNet(nn.Module):
             self.conv_out = _conv(c // (s * s), 3)
         self.upsample_func = _upsampler(variant) if variant.has_residual else None
 
-    def forward(self, lr: Tensor, warped: Tensor) -> Tensor:
-        """(N, 3, h, w) and the warped previous output (N, 48, h, w) -> (N, 3, 4h, 4w)."""
-        x = self.resblocks(self.conv_in(torch.cat((lr, warped), dim=1)))
+    def forward(self, lr: Tensor, *past: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture, and the features it was made from.
+
+        Args:
+            lr: (N, 3, h, w).
+            past: (N, 48, h, w), the warped previous output; without a flow net the previous output
+                as it is, (N, 3, h, w) the previous frame, and (N, C, h, w) the latent state.
+
+        Returns:
+            (N, 3, 4h, 4w) and (N, C, h, w).
+        """
+        features = self.resblocks(self.conv_in(torch.cat((lr, *past), dim=1)))
         if self.tail == "transposed":
-            x = self.conv_out(self.conv_up(x))
+            x = self.conv_out(self.conv_up(features))
         elif self.tail == "shuffle":
-            x = F.pixel_shuffle(self.conv_shuffle(x), SCALE)
+            x = F.pixel_shuffle(self.conv_shuffle(features), SCALE)
         else:
-            x = self.conv_out(F.relu(F.pixel_shuffle(x, SCALE)))
-        if self.upsample_func is None:
-            return x
-        # The sum is made in the picture's own precision, so autocast costs no grey levels.
-        return self.upsample_func(lr) + x.to(lr.dtype)
+            x = self.conv_out(F.relu(F.pixel_shuffle(features, SCALE)))
+        if self.upsample_func is not None:
+            # The sum is made in the picture's own precision, so autocast costs no grey levels.
+            x = self.upsample_func(lr) + x.to(lr.dtype)
+        return x, features
+
+
+State = tuple[Tensor, ...]
+"""The recurrent state: (N, 3, h, w) previous frame and (N, 3, 4h, 4w) previous output; without a
+flow net also the (N, C, h, w) latent state."""
 
 
 class Generator(nn.Module):
@@ -143,7 +157,7 @@ class Generator(nn.Module):
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
-        self.fnet = FNet(variant)
+        self.fnet = FNet(variant) if variant.has_flow else None
         self.srnet = SRNet(variant)
         self.upsample_func = _upsampler(variant)
 
@@ -151,43 +165,65 @@ class Generator(nn.Module):
         """Two (N, 3, h, w) frames -> (N, 2, h, w) flow in LR pixels, current to previous.
 
         FNet's output misses up to 7 rows and columns; they are mirrored in at the bottom and right.
+        Without a flow net there is no motion: zeros.
         """
-        h, w = current.shape[-2:]
+        n, _, h, w = current.shape
+        if self.fnet is None:
+            return current.new_zeros(n, 2, h, w)
         # float() because under autocast FNet answers in bf16, too coarse for positions.
         flow = self.fnet(current, previous).float()
         return F.pad(flow, (0, w - w // 8 * 8, 0, h - h // 8 * 8), mode="reflect")
 
     def step_with_flow(self, lr: Tensor, flow: Tensor, hr_prev: Tensor) -> Tensor:
-        """One step when the (N, 2, h, w) LR flow is known already."""
+        """One step of a variant with a flow net when the (N, 2, h, w) LR flow is known already."""
         hr_flow = SCALE * self.upsample_func(flow)  # (N, 2, 4h, 4w), in HR pixels
-        return self.srnet(lr, space_to_depth(warp(hr_prev, hr_flow)))
+        return self.srnet(lr, space_to_depth(warp(hr_prev, hr_flow)))[0]
 
-    def step(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
-        """One recurrent step.
+    def step(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor, *latent: Tensor) -> Tensor:
+        """One recurrent step, the picture alone; :meth:`advance` also gives the next state.
 
         Args:
             lr: (N, 3, h, w) current frame.
             lr_prev: (N, 3, h, w) previous frame; zeros at the start of a scene.
             hr_prev: (N, 3, 4h, 4w) previous output; zeros at the start of a scene.
+            latent: without a flow net, (N, C, h, w) of the previous step; zeros likewise.
 
         Returns:
-            (N, 3, 4h, 4w) output, not clamped; it is the next step's ``hr_prev``.
+            (N, 3, 4h, 4w) output, not clamped.
         """
-        return self.step_with_flow(lr, self.flow(lr, lr_prev), hr_prev)
+        return self.advance(lr, (lr_prev, hr_prev, *latent))[0]
 
     forward = step
 
-    def initial_state(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """Zero ``lr_prev`` and ``hr_prev`` for frames like ``lr``.
+    def advance(self, lr: Tensor, state: State) -> tuple[Tensor, State]:
+        """One recurrent step: the (N, 3, 4h, 4w) output, not clamped, and the state for the next.
+
+        Args:
+            lr: (N, 3, h, w) current frame.
+            state: of the last step, or :meth:`initial_state`.
+        """
+        if self.fnet is not None:
+            lr_prev, hr_prev = state
+            hr = self.step_with_flow(lr, self.flow(lr, lr_prev), hr_prev)
+            return hr, (lr, hr)
+        lr_prev, hr_prev, latent = state
+        hr, features = self.srnet(lr, space_to_depth(hr_prev), lr_prev, latent)
+        return hr, (lr, hr, F.relu(features))
+
+    def initial_state(self, lr: Tensor) -> State:
+        """The zero state for frames like ``lr``.
 
         Raises:
             ModelError: the frame is smaller than 8x8.
         """
         n, c, h, w = lr.shape
         check_size(h, w)
-        return torch.zeros_like(lr), lr.new_zeros(n, c, SCALE * h, SCALE * w)
+        state = (torch.zeros_like(lr), lr.new_zeros(n, c, SCALE * h, SCALE * w))
+        if self.fnet is None:
+            state = (*state, lr.new_zeros(n, self.variant.channels, h, w))
+        return state
 
-    def sequence(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(self, lr: Tensor) -> tuple[Tensor, Tensor | None]:
         """All frames of a scene from the zero state, for training.
 
         The motion of all pairs is estimated in one batch, which is the same function and keeps
@@ -197,14 +233,22 @@ class Generator(nn.Module):
             lr: (N, T, 3, h, w).
 
         Returns:
-            (N, T, 3, 4h, 4w) outputs and (N, T-1, 2, h, w) flows, flow[:, t] from t+1 to t.
+            (N, T, 3, 4h, 4w) outputs and (N, T-1, 2, h, w) flows, flow[:, t] from t+1 to t; None
+            without a flow net.
         """
         n, t, c, h, w = lr.shape
+        if self.fnet is None:
+            state = self.initial_state(lr[:, 0])
+            outputs: list[Tensor] = []
+            for i in range(t):
+                hr, state = self.advance(lr[:, i], state)
+                outputs.append(hr)
+            return torch.stack(outputs, dim=1), None
         pairs = (lr[:, 1:].reshape(-1, c, h, w), lr[:, :-1].reshape(-1, c, h, w))
         flows = self.flow(*pairs).view(n, t - 1, 2, h, w)
         # The zero state: whatever the flow, warping zeros gives zeros.
         warped = lr.new_zeros(n, c * SCALE * SCALE, h, w)
-        hr = self.srnet(lr[:, 0], warped)
+        hr = self.srnet(lr[:, 0], warped)[0]
         outputs = [hr]
         for i in range(1, t):
             hr = self.step_with_flow(lr[:, i], flows[:, i - 1], hr)

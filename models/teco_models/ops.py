@@ -71,12 +71,14 @@ class CubicUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 4H, 4W)."""
         n, c, h, w = x.shape
-        x = F.pad(x.reshape(n * c, 1, h, w), (1, 2, 1, 2), mode="replicate")
-        kernels = self.kernels.to(x.dtype)
-        x = F.conv2d(x, kernels.view(SCALE, 1, 4, 1))  # (N*C, 4, H, W+3): rows
-        # (N*C, dy, H, W+3) -> (N*C, 1, 4H, W+3)
-        x = x.transpose(1, 2).reshape(n * c, 1, SCALE * h, w + 3)
-        x = F.conv2d(x, kernels.view(SCALE, 1, 1, 4))  # (N*C, dx, 4H, W): columns
+        # Autocast would round pictures and flows to bfloat16 here: two grey levels of 255.
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.pad(x.reshape(n * c, 1, h, w), (1, 2, 1, 2), mode="replicate")
+            kernels = self.kernels.to(x.dtype)
+            x = F.conv2d(x, kernels.view(SCALE, 1, 4, 1))  # (N*C, 4, H, W+3): rows
+            # (N*C, dy, H, W+3) -> (N*C, 1, 4H, W+3)
+            x = x.transpose(1, 2).reshape(n * c, 1, SCALE * h, w + 3)
+            x = F.conv2d(x, kernels.view(SCALE, 1, 1, 4))  # (N*C, dx, 4H, W): columns
         # (N*C, dx, 4H, W) -> (N, C, 4H, 4W)
         return x.permute(0, 2, 3, 1).reshape(n, c, SCALE * h, SCALE * w)
 

@@ -2,11 +2,17 @@
 
 Shape legend: h, w = size of the low-resolution (LR) frame; C = ``channels``;
 F = ``flow_channels``. All costs are for one recurrent step on one frame.
+
+``flow_channels = 0`` leaves FNet and the warp out: SRNet sees the previous LR frame, the previous
+output where it lies, and its own last feature maps, and finds the motion within its receptive
+field. That is RLSP's recurrence (Fuoli et al. 2019) in TecoGAN's generator, for budgets of which
+flow and warp would take half.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -93,7 +99,8 @@ class Variant:
     Attributes:
         blocks: residual blocks of SRNet (TecoGAN: 16 or 10; the pruned family: 9/7/5/3/1).
         channels: width of SRNet.
-        flow_channels: width of FNet's first stage; the others are 2x, 4x and 8x.
+        flow_channels: width of FNet's first stage; the others are 2x, 4x and 8x. 0: no flow net
+            and no warp, a latent state of C maps instead.
         tail: ``"transposed"`` two stride-2 transposed convolutions and a 3x3 convolution at HR
             (TecoGAN); ``"shuffle"`` one 3x3 convolution to 48 channels and a pixel shuffle;
             ``"egvsr"`` a pixel shuffle of all channels, ReLU and a 3x3 convolution at HR, with no
@@ -119,13 +126,18 @@ class Variant:
                 f"scale {self.scale} is not supported; the TecoGAN family is x{SCALE}",
                 hint="use a name that starts with teco-x4-",
             )
-        for field, least in (("blocks", 1), ("channels", 1), ("flow_channels", 1)):
+        for field, least in (("blocks", 1), ("channels", 1), ("flow_channels", 0)):
             if getattr(self, field) < least:
                 raise ModelError(f"{field} must be at least {least}, got {getattr(self, field)}")
         if self.tail == "egvsr" and self.channels % (SCALE * SCALE):
             raise ModelError(
                 f"the egvsr tail shuffles {SCALE * SCALE} channels into one, so channels must be "
                 f"a multiple of {SCALE * SCALE}, got {self.channels}"
+            )
+        if self.flow_channels == 0 and self.flow_norm == "raw":
+            raise ModelError(
+                "a variant without a flow net (f0) has no flow input to leave raw",
+                hint="leave -raw out",
             )
         for field, kind in (("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm)):
             if getattr(self, field) not in get_args(kind):
@@ -147,6 +159,17 @@ class Variant:
         if self.degradation == "bi":
             parts.append("bi")
         return "-".join(parts)
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether FNet estimates motion and the past is warped by it."""
+        return self.flow_channels > 0
+
+    @property
+    def input_channels(self) -> int:
+        """Channels that SRNet's first convolution reads: the frame and the past."""
+        past = 3 * self.scale * self.scale
+        return 3 + past if self.has_flow else 3 + past + 3 + self.channels
 
     @property
     def has_residual(self) -> bool:
@@ -172,7 +195,7 @@ class Variant:
             scale=int(match["scale"]),
             blocks=int(match["blocks"]),
             channels=int(match["channels"]),
-            flow_channels=int(match["flow"] or 32),
+            flow_channels=int(match["flow"] if match["flow"] is not None else 32),
             tail="shuffle" if tail == "shuffle" else "egvsr" if tail == "egvsr" else "transposed",
             flow_norm="raw" if match["raw"] else "pair",
             degradation="bi" if match["bi"] else "bd",
@@ -192,7 +215,7 @@ class Variant:
             ModelError: the frame is smaller than 8x8.
         """
         check_size(h, w)
-        f, c, s = self.flow_channels, self.channels, self.scale
+        c, s = self.channels, self.scale
         out: list[Layer] = []
 
         def add(name: str, part: str, shape: tuple[int, int, int], *inputs: str) -> str:
@@ -204,41 +227,26 @@ class Variant:
             out.append(Layer(name, part, (cout, *size), (x,), macs, 9 * cin * cout + cout))
             return name
 
-        def double_conv(name: str, x: str, cin: int, cout: int, size: tuple[int, int]) -> str:
-            mid = conv(f"{name}.0", "fnet", x, cin, cout, size)
-            return conv(f"{name}.2", "fnet", mid, cout, cout, size)
-
         # The state is alive from the start: the previous LR and HR pictures.
         add("lr", "warp", (3, h, w))
         add("lr_prev", "warp", (3, h, w))
         add("hr_prev", "warp", (3, s * h, s * w))
 
-        x, size, cin = add("fnet.in", "fnet", (6, h, w), "lr", "lr_prev"), (h, w), 6
-        encoder_sizes: list[tuple[int, int]] = []
-        for i, width in enumerate((f, 2 * f, 4 * f), start=1):
-            x = double_conv(f"fnet.encoder{i}", x, cin, width, size)
-            encoder_sizes.append(size)
-            size, cin = (size[0] // 2, size[1] // 2), width
-            x = add(f"fnet.pool{i}", "fnet", (width, *size), x)
-        for i, width in enumerate((8 * f, 4 * f, 2 * f), start=1):
-            x = double_conv(f"fnet.decoder{i}", x, cin, width, size)
-            size, cin = (size[0] * 2, size[1] * 2), width
-            if nominal:
-                size = encoder_sizes[-i]
-            x = add(f"fnet.up{i}", "fnet", (width, *size), x)
-        x = conv("fnet.flow.0", "fnet", x, 2 * f, f, size)
-        x = conv("fnet.flow.2", "fnet", x, f, 2, size)
-        x = add("flow", "warp", (2, h, w), x)
-        x = add("hr_flow", "warp", (2, s * h, s * w), x)
-        x = add("warped", "warp", (3, s * h, s * w), "hr_prev", x)
-        x = add("warped_s2d", "warp", (3 * s * s, h, w), x)
-
-        x = add("srnet.in", "srnet", (3 + 3 * s * s, h, w), "lr", x)
-        x = conv("srnet.conv_in", "srnet", x, 3 + 3 * s * s, c, (h, w))
+        if self.has_flow:
+            self._flow_layers(h, w, nominal, add, conv)
+            x = add("warped", "warp", (3, s * h, s * w), "hr_prev", "hr_flow")
+            past = [add("past", "warp", (3 * s * s, h, w), x)]
+        else:
+            add("latent_prev", "warp", (c, h, w))
+            past = [add("past", "warp", (3 * s * s, h, w), "hr_prev"), "lr_prev", "latent_prev"]
+        x = add("srnet.in", "srnet", (self.input_channels, h, w), "lr", *past)
+        x = conv("srnet.conv_in", "srnet", x, self.input_channels, c, (h, w))
         for i in range(self.blocks):
             y = conv(f"srnet.block{i}.0", "srnet", x, c, c, (h, w))
             y = conv(f"srnet.block{i}.2", "srnet", y, c, c, (h, w))
             x = add(f"srnet.block{i}", "srnet", (c, h, w), x, y)
+        if not self.has_flow:
+            add("latent", "srnet", (c, h, w), x)
         if self.tail == "transposed":
             for i in (1, 2):
                 # At its input resolution: every input pixel is multiplied by all nine taps.
@@ -260,6 +268,34 @@ class Variant:
             add("hr", "srnet", (3, s * h, s * w), x)
         return tuple(out)
 
+    def _flow_layers(
+        self, h: int, w: int, nominal: bool, add: Callable[..., str], conv: Callable[..., str]
+    ) -> None:
+        """FNet, and its flow at both sizes."""
+        f, s = self.flow_channels, self.scale
+
+        def double_conv(name: str, x: str, cin: int, cout: int, size: tuple[int, int]) -> str:
+            mid = conv(f"{name}.0", "fnet", x, cin, cout, size)
+            return conv(f"{name}.2", "fnet", mid, cout, cout, size)
+
+        x, size, cin = add("fnet.in", "fnet", (6, h, w), "lr", "lr_prev"), (h, w), 6
+        encoder_sizes: list[tuple[int, int]] = []
+        for i, width in enumerate((f, 2 * f, 4 * f), start=1):
+            x = double_conv(f"fnet.encoder{i}", x, cin, width, size)
+            encoder_sizes.append(size)
+            size, cin = (size[0] // 2, size[1] // 2), width
+            x = add(f"fnet.pool{i}", "fnet", (width, *size), x)
+        for i, width in enumerate((8 * f, 4 * f, 2 * f), start=1):
+            x = double_conv(f"fnet.decoder{i}", x, cin, width, size)
+            size, cin = (size[0] * 2, size[1] * 2), width
+            if nominal:
+                size = encoder_sizes[-i]
+            x = add(f"fnet.up{i}", "fnet", (width, *size), x)
+        x = conv("fnet.flow.0", "fnet", x, 2 * f, f, size)
+        x = conv("fnet.flow.2", "fnet", x, f, 2, size)
+        x = add("flow", "warp", (2, h, w), x)
+        add("hr_flow", "warp", (2, s * h, s * w), x)
+
     def cost(self, h: int, w: int) -> Cost:
         """Parameters, MACs and activation memory of one step on an (h, w) LR frame."""
         layers = self.layers(h, w)
@@ -270,7 +306,7 @@ class Variant:
         last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
         # The output becomes the next state, and the state is held until it is replaced.
         end = len(layers)
-        last_read |= {"hr": end, "lr": end, "lr_prev": end, "hr_prev": end}
+        last_read |= dict.fromkeys(("hr", "lr", "lr_prev", "hr_prev", "latent", "latent_prev"), end)
         alive: dict[str, int] = {}
         peak = 0
         for i, layer in enumerate(layers):
@@ -278,6 +314,8 @@ class Variant:
             peak = max(peak, sum(alive.values()))
             alive = {k: v for k, v in alive.items() if last_read[k] > i}
         state = 3 * h * w + 3 * self.scale * h * self.scale * w
+        if not self.has_flow:
+            state += self.channels * h * w
         return Cost(params, macs, executed, peak, state)
 
 

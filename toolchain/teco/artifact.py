@@ -38,7 +38,8 @@ class StatePort:
 
     Attributes:
         input: the graph input that takes it.
-        source: the graph input or output whose value of this step it is at the next.
+        source: the graph input or output whose value of this step it is at the next. Outputs that
+            are no picture exist only for this.
         shape: four entries, numbers or expressions in h and w (the LR frame's size).
         zero: what zeros mean.
     """
@@ -79,6 +80,26 @@ class StreamContract:
     minimum: int = MIN_SIZE
     colour: str = "RGB"
     range: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def of(cls, variant: Variant) -> StreamContract:
+        """The contract of a variant's deployed step (:mod:`teco_models.deploy`)."""
+        if variant.has_flow:
+            return cls()
+        phases, channels = str(3 * SCALE * SCALE), str(variant.channels)
+        return cls(
+            states=(
+                StatePort("lr_prev", "lr", ("1", "3", "h", "w"), "no previous frame"),
+                StatePort("phases_prev", "phases", ("1", phases, "h", "w"), "no previous output"),
+                StatePort("latent_prev", "latent", ("1", channels, "h", "w"), "no past"),
+            )
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Graph outputs a step must fetch: the picture, then what only becomes state."""
+        known = (self.frame, self.picture)
+        return (self.picture, *(s.source for s in self.states if s.source not in known))
 
 
 @dataclass(frozen=True)
@@ -178,21 +199,21 @@ class Manifest:
         ):  # fmt: skip
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {getattr(self, name)!r}")
-        Variant.parse(self.variant)
+        ours = StreamContract.of(Variant.parse(self.variant))
         if not _SIZE.fullmatch(self.size):
             raise ValueError(f"size is {self.size!r}")
         contract = self.contract
         if contract.scale != SCALE:
             raise ValueError(f"scale is {contract.scale!r}")
-        ours = StreamContract()
         for name in ("multiple_of", "minimum", "colour", "range"):
             # A runner that ignored these would give wrong pictures without a word.
             if getattr(contract, name) != getattr(ours, name):
                 raise ValueError(
                     f"{name} is {getattr(contract, name)!r}, which this teco cannot do"
                 )
+        sources = (contract.frame, contract.picture, *ours.outputs[1:])
         for state in contract.states:
-            if state.source not in (contract.frame, contract.picture):
+            if state.source not in sources:
                 raise ValueError(f"the source of state {state.input} is {state.source!r}")
             if len(state.shape) != 4 or not all(_EXTENT.fullmatch(x) for x in state.shape):
                 raise ValueError(f"the shape of state {state.input} is {list(state.shape)}")

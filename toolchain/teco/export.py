@@ -35,14 +35,15 @@ from teco.artifact import (
 from teco.errors import USAGE, TecoError
 from teco.machine import require_extra, version_of
 from teco.runtimes import SessionOptions, find
+from teco.runtimes.onnxruntime import shape_of
 from teco.runtimes.pytorch import PyTorchSession
 from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import nn
 
     from teco_models.checkpoint import Weights
-    from teco_models.deploy import DeployStep
 
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
@@ -124,7 +125,7 @@ def export_onnx(
     for module in ("torch", "onnx", "onnxscript"):
         require_extra(module, "train", "exporting")
     from teco_models.checkpoint import build
-    from teco_models.deploy import TARGETS, DeployStep
+    from teco_models.deploy import TARGETS, deploy_step
 
     if options.frames < 10:
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
@@ -137,8 +138,8 @@ def export_onnx(
     _check_target(path, overwrite)
     rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
-    step = DeployStep(build(weights), rewrites).eval()
-    model = trace(step, options.size)
+    contract = StreamContract.of(weights.variant)
+    model = trace(deploy_step(build(weights), rewrites), contract, options.size)
     _forget_origins(model)
     if options.half_weights:
         store_half(model)
@@ -147,7 +148,7 @@ def export_onnx(
         precision_asked="fp32",
         precision_found=tensor_types(model),
         size=f"{options.size[0]}x{options.size[1]}" if options.size else "dynamic",
-        contract=StreamContract(),
+        contract=contract,
         rewrites=asdict(rewrites),
         parity=None,
         weights_sha256=weights_digest(weights),
@@ -182,29 +183,26 @@ def export_onnx(
     return path
 
 
-def trace(step: DeployStep, size: tuple[int, int] | None) -> ModelProto:
+def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | None) -> ModelProto:
     """The step as an ONNX model.
 
     Args:
-        step: the deploy form.
-        size: static (h, w), or None for symbolic h and w with 4h and 4w for the HR state.
+        step: the deploy form; its arguments have the names of the contract's inputs.
+        contract: names and shapes.
+        size: static (h, w), or None for symbolic h and w, which the state's shapes follow.
     """
     import torch
     from torch.export import Dim
 
     # 45 x 75 as the example of a dynamic size: no multiple of 8, so the mirroring is traced.
     h, w = size or DYNAMIC_SIZES[0]
-    example = (
-        torch.zeros(1, 3, h, w),
-        torch.zeros(1, 3, h, w),
-        torch.zeros(1, 3, SCALE * h, SCALE * w),
-    )
+    ports = {contract.frame: ("1", "3", "h", "w"), **{x.input: x.shape for x in contract.states}}
+    example = tuple(torch.zeros(shape_of(shape, h, w)) for shape in ports.values())
     shapes: Any = None
     if size is None:
-        dim_h, dim_w = Dim("h", min=MIN_SIZE), Dim("w", min=MIN_SIZE)
-        lr, hr = {2: dim_h, 3: dim_w}, {2: SCALE * dim_h, 3: SCALE * dim_w}
-        shapes = {"lr": lr, "lr_prev": lr, "hr_prev": hr}
-    contract = StreamContract()
+        dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
+        dims |= {f"{SCALE}*{name}": SCALE * dim for name, dim in dims.items()}
+        shapes = {name: {2: dims[s[2]], 3: dims[s[3]]} for name, s in ports.items()}
     with _quiet():
         program = torch.onnx.export(
             step.requires_grad_(False),
@@ -213,8 +211,8 @@ def trace(step: DeployStep, size: tuple[int, int] | None) -> ModelProto:
             opset_version=OPSET,
             external_data=False,
             dynamic_shapes=shapes,
-            input_names=[contract.frame, *(s.input for s in contract.states)],
-            output_names=[contract.picture],
+            input_names=list(ports),
+            output_names=list(contract.outputs),
             verbose=False,
         )
     assert program is not None

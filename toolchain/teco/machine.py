@@ -54,6 +54,7 @@ _PACKAGES = (
     "onnx",
     "onnxscript",
     "lpips",
+    "lmdb",
     "av",
     "opencv-python-headless",
     "tensorrt",

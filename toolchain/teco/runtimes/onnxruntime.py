@@ -114,9 +114,9 @@ class _CpuSession:
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
         contract = self._contract
         feeds = {contract.frame: lr, **(_zeros(contract, lr) if state is None else state)}
-        (picture,) = self._session.run([contract.picture], feeds)
-        values = {contract.frame: lr, contract.picture: picture}
-        return picture, {s.input: values[s.source] for s in contract.states}
+        fetched = self._session.run(contract.outputs, feeds)
+        values = {contract.frame: lr, **dict(zip(contract.outputs, fetched, strict=True))}
+        return values[contract.picture], {s.input: values[s.source] for s in contract.states}
 
     def close(self) -> None:
         self._session = None
@@ -143,11 +143,14 @@ class _CudaSession:
         binding.bind_ortvalue_input(contract.frame, frame)
         for name, value in state.items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_output(contract.picture, "cuda", 0)
+        for name in contract.outputs:
+            binding.bind_output(name, "cuda", 0)
         self._session.run_with_iobinding(binding)
-        (picture,) = binding.get_outputs()
-        values = {contract.frame: frame, contract.picture: picture}
-        return picture.numpy(), {s.input: values[s.source] for s in contract.states}
+        fetched = binding.get_outputs()
+        values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
+        return values[contract.picture].numpy(), {
+            s.input: values[s.source] for s in contract.states
+        }
 
     def close(self) -> None:
         self._session = None

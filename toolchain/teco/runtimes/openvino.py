@@ -98,9 +98,9 @@ class _Session:
         for name, value in {contract.frame: lr, **state}.items():
             request.set_tensor(name, ov.Tensor(value, shared_memory=True))
         request.infer()
-        picture = request.get_tensor(contract.picture).data
-        values = {contract.frame: lr, contract.picture: picture}
-        return picture, {s.input: values[s.source] for s in contract.states}
+        values = {contract.frame: lr}
+        values |= {name: request.get_tensor(name).data for name in contract.outputs}
+        return values[contract.picture], {s.input: values[s.source] for s in contract.states}
 
     def close(self) -> None:
         self._requests = []

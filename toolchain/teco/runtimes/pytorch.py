@@ -65,7 +65,7 @@ class PyTorch:
 
 
 class PyTorchSession:
-    """A generator as a session; state is its two tensors on the device.
+    """A generator as a session; state is its own, on the device.
 
     Args:
         generator: in eval mode.
@@ -94,7 +94,7 @@ class PyTorchSession:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         self._generator: Any = generator.to(self._device).eval()
-        step: Any = self._generator.step
+        step: Any = self._generator.advance
         self._step: Any = torch.compile(step, dynamic=False) if compiled else step
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
@@ -103,8 +103,8 @@ class PyTorchSession:
         with torch.inference_mode():
             frame = torch.from_numpy(lr).to(self._device)
             previous = self._generator.initial_state(frame) if state is None else state
-            picture = self._step(frame, *previous)
-            return picture.cpu().numpy(), (frame, picture)
+            picture, following = self._step(frame, previous)
+            return picture.cpu().numpy(), following
 
     def close(self) -> None:
         self._generator = None

@@ -1,17 +1,27 @@
 """Training sequences: which crops of which frames, with their degraded twin and their motion.
 
-Every sample is a pure function of (seed, index): nothing is remembered between samples, so a
-resumed run sees exactly the data that an uninterrupted one would, with any number of workers.
+Every sequence is a pure function of (seed, index of the batch, number in the batch): nothing is
+remembered between samples, so a resumed run sees exactly the data that an uninterrupted one would,
+with any number of workers; and processes that make parts of a batch make together exactly the batch
+that one process would.
 
 Shape legend: B batch, T frames, K the HR crop's size, k = K/4 the LR crop's.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,10 +29,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from teco.errors import TecoError
+from teco.errors import USAGE, TecoError
+from teco.train.frame_store import Frames
+from teco.train.realworld import RealWorld, corrupt
 from teco_calibration.degrade import BD_TAPS
+from teco_calibration.errors import ClipError
 
 BLUR_MARGIN = 4
 """HR pixels around a crop that the 9-tap blur reads."""
@@ -33,12 +46,12 @@ class Shot:
     """Consecutive frames between two cuts.
 
     Attributes:
-        frames: (N, H, W, 3) uint8 RGB, memory-mapped.
+        frames: (N, H, W, 3) uint8 RGB, memory-mapped or read when asked for.
         detail: mean absolute Laplacian of some of its frames, grey levels; weighs the shot.
     """
 
     name: str
-    frames: NDArray[np.uint8]
+    frames: Frames
     detail: float
 
 
@@ -49,14 +62,17 @@ class SampleOptions:
     Attributes:
         crop: HR crop size K, a multiple of 32 (FNet halves the LR crop three times).
         frames: sequence length T.
-        batch: sequences in a sample.
+        batch: sequences in a sample, in those of all processes together.
         still_share: share of sequences made by moving a window over one still frame, whose
             motion is known exactly (TecoGAN's "moving first frame", there 0.3).
         max_stride: largest step between the source frames used; slow clips need it to move.
         max_still_speed: largest speed of a moved still, HR pixels a frame.
         candidates: crops looked at, of which one is drawn in proportion to its detail.
         with_flow: also return the motion of every pair (exact for stills, DIS elsewhere).
-        seed: of everything random.
+        realworld: noise and compression of the LR frames; None leaves them to be made from ``hr``.
+        part: (rank, world): make only this one of ``world`` equal runs of the batch, which is that
+            of all processes together. The frames of the others are not even read.
+        seed: of everything random, from 0.
     """
 
     crop: int = 128
@@ -67,6 +83,8 @@ class SampleOptions:
     max_still_speed: float = 10.0
     candidates: int = 4
     with_flow: bool = True
+    realworld: RealWorld | None = None
+    part: tuple[int, int] = (0, 1)
     seed: int = 0
 
 
@@ -78,11 +96,24 @@ class Sample:
         hr: (B, T, 3, K + 8, K + 8) uint8; four pixels at each side are the blur's margin.
         flow: (B, T-1, 2, k, k) float32 LR pixels, from frame t+1 to frame t; NaN where unknown.
         still: (B,) bool, sequences whose flow is exact.
+        lr: (B, T, 3, k, k) float32 in [0, 1], degraded and corrupted; None where nothing is to be
+            corrupted: it is then :func:`degrade_crop` of ``hr``, which the training device makes
+            faster than it is sent there.
     """
 
     hr: Tensor
     flow: Tensor
     still: Tensor
+    lr: Tensor | None = None
+
+    def pin_memory(self) -> Sample:
+        """The same in page-locked memory; DataLoader calls it."""
+        return Sample(
+            hr=self.hr.pin_memory(),
+            flow=self.flow.pin_memory(),
+            still=self.still.pin_memory(),
+            lr=None if self.lr is None else self.lr.pin_memory(),
+        )
 
 
 def detail(gray: NDArray[Any]) -> float:
@@ -114,12 +145,15 @@ class SequenceDataset(Dataset[Sample]):
         length: number of batches (training iterations) it stands for.
 
     Raises:
-        TecoError: no shot is large enough.
+        TecoError: no shot is large enough, or the batch cannot be divided.
     """
 
     def __init__(self, shots: list[Shot], options: SampleOptions, length: int) -> None:
+        if options.seed < 0:
+            raise TecoError(f"the seed is {options.seed}, expected 0 or more", exit_code=USAGE)
         self.options = options
         self.length = length
+        self.items = share(options.batch, *options.part)
         self.window = options.crop + 2 * BLUR_MARGIN
         self.shots = [s for s in shots if min(s.frames.shape[1:3]) >= self.window]
         if not self.shots:
@@ -129,8 +163,9 @@ class SequenceDataset(Dataset[Sample]):
                 f"(the largest is {largest} after shrinking)",
                 hint=f"use larger clips, a smaller shrink, or --crop {max(32, largest // 32 * 32)}",
             )
-        # Long shots hold more to see, but not in proportion; flat ones teach little.
-        weights = np.array([s.detail * np.sqrt(len(s.frames)) for s in self.shots])
+        # Long shots hold more to see, but not in proportion; flat ones teach little, and where all
+        # are flat one is as good as another.
+        weights = np.array([max(s.detail, 1e-3) * np.sqrt(len(s.frames)) for s in self.shots])
         self.weights = weights / weights.sum()
 
     def __len__(self) -> int:
@@ -141,12 +176,22 @@ class SequenceDataset(Dataset[Sample]):
 
         # Workers share the cores with the training itself; OpenCV's threads would get in its way.
         cv2.setNumThreads(1)
-        rng = np.random.default_rng((self.options.seed, index))
-        items = [self._sequence(rng) for _ in range(self.options.batch)]
+        o = self.options
+        items = [
+            self._sequence(np.random.default_rng((o.seed, index, item))) for item in self.items
+        ]
+        hr = torch.from_numpy(np.stack([x[0] for x in items]))
+        lr = None
+        if o.realworld is not None and not o.realworld.clean:
+            clean = degrade_crop(hr.flatten(0, 1).float() / 255).view(
+                *hr.shape[:3], o.crop // 4, -1
+            )
+            lr = corrupt(clean, o.realworld, o.seed, index, first=self.items.start)
         return Sample(
-            hr=torch.from_numpy(np.stack([x[0] for x in items])),
+            hr=hr,
             flow=torch.from_numpy(np.stack([x[1] for x in items])),
             still=torch.tensor([x[2] for x in items]),
+            lr=lr,
         )
 
     def _sequence(
@@ -279,9 +324,195 @@ def measured_flow(frames: NDArray[np.uint8], crop: int) -> NDArray[np.float32]:
     return out
 
 
+def share(batch: int, rank: int, world: int) -> range:
+    """Which sequences of a batch one of ``world`` processes has: equal runs, in order of rank.
+
+    Raises:
+        TecoError: the batch cannot be divided, or there is no such rank.
+    """
+    if not 0 <= rank < world:
+        raise TecoError(f"rank {rank} of {world} processes, expected 0 to {world - 1}")
+    if batch % world:
+        nearest = max(world, round(batch / world) * world)
+        raise TecoError(
+            f"a batch of {batch} cannot be divided among {world} processes",
+            hint=f"give a multiple of {world}, such as {nearest}",
+            exit_code=USAGE,
+        )
+    each = batch // world
+    return range(rank * each, (rank + 1) * each)
+
+
+def slice_batch(sample: Sample, rank: int, world: int) -> Sample:
+    """One process's part of a whole batch; see :func:`share`. Views, not copies.
+
+    ``SampleOptions.part`` makes the same without making the rest.
+    """
+    part = share(len(sample.hr), rank, world)
+    cut = slice(part.start, part.stop)
+    return Sample(
+        hr=sample.hr[cut],
+        flow=sample.flow[cut],
+        still=sample.still[cut],
+        lr=None if sample.lr is None else sample.lr[cut],
+    )
+
+
 def collate(samples: list[Sample]) -> Sample:
     """A data set's items are whole batches already; DataLoader wants to be told so."""
     return samples[0]
+
+
+# --- data processes --------------------------------------------------------------------------
+
+_FORK = "fork" in multiprocessing.get_all_start_methods()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way out of a data process. DataLoader would send it as a traceback."""
+
+    message: str
+    hint: str
+    exit_code: int
+
+
+class _Guarded(Dataset[Sample | _Failure]):
+    """The rest of a data set, whose errors for users are items."""
+
+    def __init__(self, data: SequenceDataset, start: int) -> None:
+        self.data = data
+        self.start = start
+
+    def __len__(self) -> int:
+        return len(self.data) - self.start
+
+    def __getitem__(self, index: int) -> Sample | _Failure:
+        try:
+            return self.data[self.start + index]
+        except (TecoError, ClipError) as error:
+            return _Failure(error.message, error.hint, error.exit_code)
+
+
+def _only(items: list[Sample | _Failure]) -> Sample | _Failure:
+    return items[0]
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; a worker that died of it would be reported as a crash
+    before the parent has saved its checkpoint. Workers end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def batches(
+    data: SequenceDataset, start: int = 0, *, workers: int = 0, pin_memory: bool = False
+) -> Generator[Sample]:
+    """The batches from number ``start`` on, in order, made by ``workers`` processes.
+
+    Each worker is four batches ahead. They are the same for any number of workers.
+
+    Args:
+        data: what to draw.
+        start: number of the first batch.
+        workers: processes; 0 makes batches in this one, between the iterations. One keeps up with
+            two CPU cores that train; beside a GPU, see :mod:`teco.train.prepare`.
+        pin_memory: hand out page-locked tensors, which go to a GPU faster.
+
+    Raises:
+        TecoError: a frame cannot be read, or a worker was killed.
+    """
+    with warnings.catch_warnings():
+        # It would suggest one worker a core, also where they mostly wait for the disk.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            _Guarded(data, start),
+            batch_size=1,
+            num_workers=workers,
+            collate_fn=_only,
+            worker_init_fn=_leave_signals_to_parent,
+            prefetch_factor=4 if workers else None,
+            pin_memory=pin_memory,
+            # Forked workers share the memory-mapped clips; others would be sent copies of them.
+            multiprocessing_context="fork" if workers and _FORK else None,
+        )
+        iterator: Any = iter(loader)
+    _iterators.add(iterator)
+    if workers:
+        _tell_of_deaths_in_a_sentence()
+    try:
+        while True:
+            try:
+                item = next(iterator, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not workers or not _tells_of_a_death(error):
+                    raise
+                raise _death(error) from error
+            if item is None:
+                return
+            if isinstance(item, _Failure):
+                raise TecoError(item.message, hint=item.hint, exit_code=item.exit_code)
+            yield item
+    finally:
+        _end_workers(iterator)
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """Whether it comes from torch's watch over its workers or from the pipe to one that is gone,
+    and not from a worker's own fault, which is passed on with "Caught" before it."""
+    if str(error).startswith("Caught "):
+        return False
+    return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+
+
+def _death(error: Exception) -> TecoError:
+    return TecoError(
+        f"a data process ended: {(str(error) or type(error).__name__).splitlines()[0]}",
+        hint="it may have run out of memory; try fewer --workers",
+    )
+
+
+def _tell_of_deaths_in_a_sentence() -> None:
+    """When a worker dies, torch's handler of SIGCHLD raises wherever the program is at that moment;
+    let that be an error for users. Nothing where torch has set none."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    theirs = signal.getsignal(signal.SIGCHLD)
+    if not callable(theirs) or isinstance(theirs, _Sentence):
+        return
+    signal.signal(signal.SIGCHLD, _Sentence(theirs))
+
+
+class _Sentence:
+    """A signal handler that turns torch's report of a dead worker into :func:`_death`."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            raise _death(error) from error
+
+
+_iterators: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _end_workers(iterator: Any) -> None:
+    """What DataLoader does when its iterator is collected. An exception may keep that alive."""
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
+@atexit.register
+def _end_all_workers() -> None:
+    """Before multiprocessing's own exit, which would send them SIGTERM and wait for ever."""
+    for iterator in list(_iterators):
+        _end_workers(iterator)
+
+
+# --- shots -----------------------------------------------------------------------------------
 
 
 def cached_shots(clips: list[Path]) -> list[Shot]:
@@ -304,8 +535,35 @@ def cached_shots(clips: list[Path]) -> list[Shot]:
 
 def shot_of(name: str, frames: NDArray[np.uint8]) -> Shot:
     """A shot with its detail measured on five of its frames."""
+    return Shot(name, frames, mean_detail(frames[:: max(1, len(frames) // 5)]))
+
+
+def mean_detail(frames: Iterable[NDArray[np.uint8]]) -> float:
+    """Mean :func:`detail` of (H, W, 3) uint8 RGB pictures."""
     import cv2
 
-    looked = frames[:: max(1, len(frames) // 5)]
-    grays = (cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in looked)
-    return Shot(name, frames, float(np.mean([detail(gray) for gray in grays])))
+    grays = (cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames)
+    return float(np.mean([detail(gray) for gray in grays]))
+
+
+def notices(shots: list[Shot], options: SampleOptions) -> list[str]:
+    """What a user should know of shots that do not quite fit: one sentence for each kind."""
+    window = options.crop + 2 * BLUR_MARGIN
+    small = [s.name for s in shots if min(s.frames.shape[1:3]) < window]
+    short = [s.name for s in shots if len(s.frames) < options.frames and s.name not in small]
+
+    def some(names: list[str]) -> str:
+        return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+    said: list[str] = []
+    if small:
+        said.append(
+            f"{len(small)} of {len(shots)} shots are left out: they are smaller than the "
+            f"{window} pixels of a crop with its margin ({some(small)})"
+        )
+    if short:
+        said.append(
+            f"{len(short)} of {len(shots)} shots are shorter than the {options.frames} frames of a "
+            f"sequence and are run back and forth ({some(short)})"
+        )
+    return said

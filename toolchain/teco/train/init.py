@@ -16,10 +16,11 @@ def initialise(generator: Generator, seed: int = 0) -> None:
     starts near "upsampled frame plus nothing".
     """
     torch.manual_seed(seed)
+    leaky = set() if generator.fnet is None else set(generator.fnet.modules())
     with torch.no_grad():
         for module in generator.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                slope = LEAK if module in set(generator.fnet.modules()) else 0.0
+                slope = LEAK if module in leaky else 0.0
                 nn.init.kaiming_normal_(module.weight, a=slope)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -29,8 +30,9 @@ def initialise(generator: Generator, seed: int = 0) -> None:
         tail = generator.srnet
         last = tail.conv_shuffle if tail.tail == "shuffle" else tail.conv_out
         last.weight.mul_(0.1)
-        _weight(generator.fnet.flow[2]).mul_(0.05)
-        block_matching_start(generator.fnet)
+        if generator.fnet is not None:
+            _weight(generator.fnet.flow[2]).mul_(0.05)
+            block_matching_start(generator.fnet)
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -1,132 +1,69 @@
-"""The training loop: two stages, checkpoints, exact resume.
+"""The training loop: three stages, checkpoints, exact resume.
 
 Stage ``flow`` gives FNet a supervised start (moved stills, classical flow on the HR truth); stage
-``recurrent`` trains the whole generator on sequences. Everything that happens at an iteration is
-a function of the options, the iteration's number and the tensors in the checkpoint, so a killed
-run continues bit for bit (same machine, same number of threads).
+``recurrent`` trains the whole generator on sequences; stage ``gan`` goes on from there against the
+spatio-temporal discriminator. Everything that happens at an iteration is a function of the
+options, the iteration's number and the tensors in the checkpoint, so a killed run continues bit
+for bit (same machine, same number of threads); no generator of random numbers has a state to keep.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable
+from collections.abc import Generator as Yields
+from contextlib import closing
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch import nn
 
 from teco.artifact import write_beside
 from teco.errors import USAGE, TecoError
-from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, collate, degrade_crop
+from teco.train.adversary import Adversary
+from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, batches
+from teco.train.distributed import Processes, parallel
 from teco.train.init import initialise
-from teco.train.losses import charbonnier, flow_loss, warp_loss
+from teco.train.options import STAGES, LoopOptions, Stage, TrainOptions
+from teco.train.realworld import RealWorld
+from teco.train.schedule import rate
+from teco.train.stages import Batch, GeneratorLosses, Losses
 from teco.train.validate import Validation, Validator
 from teco_models.checkpoint import load_weights, save_weights
 from teco_models.generator import Generator
+from teco_models.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
+from teco_models.sparsity import apply_masks, load_masks
 from teco_models.variant import Variant
 
 CHECKPOINT = "last.pt"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
-FORK = "fork" in multiprocessing.get_all_start_methods()
+SAMPLES = "samples"
 LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Everything that decides what a run computes.
-
-    Attributes:
-        variant: name of the network.
-        iterations: of the recurrent stage.
-        flow_iterations: of the supervised start of FNet before it; 0 leaves it out.
-        batch: sequences an iteration.
-        flow_batch: pairs of frames an iteration of the flow stage.
-        frames: sequence length of the recurrent stage.
-        crop: HR crop size.
-        lr: peak learning rate of SRNet, and of FNet in the flow stage.
-        fnet_lr_share: FNet's share of ``lr`` in the recurrent stage.
-        lr_floor: the cosine ends at this share of the peak.
-        warm_up: iterations of linear warm-up at the start of each stage.
-        warp_weight: of the photometric loss on warped LR frames. The references use 1; on slow
-            footage that pulls the flow to zero, because warping by part of a pixel blurs.
-        flow_weight: of the supervision of the flow, LR pixels, in the recurrent stage.
-        clip_norm: gradients are scaled down to this norm.
-        ema: decay of the averaged weights, which are what is validated and saved.
-        bf16: autocast the convolutions to bfloat16 (float32 weights and sums).
-        channels_last: memory format of weights and activations.
-        threads: CPU threads. Sums are split by them, so another number gives other last digits.
-        seed: of initial weights and data.
-    """
-
-    variant: str
-    iterations: int = 20_000
-    flow_iterations: int = 3_000
-    batch: int = 4
-    flow_batch: int = 32
-    frames: int = 6
-    crop: int = 128
-    lr: float = 4e-4
-    fnet_lr_share: float = 0.25
-    lr_floor: float = 0.02
-    warm_up: int = 200
-    warp_weight: float = 0.2
-    flow_weight: float = 0.05
-    clip_norm: float = 1.0
-    ema: float = 0.999
-    bf16: bool = True
-    channels_last: bool = True
-    threads: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopOptions:
-    """What does not change the result: where things go and how often.
-
-    Attributes:
-        out: run folder.
-        checkpoint_every: iterations between checkpoints.
-        validate_every: iterations between validations.
-        workers: data processes.
-        device: of the network.
-        init: weights file to start from instead of fresh ones.
-    """
-
-    out: Path
-    checkpoint_every: int = 200
-    validate_every: int = 500
-    workers: int = 1
-    device: str = "cpu"
-    init: Path | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
     """Told after every iteration."""
 
-    stage: str
+    stage: Stage
     iteration: int
     total: int
     losses: dict[str, float]
     validation: Validation | None = None
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; a worker that died of it would be reported as a crash
-    before the parent has saved its checkpoint. Workers end when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stage_weights(out: Path, stage: Stage) -> Path:
+    """Where a run folder keeps the weights with which a stage ended."""
+    return out / f"weights-{stage}.safetensors"
 
 
 class Trainer:
@@ -137,9 +74,11 @@ class Trainer:
         loop: where and how often.
         shots: training data.
         validator: judges the averaged weights; None leaves validation out.
+        processes: this process among its peers.
 
     Raises:
-        TecoError: the folder holds a checkpoint of other options.
+        TecoError: the weights to start from, the teacher or the masks do not fit, or the batch
+            cannot be shared among the processes.
     """
 
     def __init__(
@@ -148,137 +87,194 @@ class Trainer:
         loop: LoopOptions,
         shots: list[Shot],
         validator: Validator | None,
+        processes: Processes | None = None,
     ) -> None:
         self.options = options
         self.loop = loop
         self.shots = shots
         self.validator = validator
+        self.processes = processes or Processes()
         self.device = torch.device(loop.device)
-        variant = Variant.parse(options.variant)
-        if variant.degradation != "bd":
+        self._variant = Variant.parse(options.variant)
+        if self._variant.degradation != "bd":
             raise TecoError(
-                f"{variant.name} is a BI variant; training degrades by BD",
+                f"{self._variant.name} is a BI variant; training degrades by BD",
                 hint=f"train {options.variant.removesuffix('-bi')}",
                 exit_code=USAGE,
             )
-        self.generator = Generator(variant).to(self.device)
-        if loop.init is not None:
-            weights = load_weights(loop.init)
-            if weights.variant != variant:
-                raise TecoError(
-                    f"{loop.init} holds {weights.variant.name}, the run trains {variant.name}",
-                    hint=f"leave --variant out, or give weights of {variant.name}",
-                    exit_code=USAGE,
-                )
-            self.generator.load_state_dict(weights.tensors)
-        else:
-            initialise(self.generator, options.seed)
-        if options.channels_last:
-            self.generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.average = Generator(variant).to(self.device)
+        self._real_world = RealWorld.parse(options.real_world)
+        self.generator = self._start()
+        self._masks = self._load_masks()
+        self.average = Generator(self._variant).to(self.device)
         self.average.load_state_dict(self.generator.state_dict())
+        if self._tied is not None:
+            tie_blocks(self.average, self._tied)
         self.average.requires_grad_(False)
-        self.stage = "flow" if options.flow_iterations else "recurrent"
+        self._teacher = self._load_teacher()
+        if loop.compile:
+            for net in (self.generator.fnet, self.generator.srnet):
+                if net is not None:
+                    net.compile()
         self.iteration = 0
-        self.optimizer = self._optimizer()
         self.elapsed = 0.0
         self._stop = False
+        self._enter(next(stage for stage in STAGES if options.total(stage)))
 
     @property
     def total(self) -> int:
-        return self.options.flow_iterations if self.stage == "flow" else self.options.iterations
+        """Iterations of the current stage."""
+        return self.options.total(self.stage)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        o = self.options
-        fnet = list(self.generator.fnet.parameters())
-        if self.stage == "flow":
-            groups = [{"params": fnet, "share": 1.0}]
+    def _start(self) -> Generator:
+        """The generator with the weights that training starts from."""
+        generator = Generator(self._variant).to(self.device)
+        self._tied: tuple[int, ...] | None = None
+        if self.loop.init is None:
+            initialise(generator, self.options.seed)
         else:
-            srnet = list(self.generator.srnet.parameters())
-            groups = [{"params": srnet, "share": 1.0}, {"params": fnet, "share": o.fnet_lr_share}]
-        return torch.optim.Adam(groups, lr=o.lr, betas=(0.9, 0.999))
+            weights = load_weights(self.loop.init)
+            if weights.variant != self._variant:
+                raise TecoError(
+                    f"{self.loop.init} holds {weights.variant.name}, the run trains "
+                    f"{self._variant.name}",
+                    hint=f"leave --variant out, or give weights of {self._variant.name}",
+                    exit_code=USAGE,
+                )
+            generator.load_state_dict(weights.tensors)
+            self._tied = parse_pattern(weights)
+            if self._tied is not None:
+                tie_blocks(generator, self._tied)
+        if self.options.channels_last:
+            generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return generator
 
-    def _set_learning_rate(self) -> None:
-        o = self.options
-        done = self.iteration / self.total
-        cosine = o.lr_floor + (1 - o.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
-        warm = min(1.0, (self.iteration + 1) / max(o.warm_up, 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = o.lr * cosine * warm * group["share"]
+    def _load_masks(self) -> dict[str, torch.Tensor]:
+        """What stays zero; applied to the start at once."""
+        if self.loop.masks is None:
+            return {}
+        masks = {k: v.to(self.device) for k, v in load_masks(self.loop.masks).items()}
+        apply_masks(self.generator, masks)
+        return masks
+
+    def _load_teacher(self) -> Generator | None:
+        if not self.options.distils:
+            return None
+        if self.loop.teacher is None:
+            raise TecoError(
+                "the run distils, and no teacher is given", hint="add --teacher FILE",
+                exit_code=USAGE,
+            )  # fmt: skip
+        weights = load_weights(self.loop.teacher)
+        if weights.variant.degradation != self._variant.degradation:
+            raise TecoError(
+                f"the teacher {weights.variant.name} was trained for another degradation than "
+                f"{self._variant.name}",
+                hint="its upsampled frame is another; take a teacher of the same kind",
+                exit_code=USAGE,
+            )
+        teacher = Generator(weights.variant).to(self.device)
+        teacher.load_state_dict(weights.tensors)
+        if self.options.channels_last:
+            teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return teacher.eval().requires_grad_(False)
+
+    def _enter(self, stage: Stage) -> None:
+        """Stand at the start of a stage, with fresh optimizers."""
+        self.stage: Stage = stage
+        o, generator = self.options, self.generator
+        generator.requires_grad_(True)
+        fnet = [] if generator.fnet is None else list(generator.fnet.parameters())
+        srnet = list(generator.srnet.parameters())
+        if stage == "flow":
+            if generator.fnet is None:
+                raise TecoError(
+                    f"{self._variant.name} has no flow net to train",
+                    hint="give --flow-iterations 0",
+                    exit_code=USAGE,
+                )
+            generator.srnet.requires_grad_(False)
+            groups: list[dict[str, Any]] = [{"params": fnet, "share": 1.0}]
+        else:
+            groups = [{"params": srnet, "share": 1.0}]
+            if fnet:
+                groups.append({"params": fnet, "share": o.fnet_lr_share})
+        self._peak = o.gan_lr if stage == "gan" else o.lr
+        self.optimizer = torch.optim.Adam(groups, lr=self._peak, betas=(0.9, 0.999))
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=o.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
+        losses = GeneratorLosses(generator, o, stage, self._teacher)
+        self._losses: nn.Module = parallel(losses, self.processes, self.device)
+        self.adversary = None
+        if stage == "gan":
+            self.adversary = Adversary(generator, o, self.processes, self.device)
 
     # -- data ---------------------------------------------------------------------------------
 
     def _data_digest(self) -> str:
         """What the shots are, so that a run is not resumed on others."""
-        facts = [(s.name, s.frames.shape, s.detail) for s in self.shots]
+        facts = [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def _samples(self) -> Iterator[Sample]:
-        o = self.options
+    def _samples(self) -> Yields[Sample]:
+        o, p = self.options, self.processes
+        part = (p.rank, p.world)
         if self.stage == "flow":
             sample = SampleOptions(
-                crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, seed=o.seed * 2 + 1
-            )
+                crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, part=part,
+                realworld=self._real_world, seed=o.seed * 3 + 1,
+            )  # fmt: skip
         else:
-            sample = SampleOptions(crop=o.crop, frames=o.frames, batch=o.batch, seed=o.seed * 2)
+            wanted = self.generator.fnet is not None and o.flow_weight > 0
+            sample = SampleOptions(
+                crop=o.crop, frames=o.frames, batch=o.batch, part=part, with_flow=wanted,
+                realworld=self._real_world, seed=o.seed * 3 + (2 if self.stage == "gan" else 0),
+            )  # fmt: skip
         data = SequenceDataset(self.shots, sample, self.total)
-        rest = Subset(data, range(self.iteration, self.total))
-        yield from DataLoader(
-            rest,
-            batch_size=1,
-            num_workers=self.loop.workers,
-            collate_fn=collate,
-            worker_init_fn=_leave_signals_to_parent,
-            prefetch_factor=4 if self.loop.workers else None,
-            # Forked workers share the memory-mapped clips; others would be sent copies of them.
-            multiprocessing_context="fork" if self.loop.workers and FORK else None,
-        )
+        pinned = self.device.type == "cuda"
+        return batches(data, self.iteration, workers=self.loop.workers, pin_memory=pinned)
 
     # -- one iteration ------------------------------------------------------------------------
 
-    def _losses(self, sample: Sample) -> dict[str, torch.Tensor]:
-        o = self.options
-        b, t = sample.hr.shape[:2]
-        hr = sample.hr.to(self.device).flatten(0, 1).float() / 255
-        lr = degrade_crop(hr)
-        h, w = lr.shape[-2:]
-        known = sample.flow.to(self.device).flatten(0, 1)
-        lr_sequence = lr.view(b, t, 3, h, w)
-        current = lr_sequence[:, 1:].reshape(-1, 3, h, w)
-        previous = lr_sequence[:, :-1].reshape(-1, 3, h, w)
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=o.bf16)
-        if self.stage == "flow":
-            with autocast:
-                flow = self.generator.flow(current, previous)
-            return {"flow": flow_loss(flow, known)}
-        truth = hr[..., 4:-4, 4:-4].view(b, t, 3, o.crop, o.crop)
-        with autocast:
-            out, flow = self.generator.sequence(lr_sequence)
-        flow = flow.flatten(0, 1)
-        losses = {"pixel": charbonnier(out.float(), truth)}
-        if o.warp_weight:
-            losses["warp"] = o.warp_weight * warp_loss(current, previous, flow)
-        if o.flow_weight:
-            losses["flow"] = o.flow_weight * flow_loss(flow, known)
-        return losses
+    def _set_learning_rate(self) -> None:
+        share = rate(self.options, self.stage, self.iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._peak * share * group["share"]
+        if self.adversary is not None:
+            self.adversary.set_learning_rate(share)
 
     def _iterate(self, sample: Sample) -> dict[str, float]:
         self._set_learning_rate()
-        losses = self._losses(sample)
+        batch = Batch.of(sample, self.options.crop, self.device)
+        losses, out = self._losses(batch)
+        figures: dict[str, float] = {}
+        if self.adversary is not None:
+            more, figures = self.adversary(batch, out)
+            losses |= more
+        self._step(losses)
+        self._average()
+        return {name: float(value.detach()) for name, value in losses.items()} | figures
+
+    def _step(self, losses: Losses) -> None:
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        self._scaler.scale(total).backward()
+        self._scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
-        if not (torch.isfinite(total) and torch.isfinite(norm)):
+        # A scaled gradient may overflow now and then; the scaler leaves that step out by itself.
+        overflowed = not torch.isfinite(norm) and not self._scaler.is_enabled()
+        if self.processes.any(overflowed or not torch.isfinite(total)):
             raise TecoError(
                 f"the loss became {total.item():g} (gradient norm {norm.item():g}) in stage "
                 f"{self.stage} at iteration {self.iteration + 1}; the last checkpoint is kept",
-                hint=f"start again with a lower rate, for example --lr {self.options.lr / 2:g}",
+                hint=f"start again with a lower rate, for example {self._lower_rate()}",
             )
-        self.optimizer.step()
-        self._average()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self._masks:
+            apply_masks(self.generator, self._masks)
+
+    def _lower_rate(self) -> str:
+        return f"--{'gan-' if self.stage == 'gan' else ''}lr {self._peak / 2:g}"
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -292,12 +288,14 @@ class Trainer:
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train until done, calling ``report`` after each iteration; see :meth:`run_stage`."""
-        while self.stage == "flow":
-            self.run_stage(report)
-        self.run_stage(report)
+        while self.run_stage(report):
+            pass
 
-    def run_stage(self, report: Callable[[Progress], None]) -> None:
-        """Finish the current stage and, after the flow stage, stand at the start of the next.
+    def run_stage(self, report: Callable[[Progress], None]) -> bool:
+        """Finish the current stage and stand at the start of the next.
+
+        Returns:
+            Whether there is a next.
 
         Raises:
             TecoError: SIGINT or SIGTERM came (a checkpoint was written first), the loss is no
@@ -315,34 +313,61 @@ class Trainer:
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
-        stopped = self._stop and self.stage == "flow"  # in its last iteration: more is to come
-        if self.stage == "flow":
-            self.stage, self.iteration, self.elapsed = "recurrent", 0, 0.0
-            # What the flow stage averaged is where the whole network starts.
+        later = STAGES[STAGES.index(self.stage) + 1 :]
+        following: Stage | None = next(
+            (stage for stage in later if self.options.total(stage)), None
+        )
+        stopped = self._stop and following is not None  # in its last iteration: more is to come
+        if following is None:
+            self.save()
+        else:
+            ended = self.stage
+            # What a stage averaged is where the next one starts.
             self.generator.load_state_dict(self.average.state_dict())
-            self.optimizer = self._optimizer()
-        self.save()
+            self.iteration, self.elapsed = 0, 0.0
+            self._enter(following)
+            self.save(ended)
         if stopped:
             raise self._stopped()
+        return following is not None
 
     def _iterations(self, report: Callable[[Progress], None]) -> None:
         began = time.monotonic() - self.elapsed
-        for sample in self._samples():
+        with closing(self._samples()) as samples:
+            self._iterate_all(samples, began, report)
+
+    def _iterate_all(
+        self, samples: Iterable[Sample], began: float, report: Callable[[Progress], None]
+    ) -> None:
+        for sample in samples:
             losses = self._iterate(sample)
             self.iteration += 1
             self.elapsed = time.monotonic() - began
             last = self.iteration == self.total
             validation = None
-            if self.validator and (last or self.iteration % self.loop.validate_every == 0):
-                validation = self.validator(self.average)
+            if last or self.iteration % self.loop.validate_every == 0:
+                validation = self._validate()
             progress = Progress(self.stage, self.iteration, self.total, losses, validation)
             if validation or self.iteration % LOG_EVERY == 0:
                 self._log(progress)
             report(progress)
-            if self._stop or self.iteration % self.loop.checkpoint_every == 0:
+            # All processes stop at the same iteration, or the others would wait for this one.
+            stop = self.processes.any(self._stop)
+            if stop or self.iteration % self.loop.checkpoint_every == 0:
                 self.save()
-            if self._stop and not last:
+            if stop and not last:
                 raise self._stopped()
+
+    def _validate(self) -> Validation | None:
+        if self.validator is None or not self.processes.first:
+            return None
+        validation = self.validator(self.average, perceptual=self.stage == "gan")
+        if self.stage != "flow":
+            folder = self.loop.out / SAMPLES
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = self.validator.sample_strip()
+            write_beside(folder / f"{self.stage}-{self.iteration:06d}.png", picture)
+        return validation
 
     def _stopped(self) -> TecoError:
         return TecoError(
@@ -352,6 +377,8 @@ class Trainer:
         )
 
     def _log(self, progress: Progress) -> None:
+        if not self.processes.first:
+            return
         record: dict[str, Any] = {
             "stage": progress.stage,
             "iteration": progress.iteration,
@@ -366,9 +393,15 @@ class Trainer:
 
     # -- checkpoints --------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write the checkpoint and the averaged weights, each beside and renamed."""
-        state = {
+    def save(self, ended: Stage | None = None) -> None:
+        """Write the checkpoint and the averaged weights, each beside and renamed.
+
+        Args:
+            ended: the stage that has just ended, whose weights are also kept by themselves.
+        """
+        if not self.processes.first:
+            return
+        state: dict[str, Any] = {
             "options": asdict(self.options),
             "data": self._data_digest(),
             "stage": self.stage,
@@ -377,15 +410,24 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
         self.loop.out.mkdir(parents=True, exist_ok=True)
         path = self.loop.out / CHECKPOINT
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             torch.save(state, part)
             part.replace(path)
-            metadata = {"stage": self.stage, "iterations": str(self.iteration)}
+            metadata: dict[str, str] = {"stage": ended or self.stage}
+            if self._tied is not None:
+                metadata[SHARED] = format_pattern(self._tied)
+            metadata["iterations"] = str(self.options.total(ended) if ended else self.iteration)
             save_weights(self.loop.out / WEIGHTS, self.average, metadata=metadata)
+            if ended is not None:
+                kept = stage_weights(self.loop.out, ended)
+                save_weights(kept, self.average, metadata=metadata)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise TecoError(
                 f"the checkpoint could not be written to {self.loop.out}: {error}",
@@ -409,54 +451,64 @@ class Trainer:
             return False
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            saved: dict[str, Any] = state["options"]
+            saved: dict[str, Any] = dict(state["options"])
         except Exception as error:  # whatever is wrong with the file, it is no checkpoint
             raise TecoError(
                 f"{path} is no readable checkpoint: {str(error).splitlines()[0][:200]}",
                 hint="move it away to start again, or give another --out",
             ) from error
-        ours = asdict(self.options)
-        different = [
-            f"{f.name} was {saved.get(f.name)!r}, is now {ours[f.name]!r}"
-            for f in fields(self.options)
-            if saved.get(f.name) != ours[f.name]
-        ]
-        if not different and state.get("data", self._data_digest()) != self._data_digest():
+        self._refuse_changes(path, state, saved)
+        try:
+            self._enter(state["stage"])
+            self.iteration, self.elapsed = state["iteration"], state["elapsed"]
+            self.generator.load_state_dict(state["generator"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state.get("scaler", {}))
+            if self.adversary is not None:
+                self.adversary.load_state_dict(state["adversary"])
+        except (KeyError, RuntimeError, ValueError) as error:
             raise TecoError(
-                f"{path} was made with other clips or another clips.toml",
-                hint="give the --data it was made with, or another --out",
-                exit_code=USAGE,
-            )
+                f"{path} is no complete checkpoint: {str(error).splitlines()[0][:200]}",
+                hint="move it away to start again, or give another --out",
+            ) from error
+        if self.processes.first:
+            self._forget_what_follows()
+        return True
+
+    def _refuse_changes(self, path: Path, state: dict[str, Any], saved: dict[str, Any]) -> None:
+        ours = asdict(self.options)
+        for f in fields(self.options):
+            # An option that is younger than the checkpoint was at its default then.
+            if f.name not in saved and f.default is not MISSING:
+                saved[f.name] = f.default
+        different = [
+            f"{name} was {saved.get(name)!r}, is now {ours[name]!r}"
+            for name in ours
+            if saved.get(name) != ours[name]
+        ]
         if different:
             raise TecoError(
                 f"{path} was made with other options: {'; '.join(different)}",
                 hint="give the options it was made with, or another --out",
                 exit_code=USAGE,
             )
-        try:
-            self.stage, self.iteration = state["stage"], state["iteration"]
-            self.elapsed = state["elapsed"]
-            self.generator.load_state_dict(state["generator"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer = self._optimizer()
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        if state.get("data", self._data_digest()) != self._data_digest():
             raise TecoError(
-                f"{path} is no complete checkpoint: {str(error).splitlines()[0][:200]}",
-                hint="move it away to start again, or give another --out",
-            ) from error
-        self._forget_what_follows()
-        return True
+                f"{path} was made with other clips or another clips.toml",
+                hint="give the --data it was made with, or another --out",
+                exit_code=USAGE,
+            )
 
     def _forget_what_follows(self) -> None:
         """Drop the log's lines from after the checkpoint; they are about to be written again."""
         path = self.loop.out / LOG
         if not path.exists():
             return
-        here = (self.stage == "recurrent", self.iteration)
+        here = (STAGES.index(self.stage), self.iteration)
         kept: list[str] = []
         for line in path.read_text().splitlines(keepends=True):
             record = json.loads(line) if line.endswith("\n") else None
-            if record and (record["stage"] == "recurrent", record["iteration"]) <= here:
+            if record and (STAGES.index(record["stage"]), record["iteration"]) <= here:
                 kept.append(line)
         write_beside(path, "".join(kept).encode())

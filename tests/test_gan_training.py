@@ -1,0 +1,453 @@
+"""The GAN stage, distillation, masks, ties and several processes, in the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train import footage
+
+from teco.errors import TecoError
+from teco.train import adversary
+from teco.train.data import shot_of
+from teco.train.distributed import Processes, SharedBatchNorm
+from teco.train.loop import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Trainer, stage_weights
+from teco.train.options import LoopOptions, TrainOptions
+from teco.train.schedule import rate
+from teco.train.validate import Validator
+from teco_models.checkpoint import load_weights, save_weights
+from teco_models.generator import Generator
+from teco_models.sharing import share_blocks
+from teco_models.sparsity import magnitude_masks, save_masks
+from teco_models.variant import Variant
+
+TINY = "teco-x4-b1-c16-f8-shuffle"
+FREE = "teco-x4-b1-c16-f0-shuffle"
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return [shot_of("a", footage(seed=1)), shot_of("b", footage(frames=3, seed=2))]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def random_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A perceptual loss whose VGG16 is narrow and random: the real one is not in the repository."""
+
+    class Narrow(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.net = torch.nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            a, b = self.net(x), self.net(y.detach())
+            return 1 - torch.nn.functional.cosine_similarity(a, b, dim=1).mean()
+
+    monkeypatch.setattr(adversary, "perceptual", lambda _which, _device: Narrow())
+
+
+def options(**changes) -> TrainOptions:
+    fields = {
+        "variant": TINY, "iterations": 2, "flow_iterations": 0, "gan_iterations": 6, "batch": 2,
+        "frames": 3, "crop": 64, "warm_up": 1, "perceptual_frames": 1, "gan_lr": 1e-3,
+        "discriminator_lr": 1e-3,
+    }  # fmt: skip
+    return TrainOptions(**{**fields, **changes})
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_the_gan_stage_runs_logs_and_keeps_the_recurrent_weights(tmp_path: Path, shots) -> None:
+    validator = Validator(footage(frames=6, height=144, width=144))
+    loop = LoopOptions(out=tmp_path, workers=0, validate_every=3)
+    trainer = Trainer(options(), loop, shots, validator)
+    seen: list[tuple[str, int]] = []
+    losses: list[dict[str, float]] = []
+
+    def watch(p) -> None:
+        seen.append((p.stage, p.iteration))
+        losses.append(p.losses)
+
+    trainer.run(watch)
+    assert seen == [("recurrent", 1), ("recurrent", 2)] + [("gan", i) for i in range(1, 7)]
+    assert set(losses[-1]) == {
+        "pixel", "warp", "flow", "gan", "pingpong", "perceptual", "discriminator", "balance",
+        "discriminator_learns",
+    }  # fmt: skip
+    assert all(np.isfinite(x) for p in losses for x in p.values())
+    assert trainer.adversary is not None
+    fresh = adversary.Adversary(trainer.generator, options(), Processes(), torch.device("cpu"))
+    learned = dict(trainer.adversary.discriminator.named_parameters())
+    for name, start in fresh.discriminator.named_parameters():
+        assert not torch.equal(learned[name], start), name
+    before, after = (
+        load_weights(stage_weights(tmp_path, "recurrent")),
+        load_weights(tmp_path / WEIGHTS),
+    )
+    assert (before.metadata or {})["stage"] == "recurrent"
+    assert (before.metadata or {})["iterations"] == "2"
+    assert not torch.equal(
+        before.tensors["srnet.conv_in.0.weight"], after.tensors["srnet.conv_in.0.weight"]
+    )
+    records = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    judged = [r for r in records if "validation" in r]
+    assert "tof" in judged[-1]["validation"]
+    assert sorted(p.name for p in (tmp_path / SAMPLES).iterdir()) == [
+        "gan-000003.png", "gan-000006.png", "recurrent-000002.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("random_vgg")
+@pytest.mark.parametrize("variant", [TINY, FREE])
+def test_killed_in_the_gan_stage_and_resumed_is_exact(tmp_path: Path, shots, variant: str) -> None:
+    """Discriminator, its optimizer and its running statistics included."""
+    o = options(variant=variant)
+    whole = Trainer(o, LoopOptions(out=tmp_path / "whole", workers=0), shots, None)
+    whole.run(lambda _: None)
+    loop = LoopOptions(out=tmp_path / "cut", workers=0, checkpoint_every=2)
+
+    def kill(p) -> None:
+        if (p.stage, p.iteration) == ("gan", 5):
+            raise Killed
+
+    with pytest.raises(Killed):
+        Trainer(o, loop, shots, None).run(kill)
+    second = Trainer(o, loop, shots, None)
+    assert second.resume()
+    assert (second.stage, second.iteration) == ("gan", 4)
+    second.run(lambda _: None)
+    states = [
+        torch.load(tmp_path / run / CHECKPOINT, weights_only=True) for run in ("whole", "cut")
+    ]
+    for part in ("generator", "average"):
+        assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    a, b = (s["adversary"]["discriminator"] for s in states)
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_the_discriminator_rests_when_it_is_ahead(tmp_path: Path, shots) -> None:
+    """With a limit that any balance exceeds it never learns; its weights stay."""
+    o = options(iterations=0, balance_limit=-1e9)
+    trainer = Trainer(o, LoopOptions(out=tmp_path, workers=0), shots, None)
+    assert trainer.adversary is not None
+    before = {k: v.clone() for k, v in trainer.adversary.discriminator.named_parameters()}
+    figures: list[dict[str, float]] = []
+    trainer.run(lambda p: figures.append(p.losses))
+    assert all(f["discriminator_learns"] == 0 for f in figures)
+    after = dict(trainer.adversary.discriminator.named_parameters())
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_both_references_losses(tmp_path: Path, shots) -> None:
+    o = options(iterations=0, gan_iterations=1, pixel_loss="squared", pingpong_loss="l1",
+                feature_weight=0.02)  # fmt: skip
+    losses: dict[str, float] = {}
+    trainer = Trainer(o, LoopOptions(out=tmp_path, workers=0), shots, None)
+    trainer.run(lambda p: losses.update(p.losses))
+    assert losses["feature"] > 0
+
+
+def test_a_missing_backbone_is_a_sentence(
+    tmp_path: Path, shots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(TecoError, match="VGG"):
+        Trainer(options(iterations=0), LoopOptions(out=tmp_path, workers=0), shots, None)
+
+
+def test_the_perceptual_loss_takes_its_frames_from_the_end() -> None:
+    """Of 2T-1 = 11 frames of a ping-pong sequence, the way there is 0..5."""
+    shown = adversary.frames_shown
+    assert shown(11, 1) == [5]
+    assert shown(11, 2) == [5, 2]
+    assert shown(11, 6) == [5, 4, 3, 2, 1, 0]
+    assert shown(11, 99) == [5, 4, 3, 2, 1, 0]
+
+
+# --- distillation ----------------------------------------------------------------------------
+
+
+def saved(path: Path, name: str, seed: int) -> Path:
+    from teco.train.init import initialise
+
+    generator = Generator(Variant.parse(name))
+    initialise(generator, seed)
+    save_weights(path, generator)
+    return path
+
+
+def test_distillation_pulls_towards_the_teacher(tmp_path: Path, shots) -> None:
+    """With the teacher's own weights every distance is zero; with others it falls."""
+    teacher = saved(tmp_path / "teacher.safetensors", "teco-x4-b2-c24-f8-shuffle", 5)
+    o = options(gan_iterations=0, iterations=1, distil_output=1.0, distil_flow=1.0,
+                distil_feature=1.0, amp="off")  # fmt: skip
+    student = LoopOptions(out=tmp_path / "a", workers=0, teacher=teacher)
+    losses: dict[str, float] = {}
+    Trainer(o, student, shots, None).run(lambda p: losses.update(p.losses))
+    assert min(losses[f"distil_{x}"] for x in ("output", "flow", "feature")) > 1e-4
+    own = TrainOptions(**{**o.__dict__, "variant": "teco-x4-b2-c24-f8-shuffle"})
+    same = LoopOptions(out=tmp_path / "b", workers=0, teacher=teacher, init=teacher)
+    Trainer(own, same, shots, None).run(lambda p: losses.update(p.losses))
+    assert losses["distil_output"] == pytest.approx(1e-3, rel=1e-3)  # sqrt(0 + 1e-6)
+    assert losses["distil_flow"] == pytest.approx(1e-2, rel=1e-3)  # sqrt(0 + 1e-4)
+    assert losses["distil_feature"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_must_be_given_and_fit(tmp_path: Path, shots) -> None:
+    o = options(gan_iterations=0, distil_output=1.0)
+    with pytest.raises(TecoError, match="no teacher") as error:
+        Trainer(o, LoopOptions(out=tmp_path, workers=0), shots, None)
+    assert "--teacher" in error.value.hint
+    other = saved(tmp_path / "bi.safetensors", "teco-x4-b1-c16-f8-shuffle-bi", 0)
+    with pytest.raises(TecoError, match="another degradation"):
+        Trainer(o, LoopOptions(out=tmp_path, workers=0, teacher=other), shots, None)
+
+
+# --- masks and ties --------------------------------------------------------------------------
+
+
+def test_masked_weights_stay_zero(tmp_path: Path, shots) -> None:
+    init = saved(tmp_path / "init.safetensors", TINY, 1)
+    masks = magnitude_masks(load_weights(init), 0.5)
+    if not isinstance(masks, dict):
+        masks = masks[0]
+    save_masks(tmp_path / "masks.safetensors", masks)
+    loop = LoopOptions(out=tmp_path / "run", workers=0, init=init,
+                       masks=tmp_path / "masks.safetensors")  # fmt: skip
+    Trainer(options(gan_iterations=0, iterations=3), loop, shots, None).run(lambda _: None)
+    trained = load_weights(tmp_path / "run" / WEIGHTS).tensors
+    pruned = 0
+    for name, mask in masks.items():
+        gone = ~mask.bool()
+        pruned += int(gone.sum())
+        assert not trained[name][gone].any()
+        assert trained[name].any() or gone.all()
+    assert pruned > 1000
+
+
+def test_tied_blocks_stay_tied(tmp_path: Path, shots) -> None:
+    name = "teco-x4-b3-c16-f8-shuffle"
+    tied = share_blocks(load_weights(saved(tmp_path / "w.safetensors", name, 1)), 2)
+    generator = Generator(tied.variant)
+    generator.load_state_dict(tied.tensors)
+    init = tmp_path / "tied.safetensors"
+    save_weights(init, generator, metadata=tied.metadata)
+    loop = LoopOptions(out=tmp_path / "run", workers=0, init=init)
+    o = options(variant=name, gan_iterations=0, iterations=3)
+    Trainer(o, loop, shots, None).run(lambda _: None)
+    trained = load_weights(tmp_path / "run" / WEIGHTS)
+    key = "srnet.resblocks.{}.conv.0.weight"
+    blocks = [trained.tensors[key.format(i)] for i in range(3)]
+    assert torch.equal(blocks[0], blocks[1])
+    assert not torch.equal(blocks[1], blocks[2])
+    assert not torch.equal(blocks[0], tied.tensors[key.format(0)])
+    assert (trained.metadata or {})["shared_blocks"] == "0,0,1"
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+def test_rates_by_hand() -> None:
+    steps = TrainOptions(
+        variant=TINY, iterations=100, gan_iterations=10, schedule="steps", milestones=(40, 80),
+        warm_up=0,
+    )  # fmt: skip
+    assert [rate(steps, "recurrent", i) for i in (0, 39, 40, 79, 80)] == [1, 1, 0.5, 0.5, 0.25]
+    assert rate(steps, "gan", 9) == 1
+    cool = TrainOptions(variant=TINY, iterations=100, schedule="constant", cool_down=20,
+                        lr_floor=0.1, warm_up=10)  # fmt: skip
+    assert rate(cool, "recurrent", 0) == pytest.approx(0.1)
+    assert rate(cool, "recurrent", 79) == pytest.approx(1)
+    assert rate(cool, "recurrent", 90) == pytest.approx(0.1 + 0.9 * 0.5)
+    cosine = TrainOptions(variant=TINY, iterations=100, lr_floor=0.02, warm_up=0)
+    assert rate(cosine, "recurrent", 50) == pytest.approx(0.51)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(TecoError, match="nothing to train"):
+        TrainOptions(variant=TINY, iterations=0, flow_iterations=0)
+
+
+def test_no_flow_stage_without_a_flow_net(tmp_path: Path, shots) -> None:
+    o = options(variant=FREE, flow_iterations=2)
+    with pytest.raises(TecoError, match="no flow net") as error:
+        Trainer(o, LoopOptions(out=tmp_path, workers=0), shots, None)
+    assert error.value.hint == "give --flow-iterations 0"
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_float16_with_loss_scaling_runs_and_resumes(tmp_path: Path, shots) -> None:
+    o = options(variant=FREE, amp="fp16", iterations=3, gan_iterations=2)
+    whole = Trainer(o, LoopOptions(out=tmp_path / "a", workers=0), shots, None)
+    whole.run(lambda _: None)
+    loop = LoopOptions(out=tmp_path / "b", workers=0, checkpoint_every=1)
+
+    def kill(p) -> None:
+        if p.iteration == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Trainer(o, loop, shots, None).run(kill)
+    second = Trainer(o, loop, shots, None)
+    assert second.resume()
+    second.run(lambda _: None)
+    a, b = (load_weights(tmp_path / run / WEIGHTS).tensors for run in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- several processes -----------------------------------------------------------------------
+
+
+def test_shared_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:
+    """In one process of one: the formulas. Two processes are compared below."""
+    import torch.distributed as dist
+
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        x = torch.rand(4, 5, 6, 7)
+        ours, theirs = SharedBatchNorm(5), torch.nn.BatchNorm2d(5)
+        results = []
+        for norm in (ours, theirs):
+            y = x.clone().requires_grad_()
+            (norm(y) * torch.linspace(0, 1, 7)).square().sum().backward()
+            results.append((y.grad, norm.running_mean, norm.running_var, norm.weight.grad))
+        for a, b in zip(*results, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    finally:
+        dist.destroy_process_group()
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+from test_gan_training import TINY, options, shots_of, Narrowed
+from teco.train import adversary
+from teco.train.distributed import process_group
+from teco.train.loop import Trainer
+from teco.train.options import LoopOptions
+torch.set_num_threads(1)
+adversary.perceptual = lambda which, device: Narrowed()
+with process_group("cpu") as processes:
+    o = options(iterations=3, gan_iterations=3, flow_iterations=2, flow_batch=4, amp="off")
+    out = Path(sys.argv[1])
+    out.mkdir(exist_ok=True)
+    Trainer(o, LoopOptions(out=out, workers=0), shots_of(), None, processes).run(lambda _: None)
+"""
+
+
+class Narrowed(torch.nn.Module):
+    """For the worker processes, where a fixture does not reach."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y.detach()).square().mean()
+
+
+def shots_of():
+    return [shot_of("a", footage(seed=1)), shot_of("b", footage(frames=3, seed=2))]
+
+
+def launch(tmp_path: Path, out: Path, processes: int) -> None:
+    """The worker under the environment that torchrun would set."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = []
+    for rank in range(processes):
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            env |= {
+                "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+        running.append(subprocess.Popen([sys.executable, str(script), str(out)], env=env))
+    assert [p.wait(timeout=240) for p in running] == [0] * processes
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
+    """All three stages, the discriminator's batch statistics and update rule included."""
+    launch(tmp_path, tmp_path / "one", 1)
+    launch(tmp_path, tmp_path / "two", 2)
+    states = [torch.load(tmp_path / run / CHECKPOINT, weights_only=True) for run in ("one", "two")]
+    initial = Generator(Variant.parse(TINY))
+    from teco.train.init import initialise
+
+    initialise(initial, 0)
+    # Adam divides a gradient by its own size, so single values whose gradient is all rounding may
+    # go either way; over the network as a whole the two must have gone the same way.
+    for part in ("generator", "average"):
+        one, two = (torch.cat([v.flatten() for v in s[part].values()]) for s in states)
+        start = torch.cat([v.flatten() for v in initial.state_dict().values()])
+        assert float((one - two).norm()) <= 0.02 * float((one - start).norm())
+    a, b = (s["adversary"]["discriminator"] for s in states)
+    for key in a:
+        if "running" in key:
+            assert torch.allclose(a[key], b[key], rtol=0.02, atol=1e-3), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["flow", "recurrent", "gan"])
+def test_sigkill_in_any_stage_and_resume_is_exact(tmp_path: Path, stage: str) -> None:
+    """The process is killed for real at a random moment of the stage."""
+    launch(tmp_path, tmp_path / "whole", 1)
+    out = tmp_path / "cut"
+    script = tmp_path / "worker.py"
+    text = WORKER.format(tests=str(Path(__file__).parent))
+    text = text.replace("workers=0)", "workers=0, checkpoint_every=1)")
+    resumed = (
+        text.replace(".run(lambda _: None)", "").replace("    Trainer(", "    t = Trainer(")
+        + "    t.resume()\n    t.run(lambda _: None)\n"
+    )
+    script.write_text(resumed)
+    process = subprocess.Popen([sys.executable, str(script), str(out)])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(float(np.random.default_rng().uniform(0.001, 0.02)))
+        if (out / CHECKPOINT).exists():
+            state = torch.load(out / CHECKPOINT, weights_only=True)
+            if state["stage"] == stage:
+                break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([sys.executable, str(script), str(out)], check=True)
+    a, b = (load_weights(tmp_path / run / WEIGHTS).tensors for run in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, shots) -> None:
+    trainer = Trainer(
+        options(batch=3, gan_iterations=0), LoopOptions(out=tmp_path, workers=0), shots, None,
+        Processes(),
+    )  # fmt: skip
+    trainer.processes = Processes(0, 2, 0)
+    with pytest.raises(TecoError, match="cannot be divided among 2 processes"):
+        next(iter(trainer._samples()))

@@ -1,0 +1,171 @@
+"""``teco prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from teco.cli.options import json_option, not_a_pipe, progress, say
+from teco.cli.prune_budget import budget_options
+
+FRAMES = 12
+"""Of a clip; each block is judged by running all of them, so more take longer."""
+
+
+@click.command("prune")
+@click.argument("weights", metavar="WEIGHTS|NAME")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="OUT.safetensors",
+    help="The pruned weights.",
+)
+@click.option("--blocks", type=int, help="Residual blocks to keep.")
+@click.option(
+    "--order",
+    type=click.Choice(["plain", "damage"]),
+    help="Which blocks go: the last ones (the paper's order), or the least missed on --clip. "
+    "[default: damage with --clip, else plain]",
+)
+@click.option("--channels", type=int, help="SRNet channels to keep.")
+@click.option("--flow-channels", type=int, help="Channels of the flow net's first stage to keep.")
+@click.option(
+    "--criterion",
+    type=click.Choice(["l1", "l2"]),
+    default="l2",
+    show_default=True,
+    help="Norm of a channel's weights by which channels are ranked.",
+)
+@click.option("--share-blocks", type=int, help="Tie the blocks to so many distinct ones.")
+@click.option(
+    "--merge",
+    type=click.Choice(["mean", "first"]),
+    default="mean",
+    show_default=True,
+    help="What tied blocks start from: their average or the first's weights.",
+)
+@click.option(
+    "--sparsity", type=float, help="Share of all convolution weights to mask, 0 to 1. No speed."
+)
+@click.option(
+    "--score",
+    type=click.Choice(["lamp", "magnitude"]),
+    default="lamp",
+    show_default=True,
+    help="How weights of different layers are compared: relative to their layer, or as they are.",
+)
+@click.option(
+    "--rewind",
+    type=click.Path(path_type=Path),
+    metavar="INIT",
+    help="Put what --sparsity leaves back to these weights (lottery ticket).",
+)
+@click.option(
+    "--clip", callback=not_a_pipe, metavar="CLIP", help="Measure the damage on this clip, one shot."
+)
+@click.option(
+    "--shrink", type=float, metavar="S", help="Shrink the clip by area first. [default: 1]"
+)
+@click.option("--frames", type=int, metavar="N", help=f"Frames of it. [default: {FRAMES}]")
+@click.option("--force", is_flag=True, help="Replace files of the same name.")
+@json_option("Write the report, as data.")
+@budget_options
+def command(
+    weights: str,
+    output: Path,
+    order: Literal["plain", "damage"] | None,
+    share_blocks: int | None,
+    rewind: Path | None,
+    clip: str | None,
+    shrink: float | None,
+    frames: int | None,
+    force: bool,
+    json_file: Path | None,
+    **fields: Any,
+) -> None:
+    """Make weights smaller: fewer blocks, fewer channels; and masks or tied blocks.
+
+    The result is verified against the large network with the same parts silenced, recurrently,
+    before it gets its name. It is a place to train from, not to stop at. Tied and masked weights
+    make nothing faster.
+    """
+    from teco.artifact import WEIGHTS_SUFFIXES, as_json, open_model, write_beside
+    from teco.errors import USAGE, TecoError
+    from teco.machine import require_extra
+
+    if clip is None and (shrink is not None or frames is not None):
+        raise TecoError(
+            "--shrink and --frames say how to read a clip, and there is none",
+            hint="give --clip",
+            exit_code=USAGE,
+        )
+    for module in ("torch", "safetensors"):
+        require_extra(module, "train", "pruning")
+    from teco.pruning import PruneOptions, check_output, clip_damage, masks_path, prune, write
+    from teco_models.checkpoint import load_weights
+
+    options = PruneOptions(
+        order=order or ("damage" if clip is not None else "plain"), share=share_blocks, **fields
+    )
+    source = open_model(weights).weights
+    if source is None:
+        raise TecoError(
+            f"{weights} is an ONNX file, and pruning starts from weights",
+            hint="give the .safetensors or .pth file it was exported from",
+            exit_code=USAGE,
+        )
+    with_masks = options.sparsity is not None
+    sources = [source] if rewind is None else [source, rewind]
+    check_output(output, sources, masks=with_masks, overwrite=force)
+    if json_file is not None and json_file.suffix.lower() in WEIGHTS_SUFFIXES:
+        raise TecoError(
+            f"--json {json_file} is a name for weights", hint="give one that ends in .json",
+            exit_code=USAGE,
+        )  # fmt: skip
+    loaded = load_weights(source)
+    initial = None if rewind is None else load_weights(rewind)
+    for note in loaded.notes:
+        say(f"note: {note}")
+    measure = None
+    if clip is not None:
+        shrink = 1.0 if shrink is None else shrink
+        measure = clip_damage(clip, shrink, FRAMES if frames is None else frames, loaded)
+    with progress("measuring", "networks") as show:
+        result = prune(loaded, options, damage=measure, initial=initial, report=show)
+    measured: dict[str, Any] | None = None
+    if measure is not None:
+        after = measure.psnr(result.weights)
+        measured = {
+            "clip": clip,
+            "shrink": shrink,
+            "frames": measure.frames,
+            "psnr_before": measure.reference,
+            "psnr_after": after,
+        }
+    write(result, output)
+    if json_file is not None:
+        record = {"weights": str(source), "output": str(output), "order": options.order}
+        write_beside(json_file, as_json({**record, **result.as_dict(), "measured": measured}))
+    click.echo(output)
+    if result.report.before != result.report.after:
+        say(result.report.to_text())
+    if result.sparsity is not None:
+        say(result.sparsity.to_text())
+        say(f"masks, to apply after every step of training: {masks_path(output)}")
+    if result.pattern is not None:
+        say(f"tied blocks: {','.join(map(str, result.pattern))}")
+    notes = list(result.notes)
+    if measure is None and result.report.blocks:
+        notes.append("without --clip nothing was measured: the last blocks went, the paper's order")
+    for note in notes:
+        say(f"note: {note}")
+    if measured is not None:
+        say(
+            f"PSNR-Y on {measured['frames']} frames of {clip}: {measured['psnr_before']:.2f} -> "
+            f"{measured['psnr_after']:.2f} dB, before any training"
+        )
+    say(f"next: teco train --init {output} --teacher {source} ...")

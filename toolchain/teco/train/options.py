@@ -1,0 +1,164 @@
+"""What a training run computes, and where it leaves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from teco.errors import USAGE, TecoError
+
+Stage = Literal["flow", "recurrent", "gan"]
+STAGES: tuple[Stage, ...] = ("flow", "recurrent", "gan")
+"""In the order they run; a stage of no iterations is left out."""
+
+Schedule = Literal["cosine", "constant", "steps"]
+Amp = Literal["bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Everything that decides what a run computes.
+
+    Attributes:
+        variant: name of the network.
+        flow_iterations: of the supervised start of FNet; 0 leaves the stage out.
+        iterations: of the recurrent stage (FRVSR's: pixels and warp); 0 leaves it out.
+        gan_iterations: of the GAN stage; 0 leaves it out.
+        batch: sequences an iteration, over all processes together.
+        flow_batch: pairs of frames an iteration of the flow stage, over all processes together.
+        frames: sequence length. The GAN stage runs each sequence forth and back, 2 T - 1 frames.
+        crop: HR crop size; the discriminator is built for it.
+        real_world: how LR frames are spoiled besides, such as ``"noise=2,jpeg=40-90"``; "" for
+            clean ones (:mod:`teco.train.realworld`).
+        lr: peak learning rate of SRNet, and of FNet in the flow stage.
+        gan_lr: the same in the GAN stage (5e-5 in both references).
+        discriminator_lr: of the discriminator.
+        fnet_lr_share: FNet's share of the generator's rate after the flow stage.
+        schedule: ``"cosine"`` from the peak to ``lr_floor`` over a stage; ``"constant"``;
+            ``"steps"`` halves at each of ``milestones``.
+        milestones: iterations of the recurrent stage at which ``"steps"`` halves (TecoGAN-PyTorch:
+            150k and 300k of 400k); the GAN stage of both references is constant, and so is ours
+            then.
+        cool_down: last iterations of a stage over which a constant rate falls linearly to
+            ``lr_floor``. With it a long run can be ended from any of its checkpoints.
+        lr_floor: the schedule ends at this share of the peak.
+        warm_up: iterations of linear warm-up at the start of each stage.
+        pixel_loss: ``"charbonnier"`` (TecoGAN-PyTorch) or ``"squared"`` in [-1, 1] (TecoGAN).
+        warp_weight: of the photometric loss on warped LR frames. The references use 1; on slow
+            footage that pulls the flow to zero, because warping by part of a pixel blurs.
+        flow_weight: of the supervision of the flow, LR pixels.
+        pingpong_weight: of the ping-pong loss (0.5 in both references).
+        pingpong_loss: ``"charbonnier"`` (TecoGAN-PyTorch) or ``"l1"`` (TecoGAN).
+        perceptual: VGG whose features are compared, ``"auto"``, ``"vgg19"`` or ``"vgg16"``.
+        perceptual_weight: of that comparison (0.2 in both references).
+        perceptual_frames: frames of each sequence that are compared so; 0 takes all of them, as the
+            references do. VGG costs more than everything else together, which a CPU feels.
+        gan_weight: of the generator's adversarial loss (0.01 in both references).
+        feature_weight: of the discriminator feature loss (TecoGAN: 0.02; TecoGAN-PyTorch: none).
+        balance_limit: the discriminator learns only while mean log D(real) - mean log D(fake) is
+            below this (0.4 in both references).
+        distil_output: of the distance to a teacher's pictures.
+        distil_flow: of the distance to a teacher's flow, LR pixels.
+        distil_feature: of the distance between attention maps after the residual blocks.
+        clip_norm: gradients are scaled down to this norm.
+        ema: decay of the averaged weights, which are what is validated and saved.
+        amp: autocast convolutions to bfloat16, or to float16 with loss scaling, or not at all;
+            weights and sums are float32 in either case.
+        channels_last: memory format of weights and activations.
+        threads: CPU threads. Sums are split by them, so another number gives other last digits.
+        seed: of initial weights and data.
+    """
+
+    variant: str
+    flow_iterations: int = 3_000
+    iterations: int = 20_000
+    gan_iterations: int = 0
+    batch: int = 4
+    flow_batch: int = 32
+    frames: int = 6
+    crop: int = 128
+    real_world: str = ""
+    lr: float = 4e-4
+    gan_lr: float = 5e-5
+    discriminator_lr: float = 5e-5
+    fnet_lr_share: float = 0.25
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    cool_down: int = 0
+    lr_floor: float = 0.02
+    warm_up: int = 200
+    pixel_loss: Literal["charbonnier", "squared"] = "charbonnier"
+    warp_weight: float = 0.2
+    flow_weight: float = 0.05
+    pingpong_weight: float = 0.5
+    pingpong_loss: Literal["charbonnier", "l1"] = "charbonnier"
+    perceptual: Literal["auto", "vgg19", "vgg16"] = "auto"
+    perceptual_weight: float = 0.2
+    perceptual_frames: int = 0
+    gan_weight: float = 0.01
+    feature_weight: float = 0.0
+    balance_limit: float = 0.4
+    distil_output: float = 0.0
+    distil_flow: float = 0.0
+    distil_feature: float = 0.0
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    amp: Amp = "bf16"
+    channels_last: bool = True
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(self.total(stage) for stage in STAGES):
+            raise TecoError(
+                "every stage has 0 iterations; there is nothing to train",
+                hint="give --iterations, --flow-iterations or --gan-iterations",
+                exit_code=USAGE,
+            )
+        if self.crop % 32:
+            raise TecoError(
+                f"--crop {self.crop} is no multiple of 32",
+                hint=f"use {max(32, self.crop // 32 * 32)}",
+                exit_code=USAGE,
+            )
+
+    def total(self, stage: Stage) -> int:
+        """Iterations of a stage."""
+        return {
+            "flow": self.flow_iterations,
+            "recurrent": self.iterations,
+            "gan": self.gan_iterations,
+        }[stage]
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher is needed."""
+        return bool(self.distil_output or self.distil_flow or self.distil_feature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """What does not change the result: where things go and how often; and the files it starts from.
+
+    Attributes:
+        out: run folder.
+        checkpoint_every: iterations between checkpoints.
+        validate_every: iterations between validations.
+        workers: data processes.
+        device: of the network.
+        compile: run the networks through ``torch.compile``.
+        init: weights file to start from instead of fresh ones.
+        teacher: weights file to distil from.
+        masks: file of the weights that stay zero, see :mod:`teco_models.sparsity`.
+    """
+
+    out: Path
+    checkpoint_every: int = 200
+    validate_every: int = 500
+    workers: int = 1
+    device: str = "cpu"
+    compile: bool = False
+    init: Path | None = None
+    teacher: Path | None = None
+    masks: Path | None = None
