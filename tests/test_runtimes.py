@@ -15,7 +15,9 @@ from teco.errors import MACHINE, TecoError
 from teco.export import moving_frames
 from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
 from teco.runtimes import auto as auto_module
+from teco.runtimes.base import PictureSession
 from teco.runtimes.pytorch import PyTorchSession
+from teco.stream import to_picture
 
 TOLERANCE = {"openvino-bf16": 0.05}
 """Largest difference from PyTorch, pictures in [0, 1]; bfloat16 has 8 bits of mantissa."""
@@ -59,8 +61,69 @@ CONTRACT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, PyTorchSession]:
+    """A network without a flow net, whose state is more than the two pictures."""
+    from teco.export import ExportOptions, export_onnx
+    from teco.train.init import initialise
+    from teco_models.checkpoint import build, load_weights, save_weights
+    from teco_models.generator import Generator
+    from teco_models.variant import Variant
+
+    folder = tmp_path_factory.mktemp("free")
+    generator = Generator(Variant(blocks=1, channels=16, flow_channels=0, tail="shuffle"))
+    initialise(generator, seed=2)
+    save_weights(folder / "free.safetensors", generator)
+    weights = load_weights(folder / "free.safetensors")
+    path = export_onnx(weights, folder, ExportOptions(target="openvino"))
+    model = replace(open_model(str(path)), weights=folder / "free.safetensors")
+    return model, PyTorchSession(build(weights))
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract_without_a_flow_net(name: str, free: tuple[Model, PyTorchSession]) -> None:
+    follows_pytorch(name, *free)
+
+
+@pytest.mark.parametrize("name", ["openvino", "openvino-bf16"])
+def test_pictures_made_inside_are_those_made_outside(
+    name: str, free: tuple[Model, PyTorchSession]
+) -> None:
+    """Also after floats were asked for, with another size, and from a fresh scene."""
+    model, _ = free
+    session = or_skip(name, model)
+    assert isinstance(session, PictureSession)
+    floats = or_skip(name, model)
+    for h, w in ((16, 24), (11, 21)):
+        state = other = None
+        for lr in moving_frames(h, w, 5):
+            picture, state = session.enlarge(lr, state)
+            hr, other = floats.step(lr, other)
+            assert picture.shape == (4 * h, 4 * w, 3)
+            assert picture.dtype == np.uint8
+            # Rounding may fall the other way where two plans sum in another order.
+            assert int(np.abs(picture.astype(int) - to_picture(hr)).max()) <= 1
+    hr, _ = session.step(moving_frames(16, 24, 1)[0], None)
+    assert hr.shape == (1, 3, 64, 96)
+
+
+def test_numbers_that_are_none_are_noticed_where_the_picture_cannot_show_them(
+    free: tuple[Model, PyTorchSession],
+) -> None:
+    session = or_skip("openvino", free[0])
+    assert isinstance(session, PictureSession)
+    lr = moving_frames(16, 24, 1)[0].copy()
+    lr[0, 0, 3, 3] = np.nan
+    with pytest.raises(FloatingPointError):
+        session.enlarge(lr, None)
+
+
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract(name: str, model: Model, reference: PyTorchSession) -> None:
+    follows_pytorch(name, model, reference)
+
+
+def follows_pytorch(name: str, model: Model, reference: PyTorchSession) -> None:
     """Equal to PyTorch over a scene; state is handed on; None starts afresh; sizes may change."""
     session = or_skip(name, model)
     try:

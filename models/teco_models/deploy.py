@@ -316,31 +316,46 @@ class DeployStep(_Step):
 class FreeStep(_Step):
     """One recurrent step of a variant without a flow net; the state is phases and features.
 
+    The phases' channel is phase * 3 + c where pixels are made by stacking, else c * 16 + phase.
+
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply; those of the flow and the warp have nothing to do.
     """
+
+    residual_by_colour: Tensor
 
     def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
         super().__init__(generator, rewrites)
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
         widths = (3, 3 * PHASES, 3, self.variant.channels)
-        parts = conv_in.weight.detach().split(widths, dim=1)
+        lr, past, lr_prev, latent = conv_in.weight.detach().split(widths, dim=1)
+        # The phases are kept in the order in which they become pixels fastest.
+        self.by_phase = self.rewrites.stack_pixels
+        if not self.by_phase:
+            past = past.unflatten(1, (PHASES, 3)).transpose(1, 2).flatten(1, 2)
         if self.rewrites.split_input:
             # The two frames, which are narrow, and what is a multiple of 8 or 16 wide.
-            frames, past = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
-            self.frames_in = _conv(frames, conv_in.bias, padding=1)
-            self.past_in = _conv(past, None, padding=1)
+            self.frames_in = _conv(torch.cat((lr, lr_prev), dim=1), conv_in.bias, padding=1)
+            self.past_in = _conv(torch.cat((past, latent), dim=1), None, padding=1)
         else:
-            self.conv_in = _conv(conv_in.weight.detach(), conv_in.bias, padding=1)
+            whole = torch.cat((lr, past, lr_prev, latent), dim=1)
+            self.conv_in = _conv(whole, conv_in.bias, padding=1)
         if self.variant.tail == "shuffle":
-            # From pixel_shuffle's order, c * 16 + phase, to phase * 3 + c, which is read again.
+            # conv_shuffle answers in pixel_shuffle's order, c * 16 + phase.
             out = generator.srnet.conv_shuffle
             assert out.bias is not None
-            weight = out.weight.detach().unflatten(0, (3, PHASES)).transpose(0, 1).flatten(0, 1)
-            bias = out.bias.detach().view(3, PHASES).T.flatten()
+            weight, bias = out.weight.detach(), out.bias.detach()
+            if self.by_phase:
+                weight, bias = (
+                    x.unflatten(0, (3, PHASES)).transpose(0, 1).flatten(0, 1)
+                    for x in (weight, bias)
+                )
             self.phases_out = _conv(weight, bias, padding=1)
+        if not self.by_phase:
+            kernels = self.residual_phases.unflatten(0, (PHASES, 3)).transpose(0, 1).flatten(0, 1)
+            self.register_buffer("residual_by_colour", kernels.contiguous())
 
     def forward(
         self, lr: Tensor, lr_prev: Tensor, phases_prev: Tensor, latent_prev: Tensor
@@ -354,12 +369,17 @@ class FreeStep(_Step):
         x = self.generator.srnet.resblocks(x)
         latent = F.relu(x)
         if self.variant.tail == "shuffle" and self.rewrites.phase_residual:
-            phases = self.phases_out(x) + self._residual_phases(lr)
-            return self._pixels(phases), phases, latent
+            if self.by_phase:
+                phases = self.phases_out(x) + self._residual_phases(lr)
+                return self._pixels(phases), phases, latent
+            up = F.pad(lr, self.phase_pad, mode="replicate")
+            phases = self.phases_out(x) + F.conv2d(up, self.residual_by_colour)
+            return F.pixel_shuffle(phases, SCALE), phases, latent
         picture = self._tail(x)
         if self.variant.has_residual:
             picture = picture + self._residual(lr)
-        return picture, space_to_depth(picture), latent
+        phases = space_to_depth(picture) if self.by_phase else F.pixel_unshuffle(picture, SCALE)
+        return picture, phases, latent
 
 
 def interleave(phases: list[Tensor]) -> Tensor:

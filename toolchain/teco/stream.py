@@ -7,20 +7,21 @@ needs them in another order (players) stands on top.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teco.errors import USAGE, TecoError
-from teco.runtimes.base import Array, Session, State
+from teco.runtimes.base import Array, PictureSession, Session, State
 from teco_models.variant import check_size
 
 Picture = NDArray[np.uint8]
+_Out = TypeVar("_Out")
 
 
 def to_tensor(picture: Picture) -> Array:
@@ -136,8 +137,15 @@ class Stream:
                 scene = list(takewhile(lambda item: not item[1], ahead))
                 # Mirrored: frame k, ..., 2, 1, then the scene itself from frame 0.
                 for other, _ in reversed(scene):
-                    self._step(other)
+                    self._step(other, self._any_step)
             yield self._emit(picture)
+
+    @property
+    def _any_step(self) -> Callable[[Array, State | None], tuple[Any, State]]:
+        """The step that is used, so that all of a scene's state is of one kind."""
+        if isinstance(self.session, PictureSession):
+            return self.session.enlarge
+        return self.session.step
 
     def _starts_scene(self, picture: Picture) -> bool:
         check_size(*picture.shape[:2])
@@ -147,23 +155,32 @@ class Stream:
         return changed or cut
 
     def _emit(self, picture: Picture) -> Picture:
-        out = self._step(picture)
-        # A sum is the cheapest look at every value; half-precision models are known to overflow,
-        # and a black picture would hide it.
-        if not np.isfinite(out.sum()):
+        try:
+            if isinstance(self.session, PictureSession):
+                out = self._step(picture, self.session.enlarge)
+            else:
+                hr = self._step(picture, self.session.step)
+                # A sum is the cheapest look at every value; half-precision models are known to
+                # overflow, and a black picture would hide it.
+                if not np.isfinite(hr.sum()):
+                    raise FloatingPointError
+                out = to_picture(hr)
+        except FloatingPointError as error:
             raise TecoError(
                 f"the model gave values that are no numbers at frame {self.stats.frames}",
                 hint="try another --runtime; report it with what `teco doctor` prints",
-            )
+            ) from error
         self.stats.frames += 1
-        return to_picture(out)
+        return out
 
-    def _step(self, picture: Picture) -> Array:
+    def _step(
+        self, picture: Picture, step: Callable[[Array, State | None], tuple[_Out, State]]
+    ) -> _Out:
         if self._state is None and (self.recurrent or not self.stats.steps):
             self.stats.resets += 1
         lr = to_tensor(picture)
         began = perf_counter()
-        out, state = self.session.step(lr, self._state)
+        out, state = step(lr, self._state)
         self.stats.step_seconds += perf_counter() - began
         self.stats.steps += 1
         self._state = state if self.recurrent else None

@@ -7,7 +7,7 @@ opaque and stays where the runtime computes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give memory and threads back."""
+        ...
+
+
+@runtime_checkable
+class PictureSession(Protocol):
+    """A session that can also make the 8-bit picture where it computes, which saves two passes."""
+
+    def enlarge(self, lr: Array, state: State | None) -> tuple[NDArray[np.uint8], State]:
+        """As :meth:`Session.step`, giving (4h, 4w, 3) uint8, rounded to nearest, then clipped.
+
+        Raises:
+            FloatingPointError: the model gave values that are no numbers.
+        """
         ...
 
 

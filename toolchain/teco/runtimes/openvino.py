@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from teco.artifact import Model, StreamContract
 from teco.errors import MACHINE, TecoError
@@ -52,8 +56,13 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": options.thread_count,
         }
+        contract = model.manifest.contract
         try:
-            compiled = ov.Core().compile_model(str(model.onnx), "CPU", settings)
+            network = ov.Core().read_model(str(model.onnx))
+            half_state = self.precision == "bf16"
+            compiled = ov.Core().compile_model(
+                with_ports(network, contract, half_state=half_state), "CPU", settings
+            )
         except Exception as error:  # pybind turns its errors into RuntimeError and others
             reason = str(error).strip().splitlines()[-1][:200]
             raise TecoError(
@@ -68,7 +77,63 @@ class OpenVino:
             )
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         details = f"CPU, {threads} threads, {found}"
-        return _Session(self.name, compiled, model.manifest.contract, details)
+        if contract.picture in {s.source for s in contract.states}:
+            return _Session(self.name, compiled, contract, details)
+
+        def compile_pictures() -> Any:
+            again = ov.Core().read_model(str(model.onnx))
+            ports = with_ports(again, contract, half_state=half_state, pictures=True)
+            return ov.Core().compile_model(ports, "CPU", settings)
+
+        return _PictureSession(self.name, compiled, contract, details, compile_pictures)
+
+
+CHECK = "teco_check"
+"""Output that is no number where the picture would not be: a sum over what it is made from."""
+
+
+def with_ports(
+    network: Any, contract: StreamContract, *, half_state: bool, pictures: bool = False
+) -> Any:
+    """A read model with the ports that suit the CPU plugin.
+
+    Args:
+        network: ``openvino.Model``; changed.
+        contract: how it is driven.
+        half_state: what only becomes state is bfloat16 at the port. A bfloat16 plan rounds it to
+            that anyway, on its way in; so nothing changes but half the memory traffic.
+        pictures: the picture comes as (1, 4h, 4w, 3) uint8, and :data:`CHECK` beside it. Only where
+            the picture is no state.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+    from openvino.preprocess import PrePostProcessor
+
+    carried = [s for s in contract.states if s.source not in (contract.frame, contract.picture)]
+    if pictures:
+        made_of = network.output(carried[0].source).get_node().input_value(0)
+        total = ops.reduce_sum(made_of, ops.constant([0, 1, 2, 3]))
+        total.output(0).set_names({CHECK})
+        network.add_outputs(total.output(0))
+    if not (half_state and carried) and not pictures:
+        return network
+    ports = PrePostProcessor(network)
+    if half_state:
+        for state in carried:
+            ports.input(state.input).tensor().set_element_type(ov.Type.bf16)
+            ports.output(state.source).tensor().set_element_type(ov.Type.bf16)
+    if pictures:
+        picture = ports.output(contract.picture)
+
+        def to_levels(port: Any) -> Any:
+            levels = ops.round(ops.multiply(port, ops.constant(255.0, ov.Type.f32)), "half_to_even")
+            return ops.clamp(levels, 0.0, 255.0).output(0)
+
+        picture.postprocess().custom(to_levels)
+        picture.model().set_layout(ov.Layout("NCHW"))
+        picture.tensor().set_layout(ov.Layout("NHWC"))
+        picture.tensor().set_element_type(ov.Type.u8)
+    return ports.build()
 
 
 class _Session:
@@ -78,30 +143,82 @@ class _Session:
         self.runtime = runtime
         self.details = details
         self._contract = contract
+        self._take(compiled)
+
+    def _take(self, compiled: Any) -> None:
         self._compiled = compiled
         self._requests = [compiled.create_infer_request() for _ in range(2)]
         self._turn = 0
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+        values = self._run(lr, state)
+        return values[self._contract.picture].data, self._following(values)
+
+    def _run(self, lr: Array, state: State | None) -> dict[str, Any]:
+        """The frame and every output that the contract names, as OpenVINO's tensors."""
         import openvino as ov
 
         contract = self._contract
-        if state is None:
-            import numpy as np
-
-            h, w = lr.shape[2:]
-            state = {
-                s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states
-            }
+        frame = ov.Tensor(lr, shared_memory=True)
         request = self._requests[self._turn]
         self._turn = 1 - self._turn
-        for name, value in {contract.frame: lr, **state}.items():
-            request.set_tensor(name, ov.Tensor(value, shared_memory=True))
+        given = self._zeros(lr) if state is None else state
+        for name, value in {contract.frame: frame, **given}.items():
+            request.set_tensor(name, value)
         request.infer()
-        values = {contract.frame: lr}
-        values |= {name: request.get_tensor(name).data for name in contract.outputs}
-        return values[contract.picture], {s.input: values[s.source] for s in contract.states}
+        return {contract.frame: frame, **{n: request.get_tensor(n) for n in contract.outputs}}
+
+    def _following(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {s.input: values[s.source] for s in self._contract.states}
+
+    def _zeros(self, lr: Array) -> dict[str, Any]:
+        import openvino as ov
+
+        h, w = lr.shape[2:]
+        zeros: dict[str, Any] = {}
+        for state in self._contract.states:
+            kind = self._compiled.input(state.input).get_element_type()
+            zeros[state.input] = ov.Tensor(kind, ov.Shape(shape_of(state.shape, h, w)))
+            # Bytes, because numpy knows no bfloat16; zero looks the same in every type.
+            np.frombuffer(zeros[state.input].data, np.uint8)[:] = 0
+        return zeros
 
     def close(self) -> None:
         self._requests = []
         self._compiled = None
+
+
+class _PictureSession(_Session):
+    """A session whose model can also make 8-bit pictures. The graph for that is compiled when it is
+    first asked for and takes the place of the other, so that only one is in memory."""
+
+    def __init__(
+        self,
+        runtime: str,
+        compiled: Any,
+        contract: StreamContract,
+        details: str,
+        compile_pictures: Callable[[], Any],
+    ) -> None:
+        super().__init__(runtime, compiled, contract, details)
+        self._floats = compiled
+        self._compile_pictures = compile_pictures
+        self._makes_pictures = False
+
+    def _switch(self, pictures: bool) -> None:
+        if self._makes_pictures != pictures:
+            self._makes_pictures = pictures
+            self._take(self._compile_pictures() if pictures else self._floats)
+
+    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+        self._switch(pictures=False)
+        return super().step(lr, state)
+
+    def enlarge(self, lr: Array, state: State | None) -> tuple[NDArray[np.uint8], State]:
+        """See :class:`teco.runtimes.base.PictureSession`."""
+        self._switch(pictures=True)
+        request = self._requests[self._turn]
+        values = self._run(lr, state)
+        if not np.isfinite(request.get_tensor(CHECK).data).all():
+            raise FloatingPointError
+        return values[self._contract.picture].data[0], self._following(values)

@@ -220,13 +220,15 @@ class Trainer:
         if self.stage == "flow":
             sample = SampleOptions(
                 crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, part=part,
-                realworld=self._real_world, seed=o.seed * 3 + 1,
+                realworld=self._real_world, max_stride=o.max_stride,
+                max_still_speed=o.still_speed, seed=o.seed * 3 + 1,
             )  # fmt: skip
         else:
             wanted = self.generator.fnet is not None and o.flow_weight > 0
             sample = SampleOptions(
                 crop=o.crop, frames=o.frames, batch=o.batch, part=part, with_flow=wanted,
-                realworld=self._real_world, seed=o.seed * 3 + (2 if self.stage == "gan" else 0),
+                realworld=self._real_world, still_share=o.still_share, max_stride=o.max_stride,
+                max_still_speed=o.still_speed, seed=o.seed * 3 + (2 if self.stage == "gan" else 0),
             )  # fmt: skip
         data = SequenceDataset(self.shots, sample, self.total)
         pinned = self.device.type == "cuda"

@@ -29,6 +29,11 @@ class TrainOptions:
         flow_batch: pairs of frames an iteration of the flow stage, over all processes together.
         frames: sequence length. The GAN stage runs each sequence forth and back, 2 T - 1 frames.
         crop: HR crop size; the discriminator is built for it.
+        still_share: share of sequences made by moving a window over one still frame (TecoGAN's
+            "moving first frame"); half of them in the flow stage.
+        still_speed: fastest such window, HR pixels a frame.
+        max_stride: largest step between the source frames of the other sequences. Large motion
+            teaches a flow net; a network without one only learns to distrust its past from it.
         real_world: how LR frames are spoiled besides, such as ``"noise=2,jpeg=40-90"``; "" for
             clean ones (:mod:`teco.train.realworld`).
         lr: peak learning rate of SRNet, and of FNet in the flow stage.
@@ -78,6 +83,9 @@ class TrainOptions:
     flow_batch: int = 32
     frames: int = 6
     crop: int = 128
+    still_share: float = 0.3
+    still_speed: float = 10.0
+    max_stride: int = 3
     real_world: str = ""
     lr: float = 4e-4
     gan_lr: float = 5e-5
