@@ -736,6 +736,23 @@ def test_a_real_fine_tuning_gives_a_loss_against_the_teacher(teacher, texture) -
     assert loss == pytest.approx(0.0, abs=20)
 
 
+def test_a_fine_tuning_that_diverges_counts_as_no_number(
+    teacher, texture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teco.budget import finetune
+    from teco.train.data import shot_of
+    from teco.train.validate import Validator
+
+    def diverge(_trainer: object, _report: object) -> None:
+        raise finetune.DivergedError("the loss became nan")
+
+    monkeypatch.setattr(finetune.Trainer, "run", diverge)
+    frames = np.stack(texture(6, 144, 144))
+    options = finetune.FineTuneOptions(iterations=2, batch=1, frames=2, crop=32, workers=0)
+    tune = finetune.FineTune(teacher, [shot_of("texture", frames)], Validator(frames[:4]), options)
+    assert np.isnan(tune(replace(teacher.variant, blocks=1)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from teco.errors import TecoError
 from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, measured_flow, shot_of
 from teco.train.init import block_matching_start, initialise
-from teco.train.loop import CHECKPOINT, LOG, WEIGHTS, LoopOptions, Trainer, TrainOptions
+from teco.train.loop import CHECKPOINT, LOG, WEIGHTS, DivergedError, Trainer
 from teco.train.losses import charbonnier, flow_loss, warp_loss
+from teco.train.options import LoopOptions, TrainOptions
 from teco.train.prepare import prepare, read_clip_options
 from teco.train.validate import Validator
 from teco_calibration.degrade import degrade_bd
@@ -365,7 +366,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path,
     good = (tmp_path / CHECKPOINT).read_bytes()
     with torch.no_grad():
         trainer.generator.srnet.conv_in[0].bias[0] = float("nan")  # type: ignore[index]
-    with pytest.raises(TecoError, match="iteration 1"):
+    with pytest.raises(DivergedError, match="iteration 1"):
         trainer.run(lambda _: None)
     assert (tmp_path / CHECKPOINT).read_bytes() == good
 

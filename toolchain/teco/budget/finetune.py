@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from teco.budget.reduce import reduce_to
 from teco.train.data import Shot
-from teco.train.loop import Progress, Trainer
+from teco.train.loop import DivergedError, Progress, Trainer
 from teco.train.options import LoopOptions, TrainOptions
 from teco.train.validate import Validator
 from teco_models.checkpoint import Weights, build, save_weights
@@ -76,7 +77,7 @@ class FineTune:
         self.reference = validator(build(teacher)).psnr
 
     def __call__(self, variant: Variant) -> float:
-        """dB lost; negative where the candidate came out better."""
+        """dB lost; negative where the candidate came out better, NaN where its loss diverged."""
         o = self.options
         weights, _ = reduce_to(self.teacher, variant, order=self.order)
         options = TrainOptions(
@@ -98,5 +99,8 @@ class FineTune:
                 init=start,
             )  # fmt: skip
             trainer = Trainer(options, loop, self.shots, None)
-            trainer.run(show)
+            try:
+                trainer.run(show)
+            except DivergedError:
+                return math.nan
             return self.reference - self.validator(trainer.average).psnr

@@ -146,8 +146,8 @@ class _Session:
         self._take(compiled)
 
     def _take(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._requests = [compiled.create_infer_request() for _ in range(2)]
+        self._compiled: Any = compiled
+        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(2)]
         self._turn = 0
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:

@@ -50,6 +50,10 @@ LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
 
 
+class DivergedError(TecoError):
+    """The loss is no longer a number."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Told after every iteration."""
@@ -265,7 +269,7 @@ class Trainer:
         # A scaled gradient may overflow now and then; the scaler leaves that step out by itself.
         overflowed = not torch.isfinite(norm) and not self._scaler.is_enabled()
         if self.processes.any(overflowed or not torch.isfinite(total)):
-            raise TecoError(
+            raise DivergedError(
                 f"the loss became {total.item():g} (gradient norm {norm.item():g}) in stage "
                 f"{self.stage} at iteration {self.iteration + 1}; the last checkpoint is kept",
                 hint=f"start again with a lower rate, for example {self._lower_rate()}",
@@ -300,8 +304,9 @@ class Trainer:
             Whether there is a next.
 
         Raises:
-            TecoError: SIGINT or SIGTERM came (a checkpoint was written first), the loss is no
-                longer finite, or a file cannot be written.
+            DivergedError: the loss is no longer finite; the last checkpoint is kept.
+            TecoError: SIGINT or SIGTERM came (a checkpoint was written first), or a file cannot be
+                written.
         """
         self._stop = False
 
