@@ -18,14 +18,19 @@ from test_train import footage
 
 from teco.errors import TecoError
 from teco.train import adversary
+from teco.train import loop as loop_module
 from teco.train.data import shot_of
-from teco.train.distributed import Processes, SharedBatchNorm
+from teco.train.distributed import Processes, SharedBatchNorm, share_batch_norm
 from teco.train.loop import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Trainer, stage_weights
+from teco.train.losses import ping_pong
 from teco.train.options import LoopOptions, TrainOptions
 from teco.train.schedule import rate
+from teco.train.stages import Batch
 from teco.train.validate import Validator
 from teco_models.checkpoint import load_weights, save_weights
+from teco_models.discriminator import Discriminator
 from teco_models.generator import Generator
+from teco_models.ops import warp
 from teco_models.sharing import share_blocks
 from teco_models.sparsity import magnitude_masks, save_masks
 from teco_models.variant import Variant
@@ -49,6 +54,8 @@ def random_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
     """A perceptual loss whose VGG16 is narrow and random: the real one is not in the repository."""
 
     class Narrow(torch.nn.Module):
+        which = "narrow"
+
         def __init__(self) -> None:
             super().__init__()
             with torch.random.fork_rng():
@@ -59,7 +66,7 @@ def random_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
             a, b = self.net(x), self.net(y.detach())
             return 1 - torch.nn.functional.cosine_similarity(a, b, dim=1).mean()
 
-    monkeypatch.setattr(adversary, "perceptual", lambda _which, _device: Narrow())
+    monkeypatch.setattr(loop_module, "perceptual", lambda _which, _device: Narrow())
 
 
 def options(**changes) -> TrainOptions:
@@ -95,7 +102,9 @@ def test_the_gan_stage_runs_logs_and_keeps_the_recurrent_weights(tmp_path: Path,
     }  # fmt: skip
     assert all(np.isfinite(x) for p in losses for x in p.values())
     assert trainer.adversary is not None
-    fresh = adversary.Adversary(trainer.generator, options(), Processes(), torch.device("cpu"))
+    fresh = adversary.Adversary(
+        trainer.generator, options(), None, Processes(), torch.device("cpu")
+    )
     learned = dict(trainer.adversary.discriminator.named_parameters())
     for name, start in fresh.discriminator.named_parameters():
         assert not torch.equal(learned[name], start), name
@@ -160,12 +169,40 @@ def test_the_discriminator_rests_when_it_is_ahead(tmp_path: Path, shots) -> None
 
 @pytest.mark.usefixtures("random_vgg")
 def test_both_references_losses(tmp_path: Path, shots) -> None:
-    o = options(iterations=0, gan_iterations=1, pixel_loss="squared", pingpong_loss="l1",
-                feature_weight=0.02)  # fmt: skip
-    losses: dict[str, float] = {}
-    trainer = Trainer(o, LoopOptions(out=tmp_path, workers=0), shots, None)
-    trainer.run(lambda p: losses.update(p.losses))
-    assert losses["feature"] > 0
+    """The same first batch by either: what differs is what the options say, by its own formula."""
+    found = []
+    for kind in ("port", "tensorflow"):
+        more = {"pixel_loss": "squared", "pingpong_loss": "l1", "feature_weight": 0.02}
+        o = options(iterations=0, gan_iterations=1, amp="off", **(more if kind != "port" else {}))
+        trainer = Trainer(o, LoopOptions(out=tmp_path / kind, workers=0), shots, None)
+        batch = Batch.of(next(iter(trainer._samples())), 64, torch.device("cpu"))
+        with torch.no_grad():
+            out, flow = trainer.generator.sequence(ping_pong(batch.lr))
+        assert flow is not None
+        truth, forth = ping_pong(batch.truth), flow[:, :2].flatten(0, 1)
+        now, before = batch.pairs
+        warped = (warp(before, forth) - now).square()
+        half = (out[:, :2] - out[:, 3:].flip(1)).abs()
+        if kind == "port":
+            expected = {
+                "pixel": ((out - truth).square() + 1e-6).sqrt().mean(),
+                "warp": 0.2 * (warped + 1e-6).sqrt().mean(),
+                "pingpong": 0.5 * (half.square() + 1e-6).sqrt().mean(),
+            }
+        else:
+            # Pictures in [-1, 1], so differences double; squares are summed over the colours.
+            expected = {
+                "pixel": 12 * (out - truth).square().mean(),
+                "warp": 0.2 * 3 * warped.mean(),
+                "pingpong": 0.5 * 2 * half.mean(),
+            }
+        losses: dict[str, float] = {}
+        trainer.run(lambda p, into=losses: into.update(p.losses))
+        for name, value in expected.items():
+            assert losses[name] == pytest.approx(float(value), rel=1e-3), (kind, name)
+        found.append(losses)
+    assert "feature" not in found[0]
+    assert found[1]["feature"] > 0
 
 
 def test_a_missing_backbone_is_a_sentence(
@@ -348,14 +385,14 @@ from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
 from test_gan_training import TINY, options, shots_of, Narrowed
-from teco.train import adversary
+from teco.train import loop
 from teco.train.distributed import process_group
 from teco.train.loop import Trainer
 from teco.train.options import LoopOptions
 torch.set_num_threads(1)
-adversary.perceptual = lambda which, device: Narrowed()
+loop.perceptual = lambda which, device: Narrowed()
 with process_group("cpu") as processes:
-    o = options(iterations=3, gan_iterations=3, flow_iterations=2, flow_batch=4, amp="off")
+    o = options({lengths}, flow_batch=4, amp="off")
     out = Path(sys.argv[1])
     out.mkdir(exist_ok=True)
     Trainer(o, LoopOptions(out=out, workers=0), shots_of(), None, processes).run(lambda _: None)
@@ -365,6 +402,8 @@ with process_group("cpu") as processes:
 class Narrowed(torch.nn.Module):
     """For the worker processes, where a fixture does not reach."""
 
+    which = "narrowed"
+
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x - y.detach()).square().mean()
 
@@ -373,10 +412,15 @@ def shots_of():
     return [shot_of("a", footage(seed=1)), shot_of("b", footage(frames=3, seed=2))]
 
 
-def launch(tmp_path: Path, out: Path, processes: int) -> None:
+def launch(
+    tmp_path: Path,
+    out: Path,
+    processes: int,
+    lengths: str = "iterations=3, gan_iterations=3, flow_iterations=2",
+) -> None:
     """The worker under the environment that torchrun would set."""
     script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), lengths=lengths))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -409,6 +453,13 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
         start = torch.cat([v.flatten() for v in initial.state_dict().values()])
         assert float((one - two).norm()) <= 0.02 * float((one - start).norm())
     a, b = (s["adversary"]["discriminator"] for s in states)
+    weights = [k for k in a if k.endswith(("weight", "bias"))]
+    one, two = (torch.cat([d[k].flatten() for k in weights]) for d in (a, b))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = Discriminator(64).state_dict()
+    start = torch.cat([fresh[k].flatten() for k in weights])
+    assert 0 < float((one - two).norm()) + 1e-12 <= 0.05 * float((one - start).norm())
     for key in a:
         if "running" in key:
             assert torch.allclose(a[key], b[key], rtol=0.02, atol=1e-3), key
@@ -417,37 +468,106 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["flow", "recurrent", "gan"])
 def test_sigkill_in_any_stage_and_resume_is_exact(tmp_path: Path, stage: str) -> None:
-    """The process is killed for real at a random moment of the stage."""
-    launch(tmp_path, tmp_path / "whole", 1)
+    """The process is killed for real at some moment of the stage, between two checkpoints."""
+    longer = "iterations=12, gan_iterations=12, flow_iterations=24"
+    launch(tmp_path, tmp_path / "whole", 1, longer)
     out = tmp_path / "cut"
     script = tmp_path / "worker.py"
-    text = WORKER.format(tests=str(Path(__file__).parent))
-    text = text.replace("workers=0)", "workers=0, checkpoint_every=1)")
-    resumed = (
-        text.replace(".run(lambda _: None)", "").replace("    Trainer(", "    t = Trainer(")
-        + "    t.resume()\n    t.run(lambda _: None)\n"
-    )
-    script.write_text(resumed)
+    text = script.read_text().replace("workers=0)", "workers=0, checkpoint_every=3)")
+    text = text.replace(".run(lambda _: None)", "").replace("    Trainer(", "    t = Trainer(")
+    script.write_text(text + "    t.resume()\n    t.run(lambda _: None)\n")
     process = subprocess.Popen([sys.executable, str(script), str(out)])
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        time.sleep(float(np.random.default_rng().uniform(0.001, 0.02)))
+    seen = ("", 0)
+    while seen[0] != stage or not seen[1]:
+        assert process.poll() is None, f"{stage} was over before it was seen: {seen}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
         if (out / CHECKPOINT).exists():
             state = torch.load(out / CHECKPOINT, weights_only=True)
-            if state["stage"] == stage:
-                break
+            seen = (state["stage"], state["iteration"])
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, str(script), str(out)], check=True)
     a, b = (load_weights(tmp_path / run / WEIGHTS).tensors for run in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, shots) -> None:
-    trainer = Trainer(
-        options(batch=3, gan_iterations=0), LoopOptions(out=tmp_path, workers=0), shots, None,
-        Processes(),
-    )  # fmt: skip
-    trainer.processes = Processes(0, 2, 0)
+    loop = LoopOptions(out=tmp_path, workers=0)
     with pytest.raises(TecoError, match="cannot be divided among 2 processes"):
-        next(iter(trainer._samples()))
+        Trainer(options(batch=3, gan_iterations=0), loop, shots, None, Processes(0, 2, 0))
+
+
+def test_batch_norms_are_replaced_where_they_are() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(4)).double()
+    share_batch_norm(network)
+    assert isinstance(network[0], SharedBatchNorm)
+    assert network[0].weight.dtype == torch.float64
+
+
+# --- what a run refuses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": 0}, {"frames": 1}, {"lr": -1.0}, {"lr": float("nan")}, {"max_stride": 0},
+        {"crop": 0}, {"iterations": -2}, {"still_share": 2.0}, {"ema": 1.5}, {"clip_norm": -1.0},
+        {"gan_weight": float("inf")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused(change: dict[str, float]) -> None:
+    (name,) = change
+    with pytest.raises(TecoError, match=f"{name} is|--{name}") as error:
+        options(**change)
+    assert error.value.exit_code == 2
+
+
+def test_a_missing_backbone_is_noticed_before_the_first_stage(
+    tmp_path: Path, shots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_which: str, _device: object) -> None:
+        raise TecoError("VGG16 is not here")
+
+    monkeypatch.setattr(loop_module, "perceptual", missing)
+    with pytest.raises(TecoError, match="VGG16"):
+        Trainer(options(iterations=100), LoopOptions(out=tmp_path, workers=0), shots, None)
+
+
+def test_resuming_with_another_teacher_masks_or_without_ties_names_them(
+    tmp_path: Path, shots
+) -> None:
+    one = saved(tmp_path / "one.safetensors", TINY, 1)
+    two = saved(tmp_path / "two.safetensors", TINY, 2)
+    o = options(gan_iterations=0, distil_output=1.0)
+    Trainer(o, LoopOptions(out=tmp_path / "a", workers=0, teacher=one), shots, None).save()
+    with pytest.raises(TecoError, match=r"teacher was [0-9a-f]{12}, is now [0-9a-f]{12}"):
+        Trainer(o, LoopOptions(out=tmp_path / "a", workers=0, teacher=two), shots, None).resume()
+    masks = tmp_path / "masks.safetensors"
+    save_masks(masks, magnitude_masks(load_weights(one), 0.5))
+    o = options(gan_iterations=0)
+    Trainer(
+        o, LoopOptions(out=tmp_path / "b", workers=0, init=one, masks=masks), shots, None
+    ).save()
+    with pytest.raises(TecoError, match=r"masks was [0-9a-f]{12}, is now None"):
+        Trainer(o, LoopOptions(out=tmp_path / "b", workers=0, init=one), shots, None).resume()
+
+
+def test_a_flow_that_is_no_number_ends_in_a_sentence(tmp_path: Path) -> None:
+    """In a process of its own: on a CPU the gradient of such a warp ends the process."""
+    script = tmp_path / "worker.py"
+    text = WORKER.format(tests=str(Path(__file__).parent), lengths="iterations=3, gan_iterations=0")
+    text = text.replace("    Trainer(", "    t = Trainer(").replace(".run(lambda _: None)", "")
+    script.write_text(
+        text.replace('amp="off"', 'amp="off", flow_weight=0.0')
+        + "    torch.nn.init.constant_(t.generator.fnet.flow[2].bias, float('nan'))\n"
+        + "    t.run(lambda _: None)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "DivergedError: the loss became nan in stage recurrent at iteration 1" in done.stderr

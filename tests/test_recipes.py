@@ -42,6 +42,10 @@ def test_published_schedules() -> None:
     tensorflow = TrainOptions(**load_recipe("tecogan-tensorflow"))
     assert (tensorflow.pixel_loss, tensorflow.pingpong_loss) == ("squared", "l1")
     assert tensorflow.feature_weight == 0.02
+    assert Variant.parse(tensorflow.variant).blocks == 16
+    assert (tensorflow.schedule, tensorflow.lr, tensorflow.gan_lr) == ("constant", 5e-5, 5e-5)
+    assert (tensorflow.iterations, tensorflow.gan_iterations) == (500_000, 500_000)
+    assert (tensorflow.batch, tensorflow.frames, tensorflow.crop) == (4, 10, 128)
     paper = TrainOptions(**load_recipe("paper"))
     assert paper.iterations + paper.gan_iterations == 300_000
 

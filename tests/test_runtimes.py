@@ -17,7 +17,7 @@ from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
 from teco.runtimes import auto as auto_module
 from teco.runtimes.base import PictureSession
 from teco.runtimes.pytorch import PyTorchSession
-from teco.stream import to_picture
+from teco.stream import Stream, to_picture
 
 TOLERANCE = {"openvino-bf16": 0.05}
 """Largest difference from PyTorch, pictures in [0, 1]; bfloat16 has 8 bits of mantissa."""
@@ -105,6 +105,17 @@ def test_pictures_made_inside_are_those_made_outside(
             assert int(np.abs(picture.astype(int) - to_picture(hr)).max()) <= 1
     hr, _ = session.step(moving_frames(16, 24, 1)[0], None)
     assert hr.shape == (1, 3, 64, 96)
+
+
+def test_pictures_made_inside_are_the_callers_to_keep(free: tuple[Model, PyTorchSession]) -> None:
+    """A queue of encoders holds several; the session's memory is written again two steps on."""
+    frames = [np.ascontiguousarray((255 * f[0].transpose(1, 2, 0)).astype(np.uint8))
+              for f in moving_frames(16, 24, 8)]  # fmt: skip
+    kept = list(Stream(or_skip("openvino", free[0]), scene_cuts=False).run(frames))
+    other = Stream(or_skip("openvino", free[0]), scene_cuts=False)
+    assert all(np.array_equal(a, other.push(f).copy()) for a, f in zip(kept, frames, strict=True))
+    warmed = Stream(or_skip("openvino", free[0]), scene_cuts=False, warm_up=2)
+    assert len(list(warmed.run(frames))) == 8
 
 
 def test_numbers_that_are_none_are_noticed_where_the_picture_cannot_show_them(

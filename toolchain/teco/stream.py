@@ -155,23 +155,23 @@ class Stream:
         return changed or cut
 
     def _emit(self, picture: Picture) -> Picture:
-        try:
-            if isinstance(self.session, PictureSession):
-                out = self._step(picture, self.session.enlarge)
-            else:
-                hr = self._step(picture, self.session.step)
-                # A sum is the cheapest look at every value; half-precision models are known to
-                # overflow, and a black picture would hide it.
-                if not np.isfinite(hr.sum()):
-                    raise FloatingPointError
-                out = to_picture(hr)
-        except FloatingPointError as error:
-            raise TecoError(
-                f"the model gave values that are no numbers at frame {self.stats.frames}",
-                hint="try another --runtime; report it with what `teco doctor` prints",
-            ) from error
+        if isinstance(self.session, PictureSession):
+            out = self._step(picture, self.session.enlarge)
+        else:
+            hr = self._step(picture, self.session.step)
+            # A sum is the cheapest look at every value; half-precision models are known to
+            # overflow, and a black picture would hide it.
+            if not np.isfinite(hr.sum()):
+                raise self._no_numbers()
+            out = to_picture(hr)
         self.stats.frames += 1
         return out
+
+    def _no_numbers(self) -> TecoError:
+        return TecoError(
+            f"the model gave values that are no numbers at frame {self.stats.frames}",
+            hint="try another --runtime; report it with what `teco doctor` prints",
+        )
 
     def _step(
         self, picture: Picture, step: Callable[[Array, State | None], tuple[_Out, State]]
@@ -180,7 +180,10 @@ class Stream:
             self.stats.resets += 1
         lr = to_tensor(picture)
         began = perf_counter()
-        out, state = step(lr, self._state)
+        try:
+            out, state = step(lr, self._state)
+        except FloatingPointError as error:
+            raise self._no_numbers() from error
         self.stats.step_seconds += perf_counter() - began
         self.stats.steps += 1
         self._state = state if self.recurrent else None

@@ -18,7 +18,7 @@ _WEIGHT = click.FloatRange(min=0)
 
 # Option, type, what --help says of it. The defaults are those of teco.train.options.TrainOptions,
 # which imports no torch but is not imported for --help of other commands either; None here means
-# "as the recipe or the default says". test_train.py holds the two lists against each other.
+# "as the recipe or the default says". test_recipes.py holds the two lists against each other.
 FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("flow-iterations", _FROM_0, "Supervised start of the flow net.  [3000]"),
     ("iterations", _FROM_0, "Recurrent stage: pixels and motion.  [20000]"),
@@ -86,7 +86,7 @@ def _field_options(command: Any) -> Any:
               callback=lambda ctx, _param, value: _show_recipes(ctx) if value else None,
               help="List the shipped recipes and leave.")  # fmt: skip
 @click.option("--val", "val_clip", metavar="CLIP", help="Clip to validate on, never trained on.")
-@click.option("--val-shrink", type=float, default=2.0, show_default=True)
+@click.option("--val-shrink", type=click.FloatRange(min=1), default=2.0, show_default=True)
 @click.option("--val-frames", type=click.IntRange(min=4), default=24, show_default=True)
 @click.option("--blocks", type=_COUNT, help="[default: 3, or the recipe's, or those of --init]")
 @click.option("--variant", metavar="NAME", help="Any variant by name, instead of --blocks.")
@@ -162,21 +162,27 @@ def command(
             hint="leave --device out to train on the CPU",
             exit_code=3,
         )
-    threads = threads or usable_cores()
-    torch.set_num_threads(threads)
     chosen: dict[str, Any] = load_recipe(config) if config else {}
+    threads = threads or chosen.get("threads") or usable_cores()
+    torch.set_num_threads(threads)
     chosen |= {name: value for name, value in given.items() if value is not None}
-    if teacher is not None:
-        chosen = {**WITH_TEACHER, **chosen}
     init_file = weights_file(init) if init else None
+    teacher_file = weights_file(teacher) if teacher else None
     chosen["variant"] = _variant_name(variant, blocks, init_file, chosen.get("variant"))
+    if teacher_file is not None:
+        from teco_models.checkpoint import load_weights
+        from teco_models.variant import Variant
+
+        both = (load_weights(teacher_file).variant, Variant.parse(chosen["variant"]))
+        flows = all(v.has_flow for v in both)
+        chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
     chosen["threads"] = threads
     options = TrainOptions(**chosen)
     RealWorld.parse(options.real_world)  # before anything is decoded
     loop = LoopOptions(
         out=out, checkpoint_every=checkpoint_every, validate_every=validate_every,
         workers=workers, device=device, compile=compile_, init=init_file,
-        teacher=weights_file(teacher) if teacher else None, masks=masks,
+        teacher=teacher_file, masks=masks,
     )  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)

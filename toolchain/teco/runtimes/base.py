@@ -73,6 +73,8 @@ class PictureSession(Protocol):
     def enlarge(self, lr: Array, state: State | None) -> tuple[NDArray[np.uint8], State]:
         """As :meth:`Session.step`, giving (4h, 4w, 3) uint8, rounded to nearest, then clipped.
 
+        The picture is the caller's to keep.
+
         Raises:
             FloatingPointError: the model gave values that are no numbers.
         """

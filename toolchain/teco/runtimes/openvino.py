@@ -189,8 +189,10 @@ class _Session:
 
 
 class _PictureSession(_Session):
-    """A session whose model can also make 8-bit pictures. The graph for that is compiled when it is
-    first asked for and takes the place of the other, so that only one is in memory."""
+    """A session whose model can also make 8-bit pictures, by a graph of its own.
+
+    It is compiled when it is first asked for.
+    """
 
     def __init__(
         self,
@@ -201,14 +203,21 @@ class _PictureSession(_Session):
         compile_pictures: Callable[[], Any],
     ) -> None:
         super().__init__(runtime, compiled, contract, details)
-        self._floats = compiled
+        self._floats: Any = compiled
+        self._pictures: Any = None
         self._compile_pictures = compile_pictures
         self._makes_pictures = False
 
     def _switch(self, pictures: bool) -> None:
         if self._makes_pictures != pictures:
             self._makes_pictures = pictures
-            self._take(self._compile_pictures() if pictures else self._floats)
+            if pictures and self._pictures is None:
+                self._pictures = self._compile_pictures()
+            self._take(self._pictures if pictures else self._floats)
+
+    def close(self) -> None:
+        super().close()
+        self._floats = self._pictures = None
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
         self._switch(pictures=False)
@@ -221,4 +230,5 @@ class _PictureSession(_Session):
         values = self._run(lr, state)
         if not np.isfinite(request.get_tensor(CHECK).data).all():
             raise FloatingPointError
-        return values[self._contract.picture].data[0], self._following(values)
+        # The picture is handed to others, who keep it; this memory is written again two steps on.
+        return values[self._contract.picture].data[0].copy(), self._following(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from teco.train.distributed import Processes, parallel, share_batch_norm
 from teco.train.losses import (
@@ -16,7 +16,6 @@ from teco.train.losses import (
     ping_pong_loss,
 )
 from teco.train.options import TrainOptions
-from teco.train.perceptual import perceptual
 from teco.train.stages import Batch, DiscriminatorLosses, Losses, amp
 from teco_models.discriminator import Discriminator, triplet_flows, triplet_input
 from teco_models.generator import Generator
@@ -43,17 +42,16 @@ class Adversary:
     Args:
         generator: whose flow net warps the triplets, and whose pictures are judged.
         options: the run's.
+        perceptual: the perceptual loss; None leaves it out.
         processes: this process among its peers.
         device: of the networks.
-
-    Raises:
-        TecoError: the perceptual loss's backbone is not there.
     """
 
     def __init__(
         self,
         generator: Generator,
         options: TrainOptions,
+        perceptual: nn.Module | None,
         processes: Processes,
         device: torch.device,
     ) -> None:
@@ -66,15 +64,13 @@ class Adversary:
             self.discriminator = Discriminator(options.crop).to(device)
         if processes.world > 1:
             share_batch_norm(self.discriminator)
-        self.perceptual = None
-        if options.perceptual_weight:
-            self.perceptual = perceptual(options.perceptual, device)
+        self.perceptual = perceptual
         if options.channels_last:
             self.discriminator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=options.discriminator_lr, betas=(0.9, 0.999)
         )
-        self._losses = parallel(DiscriminatorLosses(self.discriminator, options), processes, device)
+        self._losses = parallel(DiscriminatorLosses(self.discriminator, options), processes)
 
     def set_learning_rate(self, share: float) -> None:
         """``share`` of the peak rate."""

@@ -77,10 +77,10 @@ def process_group(device: str) -> Generator[Processes]:
         int(os.environ["WORLD_SIZE"]),
         int(os.environ.get("LOCAL_RANK", "0")),
     )
-    if device == "cuda":
-        torch.cuda.set_device(here.local_rank)
     backend = "nccl" if device == "cuda" else "gloo"
     try:
+        if device == "cuda":
+            torch.cuda.set_device(here.local_rank)
         dist.init_process_group(backend, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise TecoError(
@@ -103,18 +103,17 @@ def wait_for_first(processes: Processes) -> Generator[None]:
         dist.barrier()
 
 
-def parallel(module: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+def parallel(module: nn.Module, processes: Processes) -> nn.Module:
     """``module`` with its gradients averaged over the processes."""
     if processes.world == 1:
         return module
-    ids = [device.index or 0] if device.type == "cuda" else None
     # Buffers are constants and statistics that are the same everywhere already; broadcasting them
     # before each call would change, in place, what an earlier call's gradient needs.
     ddp: Any = nn.parallel.DistributedDataParallel
-    # torch 2.14 calls it by another name.
+    # torch 2.14 calls it by another name. No device_ids: inputs lie on this process's GPU already.
     new = "forward_sync_buffers" in inspect.signature(ddp).parameters
     option = "forward_sync_buffers" if new else "broadcast_buffers"
-    return cast(nn.Module, ddp(module, ids, **{option: False}))
+    return cast(nn.Module, ddp(module, **{option: False}))
 
 
 class _Sum(torch.autograd.Function):
@@ -176,6 +175,7 @@ def share_batch_norm(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+            shared.to(child.weight.device, child.weight.dtype)
             shared.load_state_dict(child.state_dict())
             setattr(module, name, shared)
         else:

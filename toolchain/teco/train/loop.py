@@ -25,13 +25,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from teco.artifact import write_beside
+from teco.artifact import sha256_of, write_beside
 from teco.errors import USAGE, TecoError
 from teco.train.adversary import Adversary
-from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, batches
+from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, batches, share
 from teco.train.distributed import Processes, parallel
 from teco.train.init import initialise
 from teco.train.options import STAGES, LoopOptions, Stage, TrainOptions
+from teco.train.perceptual import Perceptual, perceptual
 from teco.train.realworld import RealWorld
 from teco.train.schedule import rate
 from teco.train.stages import Batch, GeneratorLosses, Losses
@@ -122,6 +123,12 @@ class Trainer:
         self.iteration = 0
         self.elapsed = 0.0
         self._stop = False
+        for size in (options.batch, options.flow_batch if options.flow_iterations else 0):
+            share(size, self.processes.rank, self.processes.world)
+        # What the last stage needs is asked for before the first has cost days.
+        self._perceptual: Perceptual | None = None
+        if options.gan_iterations and options.perceptual_weight:
+            self._perceptual = perceptual(options.perceptual, self.device)
         self._enter(next(stage for stage in STAGES if options.total(stage)))
 
     @property
@@ -176,6 +183,13 @@ class Trainer:
                 hint="its upsampled frame is another; take a teacher of the same kind",
                 exit_code=USAGE,
             )
+        if self.options.distil_flow and not (weights.variant.has_flow and self._variant.has_flow):
+            without = self._variant if weights.variant.has_flow else weights.variant
+            raise TecoError(
+                f"{without.name} has no flow net, so no flow can be distilled",
+                hint="give --distil-flow 0",
+                exit_code=USAGE,
+            )
         teacher = Generator(weights.variant).to(self.device)
         teacher.load_state_dict(weights.tensors)
         if self.options.channels_last:
@@ -206,10 +220,10 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, lr=self._peak, betas=(0.9, 0.999))
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=o.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         losses = GeneratorLosses(generator, o, stage, self._teacher)
-        self._losses: nn.Module = parallel(losses, self.processes, self.device)
+        self._losses: nn.Module = parallel(losses, self.processes)
         self.adversary = None
         if stage == "gan":
-            self.adversary = Adversary(generator, o, self.processes, self.device)
+            self.adversary = Adversary(generator, o, self._perceptual, self.processes, self.device)
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -217,6 +231,19 @@ class Trainer:
         """What the shots are, so that a run is not resumed on others."""
         facts = [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def _files(self) -> dict[str, str | None]:
+        """What else decides the result: digests of the teacher and the masks, and the ties."""
+
+        def digest(path: Path | None) -> str | None:
+            return None if path is None else sha256_of(path)[:12]
+
+        return {
+            "teacher": digest(self.loop.teacher) if self._teacher is not None else None,
+            "masks": digest(self.loop.masks),
+            "ties": None if self._tied is None else format_pattern(self._tied),
+            "perceptual": None if self._perceptual is None else self._perceptual.which,
+        }
 
     def _samples(self) -> Yields[Sample]:
         o, p = self.options, self.processes
@@ -261,26 +288,33 @@ class Trainer:
 
     def _step(self, losses: Losses) -> None:
         total = torch.stack(list(losses.values())).sum()
+        if self.processes.any(not bool(torch.isfinite(total))):
+            raise self._diverged(total, "")
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(total).backward()
         self._scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
-        # A scaled gradient may overflow now and then; the scaler leaves that step out by itself.
-        overflowed = not torch.isfinite(norm) and not self._scaler.is_enabled()
-        if self.processes.any(overflowed or not torch.isfinite(total)):
-            raise DivergedError(
-                f"the loss became {total.item():g} (gradient norm {norm.item():g}) in stage "
-                f"{self.stage} at iteration {self.iteration + 1}; the last checkpoint is kept",
-                hint=f"start again with a lower rate, for example {self._lower_rate()}",
-            )
+        # A scaled gradient may overflow now and then; the scaler leaves that step out and lowers
+        # its scale, until lowering does not help either. The norm is the same in every process.
+        helpless = not self._scaler.is_enabled() or self._scaler.get_scale() < 1
+        if helpless and not torch.isfinite(norm):
+            raise self._diverged(total, f" (gradient norm {norm.item():g})")
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self._masks:
             apply_masks(self.generator, self._masks)
 
-    def _lower_rate(self) -> str:
-        return f"--{'gan-' if self.stage == 'gan' else ''}lr {self._peak / 2:g}"
+    def _diverged(self, total: torch.Tensor, gradient: str) -> DivergedError:
+        lower = f"--lr {self._peak / 2:g}"
+        if self.stage == "gan":
+            lower = f"--gan-lr {self._peak / 2:g} "
+            lower += f"--discriminator-lr {self.options.discriminator_lr / 2:g}"
+        return DivergedError(
+            f"the loss became {total.item():g}{gradient} in stage {self.stage} at iteration "
+            f"{self.iteration + 1}; the last checkpoint is kept",
+            hint=f"start again with a lower rate, for example {lower}",
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -411,6 +445,7 @@ class Trainer:
         state: dict[str, Any] = {
             "options": asdict(self.options),
             "data": self._data_digest(),
+            "files": self._files(),
             "stage": self.stage,
             "iteration": self.iteration,
             "elapsed": self.elapsed,
@@ -454,7 +489,14 @@ class Trainer:
             TecoError: it cannot be read, or was made with other options, which are named.
         """
         path = self.loop.out / CHECKPOINT
-        if not path.exists():
+        found = self.processes.mean(float(path.exists()))
+        if 0 < found < 1:
+            raise TecoError(
+                f"{path} is there for {found:.0%} of the processes only",
+                hint="processes on several machines need one shared --out",
+                exit_code=USAGE,
+            )
+        if not found:
             return False
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
@@ -494,6 +536,12 @@ class Trainer:
             for name in ours
             if saved.get(name) != ours[name]
         ]
+        before: dict[str, Any] = state.get("files", self._files())
+        different += [
+            f"{name} was {before.get(name)}, is now {value}"
+            for name, value in self._files().items()
+            if before.get(name) != value
+        ]
         if different:
             raise TecoError(
                 f"{path} was made with other options: {'; '.join(different)}",
@@ -515,7 +563,11 @@ class Trainer:
         here = (STAGES.index(self.stage), self.iteration)
         kept: list[str] = []
         for line in path.read_text().splitlines(keepends=True):
-            record = json.loads(line) if line.endswith("\n") else None
-            if record and (STAGES.index(record["stage"]), record["iteration"]) <= here:
+            try:
+                record = json.loads(line)
+                place = (STAGES.index(record["stage"]), record["iteration"])
+            except (ValueError, KeyError, TypeError):
+                continue  # half written when the process or the machine went down
+            if line.endswith("\n") and place <= here:
                 kept.append(line)
         write_beside(path, "".join(kept).encode())

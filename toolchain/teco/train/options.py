@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,12 @@ from teco.errors import USAGE, TecoError
 Stage = Literal["flow", "recurrent", "gan"]
 STAGES: tuple[Stage, ...] = ("flow", "recurrent", "gan")
 """In the order they run; a stage of no iterations is left out."""
+
+_LEAST = {
+    "batch": 1, "flow_batch": 1, "frames": 2, "crop": 32, "max_stride": 1, "threads": 1,
+    "clip_norm": 1e-12,
+}  # fmt: skip
+"""Smallest values that mean something; 0 for the others."""
 
 Schedule = Literal["cosine", "constant", "steps"]
 Amp = Literal["bf16", "fp16", "off"]
@@ -118,6 +125,10 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._check(field.name, float(value))
         if not any(self.total(stage) for stage in STAGES):
             raise TecoError(
                 "every stage has 0 iterations; there is nothing to train",
@@ -129,6 +140,18 @@ class TrainOptions:
                 f"--crop {self.crop} is no multiple of 32",
                 hint=f"use {max(32, self.crop // 32 * 32)}",
                 exit_code=USAGE,
+            )
+
+    @staticmethod
+    def _check(name: str, value: float) -> None:
+        least = _LEAST.get(name, 0)
+        most = 1.0 if name in ("still_share", "ema", "lr_floor") else math.inf
+        free = name == "balance_limit"  # it may be below zero, too
+        infinite = math.isinf(value) and name != "clip_norm"
+        if math.isnan(value) or infinite or not (free or least <= value <= most):
+            within = f" to {most:g}" if most == 1 else ""
+            raise TecoError(
+                f"{name} is {value:g}, expected a number from {least:g}{within}", exit_code=USAGE
             )
 
     def total(self, stage: Stage) -> int:
@@ -147,7 +170,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """What does not change the result: where things go and how often; and the files it starts from.
+    """Where things go and how often, what it runs on, and the files it starts from.
 
     Attributes:
         out: run folder.

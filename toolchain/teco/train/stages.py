@@ -29,6 +29,7 @@ from teco.train.losses import (
 from teco.train.options import Stage, TrainOptions
 from teco_models.discriminator import Discriminator
 from teco_models.generator import Generator
+from teco_models.ops import warp
 
 Losses = dict[str, Tensor]
 
@@ -123,15 +124,25 @@ class GeneratorLosses(nn.Module):
         pixel = charbonnier if o.pixel_loss == "charbonnier" else squared_error
         losses: Losses = {"pixel": pixel(out, truth)}
         if flow is not None:
+            # Warping by NaN gives border pixels, which look like numbers, and the gradient of that
+            # crashes the process on a CPU.
+            losses["pixel"] = torch.where(torch.isfinite(flow).all(), losses["pixel"], torch.nan)
             # The way back of a ping-pong sequence adds nothing to the supervision.
             forth = flow[:, : batch.lr.shape[1] - 1].flatten(0, 1)
             if o.warp_weight:
-                losses["warp"] = o.warp_weight * warp_loss(*batch.pairs, forth)
+                losses["warp"] = o.warp_weight * self._warp_loss(batch, forth)
             if o.flow_weight:
                 losses["flow"] = o.flow_weight * flow_loss(forth, batch.flow.flatten(0, 1))
         if self._teacher and o.distils:
             losses |= self._distillation(self._teacher[0], lr, out, flow, features)
         return losses
+
+    def _warp_loss(self, batch: Batch, flow: Tensor) -> Tensor:
+        current, previous = batch.pairs
+        if self.options.pixel_loss == "charbonnier":
+            return warp_loss(current, previous, flow)
+        # TecoGAN's LR frames are in [0, 1], unlike its HR ones.
+        return squared_error(warp(previous, flow), current, span=1.0)
 
     def _distillation(
         self,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from teco.errors import TecoError
-from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, shot_of
+from teco.train.data import BLUR_MARGIN, SampleOptions, SequenceDataset, degrade_crop, shot_of
 from teco_calibration.clips import open_source
 from teco_calibration.degrade import bicubic_bd, crop_to_multiple, degrade_bd, shrink_by_area
 from teco_calibration.quality import Lpips, psnr_y, tof
@@ -198,6 +198,13 @@ def read_frames(clip: str, shrink: float, count: int) -> NDArray[np.uint8]:
         frames = np.stack([shrink_by_area(f.pixels, shrink) for f in source])
     if len(frames) < 4:
         raise TecoError(f"{clip} has {len(frames)} frames, validation needs at least 4")
+    h, w = frames.shape[1:3]
+    least = SampleOptions().crop + 2 * BLUR_MARGIN
+    if min(h, w) < least:
+        raise TecoError(
+            f"{clip} is {w}x{h} after shrinking, validation needs at least {least}x{least}",
+            hint="give a larger clip or a smaller --val-shrink",
+        )
     return frames
 
 
