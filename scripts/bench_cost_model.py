@@ -5,13 +5,14 @@
 Calibrates on this machine, searches a 10-block teacher's space (random weights) for the three best
 within the target, exports and measures them, and prints predicted beside measured times; then the
 checks, which are measured with the calibration and left out of its fit. Ends with status 1 where a
-candidate is off by more than 15%.
+candidate is off by more than 15%, or where none could be measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,9 +22,11 @@ from teco.budget.reduce import reduce_to
 from teco.budget.run import BudgetOptions, export_and_time
 from teco.budget.search import search
 from teco.budget.space import Budget, Space
+from teco.errors import TecoError
 from teco.runtimes import find
 from teco.train.init import initialise
 from teco_models.checkpoint import Weights
+from teco_models.errors import ModelError
 from teco_models.generator import Generator
 from teco_models.variant import Variant
 
@@ -43,17 +46,38 @@ def main() -> None:
     parser.add_argument("--with-flow", action="store_true", help="leave out variants without one")
     parser.add_argument("--json", type=Path, help="write the figures")
     a = parser.parse_args()
+    if re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", a.size) is None:
+        parser.error(f"--size is {a.size}, expected HEIGHTxWIDTH such as 180x320")
+    try:
+        worst = measure(a)
+    except (TecoError, ModelError) as error:
+        raise SystemExit(f"{error.message}. {error.hint}".rstrip()) from error
+    print(f"largest error of a candidate: {worst:.1%} (limit {LIMIT:.0%})")
+    raise SystemExit(worst > LIMIT)
+
+
+def measure(a: argparse.Namespace) -> float:
+    """Calibrate, search, measure and print, runtime by runtime.
+
+    Returns:
+        The largest error of a candidate's predicted time, relative to the measured one.
+
+    Raises:
+        TecoError: a runtime is unknown, or none could be measured.
+        ModelError: there is no such teacher.
+    """
     h, w = (int(x) for x in a.size.split("x"))
+    runtimes = [find(name) for name in a.runtimes.split(",")]
     generator = Generator(Variant.parse(a.teacher))
     initialise(generator)
     teacher = Weights(generator.variant, dict(generator.state_dict()))
     space = Space.below(teacher.variant, multiple=a.multiple, flowless=not a.with_flow)
     record: dict[str, object] = {}
     worst = 0.0
-    for name in a.runtimes.split(","):
-        target = Target(runtime=find(name), size=(h, w), threads=a.threads)
-        if reason := target.runtime.why_unavailable():
-            print(f"{name}: {reason}")
+    for runtime in runtimes:
+        target = Target(runtime=runtime, size=(h, w), threads=a.threads)
+        if reason := runtime.why_unavailable():
+            print(f"{runtime.name}: {reason}")
             continue
         began = perf_counter()
         known = calibrate(space, target, again=True)
@@ -87,10 +111,14 @@ def main() -> None:
         for warning in known.warnings:
             print(f"  warning: {warning}")
         record[str(target)] = {"candidates": rows, "calibration": known.samples}
-    print(f"largest error of a candidate: {worst:.1%} (limit {LIMIT:.0%})")
+    if not record:
+        raise TecoError(
+            f"nothing was measured: none of {a.runtimes} can run here",
+            hint="`teco doctor` lists the runtimes of this machine",
+        )
     if a.json:
         a.json.write_text(json.dumps(record, indent=1))
-    raise SystemExit(worst > LIMIT)
+    return worst
 
 
 if __name__ == "__main__":

@@ -645,6 +645,7 @@ def test_the_command_ranks_cuts_and_records(teco, model: Path, clip: Path, tmp_p
     assert what["order"] == "damage"
     assert what["channels"] == [16, 12]
     data = json.loads(report.read_text())
+    assert (data["kind"], data["schema"]) == ("teco prune", 1)
     assert data["weights_sha256"] == weights_digest(pruned)
     assert data["parent_sha256"] == weights_digest(whole)
     # The least damage of the three, measured here again.
@@ -723,8 +724,10 @@ def test_the_command_makes_tickets_and_ties_blocks(teco, model: Path, tmp_path: 
     (["--blocks", 2, "-o", "x.pth"], ["x.pth", "-o x.safetensors"]),
     (["--blocks", 2, "-o", "nowhere/x.safetensors"], ["nowhere does not exist"]),
     (["--blocks", 2, "-o", "MODEL", "--force"], ["made from"]),
-    (["--blocks", 2, "--json", "MODEL"], ["--json", "weights"]),
-    (["--blocks", 2, "--json", "out.safetensors"], ["--json", "weights"]),
+    (["--blocks", 2, "--json", "MODEL"], ["--json", "should end in .json"]),
+    (["--blocks", 2, "--json", "out.safetensors"], ["--json", "should end in .json"]),
+    (["--blocks", 2, "-o", "x.json", "--json", "x.json"], ["x.json is no name for weights"]),
+    (["--sparsity", 0.5, "--rewind", "no-such"], ["no model is called 'no-such'"]),
 ])  # fmt: skip
 def test_the_command_refuses_and_leaves_nothing(
     teco, untouched, model: Path, tiny_weights: Path, tmp_path: Path, monkeypatch, arguments, words
@@ -738,6 +741,99 @@ def test_the_command_refuses_and_leaves_nothing(
     done.refuses(code, *words)
 
 
+@pytest.mark.parametrize("command", [
+    ["prune", "MODEL", "-o", "o.safetensors", "--blocks", 1],
+    ["prune", "MODEL", "-o", "o.safetensors", "--target-gmac", 1],
+    ["eval", "--model", "MODEL", "--clip", "CLIP"],
+    ["bench", "MODEL"],
+    ["table", "--data", "CLIP", "--model", "MODEL"],
+], ids=lambda c: " ".join(map(str, c[:1] + c[4:5])))  # fmt: skip
+def test_no_report_replaces_weights_or_a_clip(
+    teco, untouched, model: Path, clip: Path, tmp_path: Path, monkeypatch, command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "teacher.safetensors")
+    Path("victim.mp4").write_bytes(b"a film")
+    named = {"MODEL": "teacher.safetensors", "CLIP": clip}
+    given = [named.get(a, a) for a in command]
+    for victim in ("teacher.safetensors", "victim.mp4"):
+        with untouched(tmp_path):
+            teco(*given, "--json", victim).refuses(2, f"{victim} should end in .json")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--blocks", 1, "--channels", 17], "more than there is (16)"),
+    (["--blocks", 4], "more than there is (3)"),
+    (["--blocks", 3], "nothing would change"),
+    (["--blocks", 2, "--flow-channels", 9], "more than there is (8)"),
+    (["--blocks", 2, "--share-blocks", 3], "expected 1 to 2"),
+    (["--blocks", 2, "--sparsity", 2], "above 0 and below 1"),
+    ([], "nothing to prune was named"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_said_before_the_clip_is_measured(
+    teco, model: Path, clip: Path, tmp_path: Path, monkeypatch, arguments, words
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("teco.pruning.ClipDamage", never)
+    out = tmp_path / "o.safetensors"
+    teco("prune", model, "-o", out, "--clip", clip, "--frames", 6, *arguments).refuses(2, words)
+
+
+def test_a_ticket_is_tied_as_its_start_is(teco, untouched, model: Path, tmp_path: Path) -> None:
+    start, tied, tied_start, ticket = (
+        tmp_path / f"{n}.safetensors" for n in ("start", "tied", "tied_start", "ticket")
+    )
+    save_weights(start, Generator(load_weights(model).variant))
+    for source, made in ((model, tied), (start, tied_start)):
+        assert teco("prune", source, "-o", made, "--share-blocks", 2).code == 0
+    mask = ("-o", ticket, "--sparsity", "0.5", "--rewind")
+    with untouched(tmp_path):
+        teco("prune", tied, *mask, start).refuses(
+            2, "not tied alike: 0,0,1 and 0,1,2", "the tied weights that training started from"
+        )
+        teco("prune", model, *mask, tied_start).refuses(2, "not tied alike: 0,1,2 and 0,0,1")
+    assert teco("prune", tied, *mask, tied_start).code == 0
+    assert parse_pattern(load_weights(ticket)) == (0, 0, 1)
+
+
+def test_a_ticket_can_start_from_a_shipped_model(teco, tmp_path: Path) -> None:
+    from teco.artifact import open_model
+
+    name, out = "teco-x4-b3-c64", tmp_path / "ticket.safetensors"
+    assert teco("prune", name, "-o", out, "--sparsity", "0.5", "--rewind", name).code == 0
+    source = open_model(name).weights
+    assert source is not None
+    metadata = load_weights(out).metadata
+    assert metadata is not None
+    what = json.loads(metadata["pruned"])
+    assert what["rewound_to"] == weights_digest(load_weights(source))
+
+
+def test_what_cannot_be_written_is_called_by_its_own_name(tmp_path: Path, monkeypatch) -> None:
+    from teco.artifact import WriteError, write_beside
+
+    path = tmp_path / "report.json"
+    path.write_text("before")
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(WriteError) as error:
+            write_beside(path, b"after")
+    assert error.value.message == f"{path} could not be written: No space left on device"
+    assert isinstance(error.value, TecoError)
+    # Callers that can do without the file catch these.
+    assert isinstance(error.value, OSError)
+    assert (error.value.errno, error.value.strerror) == (28, "No space left on device")
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("report.json", "before")]
+    with pytest.raises(WriteError, match=r"report\.json/x\.json could not be written: Not a dir"):
+        write_beside(path / "x.json", b"")
+
+
 def test_other_things_than_weights_are_refused(teco, tmp_path: Path) -> None:
     from teco_models import zoo
 
@@ -745,6 +841,9 @@ def test_other_things_than_weights_are_refused(teco, tmp_path: Path) -> None:
     teco("prune", zoo.entries()[0].onnx, "-o", out, "--blocks", 1).refuses(
         2, "ONNX", ".safetensors"
     )
+    weights = zoo.entries()[0].weights
+    mask = ("--sparsity", 0.5, "--rewind", zoo.entries()[0].onnx)
+    teco("prune", weights, "-o", out, *mask).refuses(2, "ONNX", ".safetensors")
     teco("prune", "no-such", "-o", out, "--blocks", 1).refuses(2, "no model is called 'no-such'")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     teco("prune", tmp_path / "bad.safetensors", "-o", out, "--blocks", 1).refuses(1, "damaged")

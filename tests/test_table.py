@@ -135,6 +135,22 @@ def test_plain_clips(lay_out, make_clip) -> None:
     assert not any(one.official for one in found)
 
 
+def test_pictures_beside_clips_are_ambiguous(lay_out, make_clip, teco) -> None:
+    root = lay_out("films", "mixed", "mixed/walk", "all", "all/Vid4/GT/walk", frames=1)
+    make_clip(root / "films" / "city.mp4", frames=2)
+    for name, clip in (
+        ("films", "city.mp4"), ("mixed", "walk"), ("all", "Vid4/GT/walk"),
+    ):  # fmt: skip
+        folder = root / name
+        teco("table", "--data", folder).refuses(
+            2, f"{folder} holds both pictures of its own and clips ({clip})",
+            f"--data {folder / clip}",
+        )  # fmt: skip
+        # What the hint names works.
+        (one,) = find_sets([folder / clip])
+        assert one.clips[0].truth == folder / clip
+
+
 def test_inputs_beside_the_truth_are_found(lay_out) -> None:
     clips = OFFICIAL["ToS3"]
     root = lay_out(
@@ -408,8 +424,8 @@ def test_what_cannot_be_measured_is_said_before_measuring(
     teco(*base, "--markdown", tmp_path).refuses(2, "is a folder")
     teco("table", "--data", root / "set" / "a", "--metrics", "ssim", "--plot", tmp_path / "p.svg"
          ).refuses(2, "PSNR and LPIPS")  # fmt: skip
-    same = ("--plot", tmp_path / "x.svg", "--json", tmp_path / "x.svg")
-    teco(*base, "--model", "bicubic", *same).refuses(2, "files of their own")
+    # Each kind of output has an ending of its own, so that no two are one file.
+    teco(*base, "--json", tmp_path / "x.svg").refuses(2, "should end in .json")
     teco("table", "--data", "-").refuses(2, "give a file")
     assert not list(tmp_path.glob("*.svg"))
 

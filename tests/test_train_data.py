@@ -244,6 +244,102 @@ def test_crops_of_a_large_set_are_cut_once(tmp_path, folder, frames, said) -> No
     assert not any("cut crops" in line for line in said[count:])
 
 
+def alike(files: list[Path]) -> None:
+    """Make files equal in size and time, as ``cp -p`` and a frame rate of zeros leave them."""
+    size = max(file.stat().st_size for file in files)
+    for file in files:
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))
+        os.utime(file, (1, 1))
+
+
+@pytest.mark.parametrize("store", [
+    StoreOptions(), LAZY, StoreOptions(decoded_limit=0, crops=1, crop_size=40),
+])  # fmt: skip
+def test_folders_of_equal_names_sizes_and_times_are_two_clips(
+    tmp_path, folder, frames, said, store
+) -> None:
+    for seed, place in enumerate("ab"):
+        path = folder(f"{place}/data/walk", frames(3, seed=seed))
+        alike(list(path.iterdir()))
+    files = sorted(tmp_path.glob("?/data/walk/*.png"))
+    alike(files)
+    (one,), (other,) = (
+        prepare([tmp_path / place / "data"], tmp_path / "cache", said, store=store)
+        for place in "ab"
+    )
+    pixels = np.array(other.frames[0])
+    assert not np.array_equal(one.frames[0], pixels)
+    assert one.detail != other.detail
+    # A run goes on where its data was moved to: its shots are still called the same.
+    (tmp_path / "b").rename(tmp_path / "c")
+    (moved,) = prepare([tmp_path / "c" / "data"], tmp_path / "cache", said, store=store)
+    assert (moved.name, moved.detail) == (other.name, other.detail)
+    assert np.array_equal(moved.frames[0], pixels)
+
+
+def test_videos_and_databases_of_equal_names_sizes_and_times_are_two_clips(
+    tmp_path, frames, said, make_clip
+) -> None:
+    pixels = {place: frames(3, seed=seed) for seed, place in enumerate("ab")}
+    for n, place in enumerate("ab"):
+        (tmp_path / "films" / place).mkdir(parents=True)
+        make_clip(tmp_path / "films" / place / "city.mp4", width=96, height=80, frames=3 + n)
+        write_lmdb(tmp_path / "stores" / place / "x.lmdb", {"walk": pixels[place]})
+    alike(sorted(tmp_path.glob("films/?/city.mp4")))
+    alike(sorted(tmp_path.glob("stores/?/x.lmdb/data.mdb")))
+    films = [prepare([tmp_path / "films" / place], tmp_path / "cache", said)[0] for place in "ab"]
+    assert [len(shot.frames) for shot in films] == [3, 4]
+    stores = [
+        prepare([tmp_path / "stores" / place / "x.lmdb"], tmp_path / "cache", said)[0]
+        for place in "ab"
+    ]
+    details = [shot_of("", pixels[place]).detail for place in "ab"]
+    assert [shot.detail for shot in stores] == pytest.approx(details)
+    assert details[0] != details[1]
+
+
+@pytest.mark.parametrize("store", [
+    StoreOptions(), LAZY, StoreOptions(decoded_limit=0, crops=2, crop_size=40),
+])  # fmt: skip
+@pytest.mark.parametrize("contents", [
+    b"", b"{", b"[]", b"[0, 7]", b'"x"', b"\xff", b"{}",
+    b'{"shape": [9, 9, 9, 3], "cuts": []}', b'{"bounds": [0, 9], "details": [1.0]}', None,
+])  # fmt: skip
+def test_a_damaged_cache_is_made_again(tmp_path, folder, frames, said, store, contents) -> None:
+    folder("data/walk", frames(4))
+    first = prepare([tmp_path / "data"], tmp_path / "cache", said, store=store)
+    kept = {f: f.read_bytes() for f in (tmp_path / "cache").iterdir()}
+    pixels = [np.array(shot.frames[0:4]) for shot in first]
+    for file, before in kept.items():
+        if contents is None:
+            file.unlink()
+        else:
+            file.write_bytes(contents)
+        again = prepare([tmp_path / "data"], tmp_path / "cache", said, store=store)
+        assert [(s.name, s.detail) for s in again] == [(s.name, s.detail) for s in first]
+        for shot, expected in zip(again, pixels, strict=True):
+            assert np.array_equal(np.array(shot.frames[0:4]), expected)
+        assert file.read_bytes() == before
+    assert {*(tmp_path / "cache").iterdir()} == {*kept}
+
+
+def test_frames_are_on_the_disk_before_their_record(
+    tmp_path, folder, frames, said, monkeypatch
+) -> None:
+    folder("data/walk", frames(3))
+    synced: list[int] = []
+    real = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.append(os.fstat(fd).st_size)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    prepare([tmp_path / "data"], tmp_path / "cache", said)
+    record = next(f for f in (tmp_path / "cache").glob("*.json") if "size" not in f.name)
+    assert synced[-2:] == [3 * 80 * 96 * 3, record.stat().st_size]
+
+
 # --- REDS ------------------------------------------------------------------------------------
 
 

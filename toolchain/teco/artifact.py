@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -272,8 +273,23 @@ def as_json(record: Any) -> bytes:
     return (json.dumps(finite(record), indent=2, allow_nan=False) + "\n").encode()
 
 
+class WriteError(TecoError, OSError):
+    """A file could not be written; an OSError as well, for those who can do without the file."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path} could not be written: {error.strerror or error}")
+        self.errno, self.strerror, self.filename = error.errno, error.strerror, str(path)
+
+    def __str__(self) -> str:
+        return self.message  # OSError's would be made of the three fields
+
+
 def write_beside(path: Path, data: bytes) -> None:
-    """Write a small file under a temporary name and rename it, so that it is never half there."""
+    """Write a small file under a temporary name and rename it, so that it is never half there.
+
+    Raises:
+        WriteError: it cannot be written; the error names ``path``, not the temporary name.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -281,8 +297,11 @@ def write_beside(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise WriteError(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is none, the error above has said so
+            part.unlink(missing_ok=True)
 
 
 def open_model(spec: str) -> Model:

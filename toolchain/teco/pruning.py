@@ -9,7 +9,7 @@ is imported by this module's functions, not by this module.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from teco_models.checkpoint import Weights
-    from teco_models.prune import Criterion, Cut, PruneReport
+    from teco_models.prune import Criterion, Cut, PruneReport, RemovedBlock
     from teco_models.sharing import Merge
     from teco_models.sparsity import Score, SparsityReport
 
@@ -82,13 +82,20 @@ class ClipDamage:
 
 
 def clip_damage(clip: str, shrink: float, frames: int, reference: Weights) -> ClipDamage:
-    """Read a clip and measure the reference on it.
+    """Read a clip (:func:`read_truth`) and measure the reference on it."""
+    return ClipDamage(read_truth(clip, shrink, frames), reference)
+
+
+def read_truth(clip: str, shrink: float, frames: int) -> list[Picture]:
+    """The first frames of a clip that damage is to be measured on.
 
     Args:
         clip: video file or folder of pictures; the truth.
         shrink: area-average it to 1/shrink of its size first.
         frames: to use, at least :data:`MIN_FRAMES`.
-        reference: see :class:`ClipDamage`.
+
+    Returns:
+        uint8 (H, W, 3), cropped to multiples of 4.
 
     Raises:
         TecoError: ``shrink`` is below 1, or the clip is too short.
@@ -110,7 +117,7 @@ def clip_damage(clip: str, shrink: float, frames: int, reference: Weights) -> Cl
             hint="give a longer clip",
             exit_code=USAGE,
         )
-    return ClipDamage(truth, reference)
+    return truth
 
 
 def _run(weights: Weights, frames: list[np.ndarray[Any, Any]]) -> Iterator[np.ndarray[Any, Any]]:
@@ -222,35 +229,47 @@ def prune(
             variant.
         PruneError: a cut does not compute what it must.
     """
-    from teco_models.prune import (
-        PruneReport,
-        first_blocks,
-        prune_blocks,
-        prune_channels,
-        rank_blocks,
-    )
+    from teco_models.prune import rank_blocks
+
+    o = options
+    check_options(weights, o, measured=damage is not None, initial=initial)
+    keep: Sequence[int] | None = None
+    removed: Sequence[RemovedBlock] = ()
+    if o.blocks is not None and o.order == "damage":
+        assert damage is not None
+        keep, removed = rank_blocks(weights, o.blocks, damage, report)
+    result = _cut(weights, o, initial, verify, keep, removed)
+    metadata = _metadata(result, o, initial)
+    return replace(result, weights=replace(result.weights, metadata=metadata))
+
+
+def _cut(
+    weights: Weights,
+    o: PruneOptions,
+    initial: Weights | None,
+    verified: Callable[[Weights, Cut, Weights], object],
+    keep: Sequence[int] | None = None,
+    removed: Sequence[RemovedBlock] = (),
+) -> PruneResult:
+    """Everything that is asked for, with the blocks that stay, None for the first ones."""
+    from teco_models.prune import PruneReport, first_blocks, prune_blocks, prune_channels
     from teco_models.sharing import parse_pattern, share_blocks
     from teco_models.sparsity import SparsityReport, magnitude_masks, masked, rewind
 
-    o = options
     variant, now = weights.variant, weights
-    _check_options(weights, o, damage is not None, initial)
     whole = PruneReport(before=variant, after=variant)
     notes: list[str] = []
     if o.blocks is not None:
-        if o.order == "damage":
-            assert damage is not None
-            keep, removed = rank_blocks(now, o.blocks, damage, report)
-        else:
-            keep, removed = first_blocks(variant, o.blocks), ()
+        if keep is None:
+            keep = first_blocks(variant, o.blocks)
         step = prune_blocks(now, keep, removed=removed)
-        verify(now, step.cut, step.weights)
+        verified(now, step.cut, step.weights)
         now, whole = step.weights, whole.then(step.report)
     if o.channels is not None or o.flow_channels is not None:
         step = prune_channels(
             now, channels=o.channels, flow_channels=o.flow_channels, criterion=o.criterion
         )
-        verify(now, step.cut, step.weights)
+        verified(now, step.cut, step.weights)
         now, whole = step.weights, whole.then(step.report)
     notes += whole.notes
     if o.share is not None:
@@ -272,18 +291,37 @@ def prune(
             hint="ask for fewer blocks or channels than it has",
             exit_code=USAGE,
         )
-    result = PruneResult(
+    return PruneResult(
         weights=now, parent=weights_digest(weights), report=whole, pattern=pattern,
         masks=masks, sparsity=sparsity, notes=tuple(notes),
     )  # fmt: skip
-    metadata = _metadata(result, o, initial)
-    return replace(result, weights=replace(now, metadata=metadata))
 
 
-def _check_options(
+def check_options(
+    weights: Weights, options: PruneOptions, *, measured: bool, initial: Weights | None = None
+) -> None:
+    """Refuse what cannot be done, in about a second, before minutes of measuring.
+
+    Args:
+        weights: the network.
+        options: what to take.
+        measured: whether there is a measure of damage.
+        initial: weights to rewind to.
+
+    Raises:
+        TecoError, ModelError: as :func:`prune` does.
+    """
+    _check_together(weights, options, measured, initial)
+    # A rehearsal: how many blocks go decides what is possible, which ones does not.
+    _cut(weights, options, initial, lambda *_: None)
+
+
+def _check_together(
     weights: Weights, o: PruneOptions, measured: bool, initial: Weights | None
 ) -> None:
     """Raise TecoError for options that do not go together."""
+    from teco_models.sharing import format_pattern, parse_pattern
+
     if not o.structural and o.sparsity is None:
         raise TecoError(
             "nothing to prune was named",
@@ -316,6 +354,17 @@ def _check_options(
             f"the weights to rewind to are {initial.variant.name}, the trained ones are "
             f"{weights.variant.name}",
             hint="give the weights that training started from",
+            exit_code=USAGE,
+        )
+    apart = tuple(range(weights.variant.blocks))
+    trained, start = (format_pattern(parse_pattern(w) or apart) for w in (weights, initial))
+    if trained != start:
+        raise TecoError(
+            f"the trained blocks and those to rewind to are not tied alike: {trained} and {start} "
+            "(equal numbers are tied)",
+            hint="give the tied weights that training started from"
+            if start == format_pattern(apart)
+            else "give weights that are tied as the trained ones are",
             exit_code=USAGE,
         )
 

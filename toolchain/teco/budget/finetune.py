@@ -54,7 +54,6 @@ class FineTune:
         shots: training data.
         validator: judges teacher and candidates on a clip that is not trained on.
         options: the same for all.
-        order: blocks in the order in which they go.
         report: told (iterations done, of how many) within each.
     """
 
@@ -65,21 +64,19 @@ class FineTune:
         validator: Validator,
         options: FineTuneOptions | None = None,
         *,
-        order: tuple[int, ...] = (),
         report: Callable[[int, int | None], None] = lambda done, total: None,
     ) -> None:
         self.teacher = teacher
         self.shots = shots
         self.validator = validator
         self.options = options or FineTuneOptions()
-        self.order = order
         self.report = report
         self.reference = validator(build(teacher)).psnr
 
     def __call__(self, variant: Variant) -> float:
         """dB lost; negative where the candidate came out better, NaN where its loss diverged."""
         o = self.options
-        weights, _ = reduce_to(self.teacher, variant, order=self.order)
+        weights, _ = reduce_to(self.teacher, variant)
         options = TrainOptions(
             variant=variant.name, flow_iterations=0, iterations=o.iterations, lr=o.lr,
             batch=o.batch, frames=o.frames, crop=o.crop, threads=o.threads, seed=o.seed,

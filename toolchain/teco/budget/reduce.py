@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,18 +15,17 @@ if TYPE_CHECKING:
 
 
 def reduce_to(
-    teacher: Weights, variant: Variant, *, order: Sequence[int] = (), verified: bool = False
+    teacher: Weights, variant: Variant, *, verified: bool = False
 ) -> tuple[Weights, tuple[str, ...]]:
     """The teacher pruned to ``variant``; what it lacks for that starts fresh.
 
-    Blocks and channels are cut as ``teco prune`` cuts them. Not a cut, and said so in the notes: a
-    shuffle tail in place of a transposed one (fresh weights), and the inputs that SRNet has only
-    without a flow net (zeros, which training moves at once).
+    Blocks (the last ones, the paper's order) and channels are cut as ``teco prune`` cuts them. Not
+    a cut, and said so in the notes: a shuffle tail in place of a transposed one (fresh weights),
+    and the inputs that SRNet has only without a flow net (zeros, which training moves at once).
 
     Args:
         teacher: the weights.
         variant: of a :class:`teco.budget.space.Space` of the teacher.
-        order: blocks in the order in which they go; empty for the paper's, the last one first.
         verified: compare each cut with the teacher silenced in the same places
             (:func:`teco.pruning.verify`), as weights that are written must be.
 
@@ -42,12 +40,7 @@ def reduce_to(
     from teco_models.checkpoint import Weights
     from teco_models.prune import first_blocks, prune_blocks, prune_channels
 
-    blocks = teacher.variant.blocks
-    gone = set(order[: blocks - variant.blocks])
-    keep = [i for i in range(blocks) if i not in gone]
-    if not order:
-        keep = list(first_blocks(teacher.variant, variant.blocks))
-    shorter = prune_blocks(teacher, keep)
+    shorter = prune_blocks(teacher, first_blocks(teacher.variant, variant.blocks))
     narrower = variant.channels if variant.channels != teacher.variant.channels else None
     flow = variant.flow_channels or teacher.variant.flow_channels
     smaller = prune_channels(

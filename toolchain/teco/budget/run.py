@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from teco.artifact import Model, open_model
 from teco.budget.calibrate import (
@@ -24,8 +24,8 @@ from teco.budget.cost_model import check_time, middle
 from teco.budget.reduce import reduce_to
 from teco.budget.report import BudgetReport, Measured
 from teco.budget.search import Damage, Found, Tunings, search
-from teco.budget.space import Budget, Space
-from teco.errors import MACHINE, TecoError
+from teco.budget.space import Budget, Space, typed
+from teco.errors import MACHINE, USAGE, TecoError
 from teco.export import ExportOptions, export_onnx, weights_digest
 from teco.machine import inspect
 from teco_models.variant import Variant
@@ -52,7 +52,6 @@ class BudgetOptions:
         tunings: fine-tunings before those of the winners, where there is data for them.
         repetitions: samples of each measured network.
         calibrate_again: measure the cost model even if it is known.
-        order: blocks in the order in which they go; empty for the paper's, the last one first.
     """
 
     budget: Budget
@@ -62,7 +61,6 @@ class BudgetOptions:
     tunings: int = 5
     repetitions: int = 2 * REPETITIONS
     calibrate_again: bool = False
-    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,7 @@ def prune_to_budget(
         found = search(
             space, o.budget, target.size, cost=_scaled(known, scale), tunings=tunings, say=say
         )
-        pruned = [
-            reduce_to(teacher, c.variant, order=o.order, verified=True) for c in found.candidates
-        ]
+        pruned = [reduce_to(teacher, c.variant, verified=True) for c in found.candidates]
         say(f"measuring {', '.join(c.variant.name for c in found.candidates)}")
         measured = _beside(found, measure([weights for weights, _ in pruned]))
         inside = [
@@ -157,12 +153,13 @@ def prune_to_budget(
             raise TecoError(
                 f"nothing that was predicted to meet {o.budget} did so when measured; the nearest "
                 f"was {nearest.candidate.variant.name} with {nearest.ms:.1f} ms",
-                hint=f"give --target-ms {nearest.ms * 1.05:.3g}, or try again on an idle machine",
+                hint=f"give --target-ms {typed(nearest.ms * 1.05)}, or try again on an idle "
+                "machine",
             )
         scale *= median(ratios)
         note = (
-            f"the first candidates took {median(ratios):.2f} of the predicted time and missed the "
-            "budget; searched again with that in mind"
+            f"the candidates of search {rounds} took {median(ratios):.2f} of the predicted time "
+            "and missed the budget; searched again with that in mind"
         )
         say(note)
         notes.append(note)
@@ -261,12 +258,26 @@ def export_and_time(
     return [tuple(1e3 * s for s in candidate.samples) for candidate in found]
 
 
+class Written(NamedTuple):
+    """What became of an outcome's files.
+
+    Attributes:
+        files: written, the chosen one first.
+        left: siblings that existed and were left alone.
+    """
+
+    files: tuple[Path, ...]
+    left: tuple[Path, ...]
+
+
 def write_outcome(
     outcome: Outcome, path: Path, *, siblings: bool = False, overwrite: bool = False
-) -> list[Path]:
+) -> Written:
     """Write the chosen weights, and on request the other candidates' beside them.
 
     A sibling is called after the file and its own variant: ``live-teco-x4-b3-c32.safetensors``.
+    Which variants there are is known only when all was measured, so a sibling whose place is taken
+    is left out and the rest is written.
 
     Args:
         outcome: of :func:`prune_to_budget`.
@@ -275,10 +286,10 @@ def write_outcome(
         overwrite: replace files of the same names.
 
     Returns:
-        The files, the chosen one first.
+        What was written and what was not.
 
     Raises:
-        TecoError: a file exists, or cannot be written.
+        TecoError: ``path`` exists, or a file cannot be written.
     """
     from teco_models.checkpoint import build, save_weights
 
@@ -291,9 +302,12 @@ def write_outcome(
             for i, name in enumerate(names)
             if i != report.chosen
         }
-    if taken := [p for p in wanted if p.exists() and not overwrite]:
-        raise TecoError(f"{taken[0]} exists already", hint="add --force to replace it", exit_code=2)
+    taken = tuple(p for p in wanted if p.exists() and not overwrite)
+    if path in taken:
+        raise TecoError(f"{path} exists", hint="add --force to replace it", exit_code=USAGE)
     for file, i in wanted.items():
+        if file in taken:
+            continue
         weights = outcome.weights[i]
         kept = {k: v for k, v in (weights.metadata or {}).items() if k != "variant"}
         made = {
@@ -308,4 +322,4 @@ def write_outcome(
             raise TecoError(
                 f"{file} could not be written: {error.strerror or error}", hint="give another -o"
             ) from error
-    return list(wanted)
+    return Written(tuple(p for p in wanted if p not in taken), taken)

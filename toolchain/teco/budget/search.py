@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from teco.budget.damage import Surrogate
-from teco.budget.space import Budget, Figures, Space, undominated
+from teco.budget.space import Budget, Figures, Space, typed, undominated
 from teco.errors import TecoError
 from teco_models.variant import Variant
 
@@ -186,14 +186,17 @@ def _cannot_be_met(
         ("--target-gmac", found.gmac, budget.gmac),
         ("--target-mb", found.mb, budget.mb),
     )
-    # Rounded up, so that what is typed is met.
+    # With room to spare, so that what is typed is met.
     raised = [
-        f"{flag} {figure * 1.05:.3g}"
+        f"{flag} {typed(figure * 1.05)}"
         for flag, figure, limit in pairs
         if figure is not None and limit is not None and figure > limit
     ]
+    # Another runtime is faster, but its step computes and holds the same.
+    late = found.ms is not None and budget.ms is not None and found.ms > budget.ms
+    ways = [" ".join(raised), "a smaller --size", *["a faster --runtime"] * late]
     return TecoError(
         f"nothing below {space.teacher.name} meets {budget} at {size[0]}x{size[1]}; the nearest of "
         f"{len(figures)} is {nearest.name} with {found}",
-        hint=f"give {' '.join(raised)}, a smaller --size, or a faster --runtime",
+        hint=f"give {', '.join(ways[:-1])}, or {ways[-1]}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import ceil, floor, log10
 
 import numpy as np
 
@@ -24,6 +25,13 @@ LIGHTER: dict[Tail, tuple[Tail, ...]] = {
 """Tails a teacher's may become. A shuffle tail in place of a transposed one starts from fresh
 weights, which distillation from the teacher then trains; an EGVSR tail adds no upsampled frame, so
 the rest of its network means something else and only fits itself."""
+
+
+def typed(value: float) -> str:
+    """A number above zero as one types it: three significant digits, rounded up, no exponent."""
+    unit = 10.0 ** (floor(log10(value)) - 2)
+    rounded = ceil(value / unit) * unit
+    return np.format_float_positional(rounded, precision=3, fractional=False, trim="-")
 
 
 @dataclass(frozen=True, kw_only=True)

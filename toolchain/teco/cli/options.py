@@ -85,6 +85,9 @@ def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     def check(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
         if path is None:
             return None
+        # Whatever else lies there, weights or a clip, is not to be written over by a slip.
+        if path.suffix.lower() != ".json":
+            raise click.BadParameter(f"{path} should end in .json")
         if not path.resolve().parent.is_dir():
             raise click.BadParameter(f"the folder {path.parent} does not exist")
         if path.is_dir():

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import click
 
 from teco.cli.options import json_option, not_a_pipe, progress, say
-from teco.cli.prune_budget import budget_options
+from teco.cli.prune_budget import FRAMES, budget_options, weights_file
 
-FRAMES = 12
-"""Of a clip; each block is judged by running all of them, so more take longer."""
+SCHEMA = 1
+"""Version of the record's layout."""
 
 
 @click.command("prune")
@@ -36,17 +36,13 @@ FRAMES = 12
 @click.option(
     "--criterion",
     type=click.Choice(["l1", "l2"]),
-    default="l2",
-    show_default=True,
-    help="Norm of a channel's weights by which channels are ranked.",
+    help="Norm of a channel's weights by which channels are ranked. [default: l2]",
 )
 @click.option("--share-blocks", type=int, help="Tie the blocks to so many distinct ones.")
 @click.option(
     "--merge",
     type=click.Choice(["mean", "first"]),
-    default="mean",
-    show_default=True,
-    help="What tied blocks start from: their average or the first's weights.",
+    help="What tied blocks start from: their average or the first's weights. [default: mean]",
 )
 @click.option(
     "--sparsity", type=float, help="Share of all convolution weights to mask, 0 to 1. No speed."
@@ -54,14 +50,12 @@ FRAMES = 12
 @click.option(
     "--score",
     type=click.Choice(["lamp", "magnitude"]),
-    default="lamp",
-    show_default=True,
-    help="How weights of different layers are compared: relative to their layer, or as they are.",
+    help="How weights of different layers are compared: relative to their layer, or as they are. "
+    "[default: lamp]",
 )
 @click.option(
     "--rewind",
-    type=click.Path(path_type=Path),
-    metavar="INIT",
+    metavar="INIT|NAME",
     help="Put what --sparsity leaves back to these weights (lottery ticket).",
 )
 @click.option(
@@ -79,7 +73,7 @@ def command(
     output: Path,
     order: Literal["plain", "damage"] | None,
     share_blocks: int | None,
-    rewind: Path | None,
+    rewind: str | None,
     clip: str | None,
     shrink: float | None,
     frames: int | None,
@@ -93,7 +87,7 @@ def command(
     before it gets its name. It is a place to train from, not to stop at. Tied and masked weights
     make nothing faster.
     """
-    from teco.artifact import WEIGHTS_SUFFIXES, as_json, open_model, write_beside
+    from teco.artifact import as_json, write_beside
     from teco.errors import USAGE, TecoError
     from teco.machine import require_extra
 
@@ -105,29 +99,31 @@ def command(
         )
     for module in ("torch", "safetensors"):
         require_extra(module, "train", "pruning")
-    from teco.pruning import PruneOptions, check_output, clip_damage, masks_path, prune, write
+    from teco.pruning import (
+        PruneOptions,
+        check_options,
+        check_output,
+        clip_damage,
+        masks_path,
+        prune,
+        write,
+    )
     from teco_models.checkpoint import load_weights
 
     options = PruneOptions(
-        order=order or ("damage" if clip is not None else "plain"), share=share_blocks, **fields
+        order=order or ("damage" if clip is not None else "plain"),
+        share=share_blocks,
+        **{name: value for name, value in fields.items() if value is not None},
     )
-    source = open_model(weights).weights
-    if source is None:
-        raise TecoError(
-            f"{weights} is an ONNX file, and pruning starts from weights",
-            hint="give the .safetensors or .pth file it was exported from",
-            exit_code=USAGE,
-        )
+    source = weights_file(weights)
+    start = None if rewind is None else weights_file(rewind)
     with_masks = options.sparsity is not None
-    sources = [source] if rewind is None else [source, rewind]
+    sources = [source] if start is None else [source, start]
     check_output(output, sources, masks=with_masks, overwrite=force)
-    if json_file is not None and json_file.suffix.lower() in WEIGHTS_SUFFIXES:
-        raise TecoError(
-            f"--json {json_file} is a name for weights", hint="give one that ends in .json",
-            exit_code=USAGE,
-        )  # fmt: skip
     loaded = load_weights(source)
-    initial = None if rewind is None else load_weights(rewind)
+    initial = None if start is None else load_weights(start)
+    if clip is not None:  # which takes its time; without one, prune() sees to this at once
+        check_options(loaded, options, measured=True, initial=initial)
     for note in loaded.notes:
         say(f"note: {note}")
     measure = None
@@ -148,7 +144,8 @@ def command(
         }
     write(result, output)
     if json_file is not None:
-        record = {"weights": str(source), "output": str(output), "order": options.order}
+        record = {"kind": "teco prune", "schema": SCHEMA, "weights": str(source)}
+        record |= {"output": str(output), "order": options.order}
         write_beside(json_file, as_json({**record, **result.as_dict(), "measured": measured}))
     click.echo(output)
     if result.report.before != result.report.after:

@@ -11,6 +11,12 @@ import click
 
 from teco.cli.options import Size, progress, say
 
+FRAMES = 12
+"""Of a clip; each block is judged by running all of them, so more take longer."""
+
+TUNINGS = 5
+ITERATIONS = 300
+
 TARGETS = ("target_ms", "target_gmac", "target_mb")
 
 OPTIONS = (
@@ -41,10 +47,12 @@ OPTIONS = (
     click.option(
         "--tunings",
         type=click.IntRange(min=0),
-        help="Fine-tunings before those of the best three. [default: 5]",
+        help=f"Fine-tunings before those of the best three. [default: {TUNINGS}]",
     ),
     click.option(
-        "--tune-iterations", type=click.IntRange(min=1), help="Of each fine-tuning. [default: 300]"
+        "--tune-iterations",
+        type=click.IntRange(min=1),
+        help=f"Of each fine-tuning. [default: {ITERATIONS}]",
     ),
     click.option("--siblings", is_flag=True, default=None, help="Write all three candidates."),
     click.option(
@@ -63,9 +71,15 @@ NAMES = (
 TAKEN = {
     "blocks": "--blocks", "channels": "--channels", "flow_channels": "--flow-channels",
     "share_blocks": "--share-blocks", "sparsity": "--sparsity", "rewind": "--rewind",
-    "order": "--order",
+    "order": "--order", "criterion": "--criterion", "merge": "--merge", "score": "--score",
 }  # fmt: skip
 """What the search decides by itself, or does not do."""
+
+TUNED = {
+    "shrink": "--shrink", "frames": "--frames", "tunings": "--tunings",
+    "tune_iterations": "--tune-iterations",
+}  # fmt: skip
+"""What says how to fine-tune and to judge."""
 
 
 def budget_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -90,8 +104,27 @@ def budget_options(function: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
+def weights_file(spec: str) -> Path:
+    """The weights that a name or a file stands for.
+
+    Raises:
+        TecoError: there is no such thing, or it is an ONNX file.
+    """
+    from teco.artifact import open_model
+    from teco.errors import USAGE, TecoError
+
+    source = open_model(spec).weights
+    if source is None:
+        raise TecoError(
+            f"{spec} is an ONNX file, and pruning works on weights",
+            hint="give the .safetensors or .pth file it was exported from",
+            exit_code=USAGE,
+        )
+    return source
+
+
 def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
-    from teco.artifact import as_json, open_model, write_beside
+    from teco.artifact import as_json, write_beside
     from teco.errors import USAGE, TecoError
     from teco.machine import require_extra
 
@@ -107,6 +140,14 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
         raise TecoError(
             f"{have} without {lack}: candidates are fine-tuned on --data and judged on --clip",
             hint=f"give {lack}, or leave both out and rank by published figures",
+            exit_code=USAGE,
+        )
+    asked = {**mine, **fields}
+    if not folders and (idle := [flag for name, flag in TUNED.items() if asked[name] is not None]):
+        raise TecoError(
+            f"{idle[0]} says how candidates are fine-tuned and judged, and there is nothing to do "
+            "it on",
+            hint=f"give --data and --clip, or leave {idle[0]} out",
             exit_code=USAGE,
         )
     if mine["runtime"] == "auto":
@@ -133,16 +174,10 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
         ),
         multiple=int(mine["multiple"] or 16),
         flowless=not mine["with_flow"],
-        tunings=5 if mine["tunings"] is None else mine["tunings"],
+        tunings=_or(mine["tunings"], TUNINGS),
         calibrate_again=bool(mine["recalibrate"]),
     )
-    source = open_model(fields["weights"]).weights
-    if source is None:
-        raise TecoError(
-            f"{fields['weights']} is an ONNX file, and pruning starts from weights",
-            hint="give the .safetensors or .pth file it was exported from",
-            exit_code=USAGE,
-        )
+    source = weights_file(fields["weights"])
     output: Path = fields["output"]
     check_output(output, [source], masks=False, overwrite=fields["force"])
     teacher = load_weights(source)
@@ -151,7 +186,7 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
     with progress("timing", "steps") as timing, progress("fine-tuning", "iterations") as tuning:
         damage = _damage(teacher, folders, mine, fields, tuning) if folders else None
         outcome = prune_to_budget(teacher, options, damage, say=say, report=timing)
-    files = write_outcome(
+    files, left = write_outcome(
         outcome, output, siblings=bool(mine["siblings"]), overwrite=fields["force"]
     )
     report = outcome.report
@@ -166,6 +201,18 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
     for warning in report.warnings:
         say(f"warning: {warning}")
     say(f"next: teco train --init {output} --teacher {source} ...")
+    if left:
+        taken = "exists and was" if len(left) == 1 else "exist and were"
+        raise TecoError(
+            f"{', '.join(map(str, left))} {taken} left alone; the rest was written: "
+            f"{', '.join(map(str, files))}",
+            hint="add --force to replace what exists",
+            exit_code=USAGE,
+        )
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _damage(
@@ -176,23 +223,40 @@ def _damage(
     report: Callable[[int, int | None], None],
 ) -> Callable[..., float]:
     """Short fine-tunings on the user's clips."""
+    import numpy as np
     import torch
 
     from teco.budget.finetune import FineTune, FineTuneOptions
+    from teco.errors import USAGE, TecoError
     from teco.machine import usable_cores
+    from teco.pruning import read_truth
+    from teco.train.data import BLUR_MARGIN
     from teco.train.prepare import prepare
-    from teco.train.validate import Validator, read_frames
+    from teco.train.validate import Validator
     from teco_calibration.cache import cache_dir
 
     threads = mine["threads"] or usable_cores()
     torch.set_num_threads(threads)
+    options = FineTuneOptions(threads=threads, iterations=_or(mine["tune_iterations"], ITERATIONS))
+    needed = options.crop + 2 * BLUR_MARGIN
+    # First, because what is wrong with a clip is found in a moment and preparing takes minutes.
+    truth = read_truth(fields["clip"], _or(fields["shrink"], 1.0), _or(fields["frames"], FRAMES))
+    smallest = min(truth[0].shape[:2])
+    if smallest < needed:
+        raise TecoError(
+            f"{fields['clip']} is {smallest} pixels high or wide after shrinking, judging "
+            f"fine-tunings needs {needed}",
+            hint="give a larger --clip, or a smaller --shrink",
+            exit_code=USAGE,
+        )
     shots = prepare(folders, cache_dir() / "frames", say)
     say(f"{len(shots)} shots, {sum(len(s.frames) for s in shots)} frames to fine-tune on")
-    frames = read_frames(fields["clip"], fields["shrink"] or 1.0, fields["frames"] or 12)
-    return FineTune(
-        teacher,
-        shots,
-        Validator(frames),
-        FineTuneOptions(threads=threads, iterations=mine["tune_iterations"] or 300),
-        report=report,
-    )
+    largest = max(min(s.frames.shape[1:3]) for s in shots)
+    if largest < needed:
+        raise TecoError(
+            f"no clip in --data is at least {needed} pixels high and wide, which a fine-tuning "
+            f"needs (the largest is {largest} after shrinking)",
+            hint="give larger clips, or say in a clips.toml beside them that they are shrunk less",
+            exit_code=USAGE,
+        )
+    return FineTune(teacher, shots, Validator(np.stack(truth)), options, report=report)

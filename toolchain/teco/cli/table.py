@@ -146,9 +146,6 @@ def command(
     from teco.table.sets import find_sets
 
     started = datetime.now(UTC)
-    outputs = [path.resolve() for path in (markdown, plot_file, json_file) if path is not None]
-    if len(set(outputs)) < len(outputs):
-        raise click.UsageError("--markdown, --plot and --json need files of their own")
     wanted, left_out = measurable(metrics)
     if plot_file is not None:
         check_plot(wanted)

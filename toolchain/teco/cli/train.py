@@ -163,8 +163,8 @@ def command(
             exit_code=3,
         )
     chosen: dict[str, Any] = load_recipe(config) if config else {}
-    threads = threads or chosen.get("threads") or usable_cores()
-    torch.set_num_threads(threads)
+    count: int = threads or chosen.get("threads") or usable_cores()
+    torch.set_num_threads(count)
     chosen |= {name: value for name, value in given.items() if value is not None}
     init_file = weights_file(init) if init else None
     teacher_file = weights_file(teacher) if teacher else None
@@ -176,7 +176,7 @@ def command(
         both = (load_weights(teacher_file).variant, Variant.parse(chosen["variant"]))
         flows = all(v.has_flow for v in both)
         chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
-    chosen["threads"] = threads
+    chosen["threads"] = count
     options = TrainOptions(**chosen)
     RealWorld.parse(options.real_world)  # before anything is decoded
     loop = LoopOptions(

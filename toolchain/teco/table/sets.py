@@ -106,14 +106,23 @@ def find_sets(paths: Sequence[str | Path]) -> list[ClipSet]:
             named one by one make one set called ``clips``, the last.
 
     Raises:
-        TecoError: nothing is there, an official set lacks some of its clips, or the layout is none
-            that is known; the error says what was found and what is expected.
+        TecoError: nothing is there, an official set lacks some of its clips, a folder holds
+            pictures of its own beside clips, or the layout is none that is known; the error says
+            what was found and what is expected.
     """
     sets: list[ClipSet] = []
     loose: list[Path] = []
     for path in dict.fromkeys(Path(p).absolute() for p in paths):
         if not path.exists():
             raise TecoError(f"{path} does not exist", hint="check --data", exit_code=USAGE)
+        if path.is_dir() and _holds_pictures(path) and (others := _clips_below(path)):
+            raise TecoError(
+                f"{path} holds both pictures of its own and clips ({', '.join(others[:3])}"
+                f"{', ...' * (len(others) > 3)}), so what is meant is unclear",
+                hint="put the pictures elsewhere, or name the clips one by one: --data "
+                f"{path / others[0]}",
+                exit_code=USAGE,
+            )
         if path.is_file() or _holds_pictures(path):
             loose.append(path)
         else:
@@ -227,6 +236,16 @@ def _clips_in(folder: Path) -> dict[str, Path]:
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             found[path.stem if path.stem not in found else path.name] = path
     return found
+
+
+def _clips_below(root: Path) -> list[str]:
+    """Paths from ``root`` of the clips that it would be searched for if it held no pictures."""
+    official = {name.lower() for name in OFFICIAL}
+    sets = [child for child in _subfolders(root) if child.name.lower() in official]
+    holders = dict.fromkeys(holder for one in (root, *sets) for holder in _holders(one))
+    return [
+        str(clip.relative_to(root)) for holder in holders for clip in _clips_in(holder).values()
+    ]
 
 
 def _named(paths: Sequence[Path]) -> tuple[Clip, ...]:

@@ -17,7 +17,7 @@ import signal
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -515,20 +515,21 @@ def _end_all_workers() -> None:
 # --- shots -----------------------------------------------------------------------------------
 
 
-def cached_shots(clips: list[Path]) -> list[Shot]:
+def cached_shots(clips: Mapping[Path, str]) -> list[Shot]:
     """Shots of prepared clips (see :mod:`teco.train.prepare`).
 
     Args:
-        clips: paths without endings; each has a ``.raw`` and a ``.json`` with shape and cuts.
+        clips: path without ending -> name of the clip; each has a ``.raw`` and a ``.json`` with
+            shape and cuts.
     """
     shots: list[Shot] = []
-    for clip in clips:
+    for clip, name in clips.items():
         record = json.loads(clip.with_name(clip.name + ".json").read_text())
         raw = clip.with_name(clip.name + ".raw")
         frames = np.memmap(raw, dtype=np.uint8, mode="r", shape=tuple(record["shape"]))
         bounds = [0, *record["cuts"], len(frames)]
         shots += [
-            shot_of(f"{clip.name}[{a}:{b}]", frames[a:b]) for a, b in pairwise(bounds) if b - a > 1
+            shot_of(f"{name}[{a}:{b}]", frames[a:b]) for a, b in pairwise(bounds) if b - a > 1
         ]
     return shots
 

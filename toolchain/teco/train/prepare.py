@@ -66,7 +66,7 @@ from teco_calibration.degrade import shrink_by_area
 LOSSY_SHRINK = 2.0
 _LOSSY_PICTURES = frozenset({".jpg", ".jpeg", ".webp"})
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """To be raised when decoding, shrinking or cut detection gives other frames than before."""
 
 _LOOKED_AT = 3
@@ -201,7 +201,9 @@ def prepare(
     videos = [(clip, options) for clip, options in clips if isinstance(clip, VideoClip)]
     pictures = [(clip, options) for clip, options in clips if isinstance(clip, PictureClip)]
     databases = [(clip, options) for clip, options in clips if isinstance(clip, LmdbClip)]
-    shots = cached_shots([_decoded_video(clip, options, cache, say) for clip, options in videos])
+    shots = cached_shots(
+        dict(_decoded_video(clip, options, cache, say) for clip, options in videos)
+    )
     shots += _picture_shots(pictures, cache, say, store)
     shots += _lmdb_shots(databases, cache)
     frame_store.CACHE.clear()  # opening has looked at frames that no sample is about to need
@@ -255,16 +257,16 @@ def _clips(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Clip, 
 
 def _decoded_video(
     clip: VideoClip, options: _Options, cache: Path, say: Callable[[str], None]
-) -> Path:
-    """Where in the cache a video is, without ending; decoded if it was not there."""
+) -> tuple[Path, str]:
+    """Where in the cache a video is, without ending, decoded if it was not there; and its name."""
     file = clip.path
     stat = file.stat()
-    marks = (options.shrink, options.first, options.last, stat.st_size, stat.st_mtime_ns)
-    target = cache / f"{file.name}-{'-'.join(str(mark) for mark in marks)}-{CACHE_VERSION}"
+    name = _name(file.name, (options, stat.st_size, stat.st_mtime_ns, CACHE_VERSION))
+    target = cache / _key(name, file.parent)
     if not _is_kept(target):
         say(f"decoding {file.name}, shrunk by {options.shrink:g}")
         _keep(_video_frames(file, options), {target: None}, str(file), options.shrink, cuts=True)
-    return target
+    return target, name
 
 
 def _video_frames(file: Path, options: _Options) -> Iterator[_Picture]:
@@ -284,13 +286,15 @@ class _PictureSet:
     """One picture clip with what is known of it.
 
     Attributes:
-        key: of its files in the cache; changes with any of its pictures.
+        name: of its shots; changes with any of its pictures.
+        key: of its files in the cache; changes with the folder too.
         files: those in the range asked for.
         size: (height, width) of the first picture, not shrunk.
     """
 
     clip: PictureClip
     options: _Options
+    name: str
     key: str
     files: tuple[Path, ...]
     size: tuple[int, int]
@@ -336,17 +340,23 @@ def _picture_shots(
                     s.decoded(), {cache / s.key: None}, s.clip.label, s.options.shrink,
                     cuts=not s.clip.whole,
                 )  # fmt: skip
-        return cached_shots([cache / s.key for s in sets])
+        return cached_shots({cache / s.key: s.name for s in sets})
     size = f"{total / 2**30:.1f} GiB when decoded"
     if store.crops:
         say(f"{len(sets)} folders of frames, {size}: {store.crops} crops of each are kept decoded")
         return _crop_shots(sets, cache, say, store)
     say(f"{len(sets)} folders of frames, {size}: each is decoded when it is needed")
-    unknown = [s for s in sets if not s.clip.whole and not _record(cache, s.key).exists()]
+    unknown = [
+        s for s in sets
+        if not s.clip.whole and _lazy_record(_record(cache, s.key), len(s.files)) is None
+    ]  # fmt: skip
     if unknown:
         say(f"looking for cuts in the {sum(len(s.files) for s in unknown)} frames, once")
     shots = _in_parallel(
-        lambda s: _lazy_shots(s.lazy(), None if s.clip.whole else s.decoded(), s.key, cache), sets
+        lambda s: _lazy_shots(
+            s.lazy(), None if s.clip.whole else s.decoded(), s.name, _record(cache, s.key)
+        ),
+        sets,
     )
     return [shot for several in shots for shot in several]
 
@@ -361,14 +371,16 @@ def _sized(clip: PictureClip, options: _Options, cache: Path) -> _PictureSet:
         except OSError as error:
             raise TecoError(f"the frame {file} cannot be read: {error.strerror}") from error
         facts.append((file.name, stat.st_size, stat.st_mtime_ns))
-    key = _key(clip.label, facts)
+    name = _name(clip.label, facts)
+    key = _key(name, files[0].parent)
     path = cache / f"{key}.size.json"
-    if path.exists():
-        height, width = json.loads(path.read_text())
-    else:
-        height, width = read_picture(files[0]).shape[:2]
-        _write_record(path, [height, width])
-    return _PictureSet(clip, options, key, files, (height, width))
+    match _read_record(path):
+        case [int(height), int(width)] if min(height, width) > 0:
+            pass
+        case _:
+            height, width = read_picture(files[0]).shape[:2]
+            _write_record(path, [height, width])
+    return _PictureSet(clip, options, name, key, files, (height, width))
 
 
 def _crop_shots(
@@ -393,7 +405,13 @@ def _crop_shots(
     for begin in range(0, len(missing), step):
         _in_parallel(cut, missing[begin : begin + step])
         say(f"cut crops from {min(begin + step, len(missing))} of {len(missing)} clips")
-    return cached_shots([target for s in sets for target in targets(s)])
+    return cached_shots(
+        {
+            target: f"{s.name}-{store.crop_size}-{store.crops}-{n}"
+            for s in sets
+            for n, target in enumerate(targets(s))
+        }
+    )
 
 
 def _grid(size: tuple[int, int], side: int) -> list[_Window]:
@@ -432,7 +450,8 @@ def _lmdb_shots(clips: list[tuple[LmdbClip, _Options]], cache: Path) -> list[Sho
         label = f"{clip.folder.name}/{clip.sequence.name}"
         facts = (clip.sequence, options, stat.st_size, stat.st_mtime_ns, CACHE_VERSION)
         frames = LmdbFrames(clip.folder, clip.sequence, options.first, options.last, options.shrink)
-        shots += _lazy_shots(frames, None, _key(label, facts), cache)
+        name = _name(label, facts)
+        shots += _lazy_shots(frames, None, name, _record(cache, _key(name, clip.folder)))
     return shots
 
 
@@ -440,19 +459,18 @@ def _lmdb_shots(clips: list[tuple[LmdbClip, _Options]], cache: Path) -> list[Sho
 
 
 def _lazy_shots(
-    frames: LazyFrames, decoded: Iterable[_Picture] | None, key: str, cache: Path
+    frames: LazyFrames, decoded: Iterable[_Picture] | None, name: str, path: Path
 ) -> list[Shot]:
     """Shots of frames that stay where they are; cuts and detail are kept in the cache.
 
     Args:
         frames: of the whole clip.
         decoded: the same, to look for cuts in; None if there are none.
-        key: of the clip.
+        name: of the clip.
+        path: of its record in the cache.
     """
-    path = _record(cache, key)
-    if path.exists():
-        record = json.loads(path.read_text())
-    else:
+    record = _lazy_record(path, len(frames))
+    if record is None:
         cuts = _cuts(decoded) if decoded is not None else []
         bounds = [0, *cuts, len(frames)]
         details = [
@@ -461,7 +479,7 @@ def _lazy_shots(
         record = {"bounds": bounds, "details": details}
         _write_record(path, record)
     return [
-        Shot(f"{key}[{a}:{b}]", frames[a:b], detail)
+        Shot(f"{name}[{a}:{b}]", frames[a:b], detail)
         for (a, b), detail in zip(pairwise(record["bounds"]), record["details"], strict=True)
         if b - a > 1
     ]
@@ -478,17 +496,62 @@ def _spread(count: int) -> list[int]:
 
 
 def _is_kept(target: Path) -> bool:
-    return target.with_name(target.name + ".json").exists()
+    """Whether a clip's frames and their record are there, whole, as :func:`_keep` left them."""
+    match _read_record(target.with_name(target.name + ".json")):
+        case {"shape": [int(n), int(h), int(w), 3], "cuts": [*cuts]} if min(n, h, w) > 0:
+            bounds: list[object] = [0, *cuts, n]
+        case _:
+            return False
+    try:
+        size = target.with_name(target.name + ".raw").stat().st_size
+    except OSError:
+        return False
+    return size == n * h * w * 3 and _rising(bounds)
+
+
+def _lazy_record(path: Path, count: int) -> dict[str, Any] | None:
+    """Bounds and details of the shots of ``count`` frames; None where they are not known."""
+    record = _read_record(path)
+    match record:
+        case {"bounds": [0, *cuts, end], "details": [*details]} if end == count:
+            known = len(details) == len(cuts) + 1 and _rising([0, *cuts, end])
+            return record if known and all(isinstance(d, int | float) for d in details) else None
+        case _:
+            return None
+
+
+def _rising(numbers: Sequence[object]) -> bool:
+    whole = [n for n in numbers if isinstance(n, int)]
+    return len(whole) == len(numbers) and all(a < b for a, b in pairwise(whole))
 
 
 def _record(cache: Path, key: str) -> Path:
     return cache / f"{key}.lazy.json"
 
 
-def _key(label: str, facts: Sequence[object]) -> str:
-    """A name for files in the cache: readable, and another one when a fact changes."""
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', label)[-80:]}-{digest}"
+def _read_record(path: Path) -> Any | None:
+    """What a record of the cache holds; None where there is none or it is damaged, so that it is
+    made again."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _name(label: str, facts: Sequence[object]) -> str:
+    """A clip's name: readable, and another one when a fact changes. Shots are called after it, and
+    a run is resumed on shots of the same names, so the folder, which may be moved, is not in it."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', label)[-80:]}-{_digest(facts)}"
+
+
+def _key(name: str, folder: Path) -> str:
+    """A name for a clip's files in the cache: clips of equal names, sizes and times in two folders
+    are not one."""
+    return f"{name}-{_digest(str(folder.resolve()))}"
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _keep(
@@ -521,6 +584,10 @@ def _keep(
                     shapes[target] = cut.shape
                     files[target].write(np.ascontiguousarray(cut).tobytes())
                 count += 1
+            # On the disk before the record that vouches for them.
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
         if count < 2:
             raise TecoError(
                 f"{label} has {count} frames to train on, at least 2 are needed", exit_code=USAGE
