@@ -200,7 +200,7 @@ def test_the_default_plan_is_small_and_measures_every_width() -> None:
     space = Space.below(TEACHER)
     chosen = plan(space)
     assert len(chosen.anchors) == 15
-    assert len(plan(Space.below(TEACHER, flowless=True)).anchors) == 19
+    assert len(plan(Space.below(TEACHER, flowless=True)).anchors) == 21
     assert {v.channels for v in chosen.anchors} == set(space.channels)
     assert {v.flow_channels for v in chosen.anchors} == set(space.flows)
     assert {v.tail for v in chosen.checks} == {"transposed", "shuffle"}

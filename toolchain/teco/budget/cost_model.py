@@ -127,7 +127,10 @@ def plan(space: Space) -> Plan:
         wanted += [variant(deep, c, flow, light) for c in widths]
     wanted += [variant(shallow, widths[0], f, light) for f in flows[1:]]
     if flow and 0 in space.flows:
+        # Both depths at the narrowest, where blocks are cheap and many fit: without a flow net
+        # a runtime may keep another layout, and ten times a small error is a large one.
         wanted += [variant(shallow, c, 0, light) for c in widths]
+        wanted += [variant(space.blocks[-1], c, 0, light) for c in widths[:2]]
     anchors = tuple(dict.fromkeys(v for v in wanted if v in possible))
     # Away from the star: parts that were varied one at a time are varied together.
     blocks = space.blocks[len(space.blocks) // 2]

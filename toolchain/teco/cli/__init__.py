@@ -21,7 +21,7 @@ COMMANDS = {
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",
     "table": "Compare models on test sets, beside published figures.",
-    "train": "Train a network (flow start, then the recurrent stage).",
+    "train": "Train a network: flow start, recurrent stage, GAN stage.",
     "info": "Say what a model, a weights file or a variant is and costs.",
     "doctor": "Say what this machine can run, and what is missing.",
 }

@@ -167,3 +167,22 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
 def say(text: str) -> None:
     """A line on stderr."""
     click.echo(text, err=True)
+
+
+def weights_file(spec: str) -> Path:
+    """The weights that a name or a file stands for.
+
+    Raises:
+        TecoError: there is no such thing, or it is an ONNX file.
+    """
+    from teco.artifact import open_model
+    from teco.errors import USAGE, TecoError
+
+    source = open_model(spec).weights
+    if source is None:
+        raise TecoError(
+            f"{spec} is an ONNX file, which holds no weights to work on",
+            hint="give the .safetensors or .pth file it was exported from",
+            exit_code=USAGE,
+        )
+    return source

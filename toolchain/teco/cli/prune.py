@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import click
 
-from teco.cli.options import json_option, not_a_pipe, progress, say
-from teco.cli.prune_budget import FRAMES, budget_options, weights_file
+from teco.cli.options import json_option, not_a_pipe, progress, say, weights_file
+from teco.cli.prune_budget import FRAMES, budget_options
 
 SCHEMA = 1
 """Version of the record's layout."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from teco.cli.options import Size, progress, say
+from teco.cli.options import Size, progress, say, weights_file
 
 FRAMES = 12
 """Of a clip; each block is judged by running all of them, so more take longer."""
@@ -102,25 +102,6 @@ def budget_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(OPTIONS):
         decorated = option(decorated)
     return decorated
-
-
-def weights_file(spec: str) -> Path:
-    """The weights that a name or a file stands for.
-
-    Raises:
-        TecoError: there is no such thing, or it is an ONNX file.
-    """
-    from teco.artifact import open_model
-    from teco.errors import USAGE, TecoError
-
-    source = open_model(spec).weights
-    if source is None:
-        raise TecoError(
-            f"{spec} is an ONNX file, and pruning works on weights",
-            hint="give the .safetensors or .pth file it was exported from",
-            exit_code=USAGE,
-        )
-    return source
 
 
 def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from teco.cli.options import progress, say
+from teco.cli.options import progress, say, weights_file
 
 _Decorator = Callable[[Any], Any]
 
@@ -200,25 +200,6 @@ def _show_recipes(ctx: click.Context) -> None:
         head = " ".join(line.lstrip("# ") for line in lines[: lines.index("")])
         click.echo(f"{name}: {head}")
     ctx.exit()
-
-
-def weights_file(spec: str) -> Path:
-    """The weights of a file or of a shipped model.
-
-    Raises:
-        TecoError: there is no such thing, or it is an ONNX file without weights.
-    """
-    from teco.artifact import open_model
-    from teco.errors import USAGE, TecoError
-
-    model = open_model(spec)
-    if model.weights is None:
-        raise TecoError(
-            f"{spec} is an ONNX file, training needs weights",
-            hint="give the .safetensors it was exported from",
-            exit_code=USAGE,
-        )
-    return model.weights
 
 
 def _variant_name(
