@@ -13,7 +13,7 @@ widths that were measured, as whole exported networks in the runtime itself; a c
 the part's MACs between them, never falls, and never goes below zero.
 
 The measured networks (the *anchors*) lie in a star around the smallest network, one part varied at
-a time, so that few are needed: 15 for the 10-block TecoGAN, 19 if it may lose its flow net. A few
+a time, so that few are needed: 15 for the 10-block TecoGAN, 21 if it may lose its flow net. A few
 more (the *checks*) are measured with them and left out of the fit; their error is what the model is
 worth.
 """
