@@ -183,7 +183,7 @@ def evaluate(
         stream = Stream(session, scene_cuts=o.scene_cuts, warm_up=o.warm_up, recurrent=o.recurrent)
         for method, result in _judge(stream, model_name, clip, o, lpips, report).items():
             results.setdefault(method, []).append(result)
-    return [_row(method, sequences) for method, sequences in results.items()]
+    return [row_of(method, sequences) for method, sequences in results.items()]
 
 
 def _judge(
@@ -216,7 +216,8 @@ def _judge(
     return {method: judge.result() for method, judge in judges.items()}
 
 
-def _row(method: str, sequences: list[SequenceResult]) -> Row:
+def row_of(method: str, sequences: list[SequenceResult]) -> Row:
+    """A method's results on some clips as one row of a table, with both averages."""
     means = average(sequences)
     return Row(
         method=method,

@@ -14,7 +14,7 @@ from teco import machine
 from teco.artifact import Model, check_frame_size, open_model, sha256_of
 from teco.bench.measure import measure_latency, warnings_for
 from teco.errors import MACHINE, USAGE, TecoError
-from teco.evaluate import BASELINES, Row, parse_metrics, truth_frames, truth_size
+from teco.evaluate import BASELINES, Row, parse_metrics, row_of, truth_frames, truth_size
 from teco.machine import usable_cores
 from teco.runtimes import Runtime, Session, SessionOptions, find, open_session
 from teco.stream import Picture, Stream
@@ -35,7 +35,6 @@ from teco_calibration.quality import (
     Metric,
     SequenceQuality,
     SequenceResult,
-    average,
 )
 from teco_models import zoo
 from teco_models.variant import SCALE
@@ -201,15 +200,7 @@ class _Judge:
                 pairs = _pairs(clip, degradation, self._options)
                 judge_clip(fresh(), pairs, quality, self._count)
                 results.append(quality.result())
-            means = average(results)
-            yield Row(
-                method=method,
-                frame_average={str(k): v for k, v in means.frame_average.items()},
-                folder_average={str(k): v for k, v in means.folder_average.items()},
-                frames=means.frames,
-                clips=means.sequences,
-                per_clip=tuple(results),
-            )
+            yield row_of(method, results)
 
     def _count(self) -> None:
         self._done += 1
