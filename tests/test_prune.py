@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,8 @@ def cuts(draw: st.DrawFn, tail: str, flow: bool) -> tuple[Variant, list[int], in
         degradation=draw(st.sampled_from(("bd", "bi"))) if tail != "egvsr" else "bd",
         flow_norm=draw(st.sampled_from(("pair", "raw"))) if flow else "pair",
     )
+    if flow and variant.degradation == "bd":
+        variant = replace(variant, back_projection=draw(st.booleans()))
     keep = draw(st.sets(st.integers(0, blocks - 1), min_size=1))
     channels = unit * draw(st.integers(1, units))
     flow_channels = draw(st.integers(1, variant.flow_channels)) if flow else None

@@ -25,20 +25,30 @@ TABLE = {
 }
 SIZES = ("134x320", "180x320", "270x480", "540x960")
 
-variants = st.builds(
-    Variant,
-    blocks=st.integers(1, 30),
-    channels=st.sampled_from([16, 32, 48, 64, 80]),
-    flow_channels=st.sampled_from([8, 16, 32, 40]),
-    tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
-    degradation=st.sampled_from(["bd", "bi"]),
-    flow_norm=st.sampled_from(["pair", "raw"]),
-) | st.builds(
-    Variant,
-    channels=st.sampled_from([16, 32, 48]),
-    flow_channels=st.just(0),
-    tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
-    degradation=st.sampled_from(["bd", "bi"]),
+variants = (
+    st.builds(
+        Variant,
+        blocks=st.integers(1, 30),
+        channels=st.sampled_from([16, 32, 48, 64, 80]),
+        flow_channels=st.sampled_from([8, 16, 32, 40]),
+        tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
+        degradation=st.sampled_from(["bd", "bi"]),
+        flow_norm=st.sampled_from(["pair", "raw"]),
+    )
+    | st.builds(
+        Variant,
+        blocks=st.integers(1, 30),
+        tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
+        flow_norm=st.sampled_from(["pair", "raw"]),
+        back_projection=st.just(True),
+    )
+    | st.builds(
+        Variant,
+        channels=st.sampled_from([16, 32, 48]),
+        flow_channels=st.just(0),
+        tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
+        degradation=st.sampled_from(["bd", "bi"]),
+    )
 )
 
 
@@ -61,6 +71,9 @@ def test_default_name_is_short() -> None:
         "teco-x4-b0-c64",
         "teco-x4-b3-c64-",
         "teco-x4-b3-c32-f0-raw",
+        "teco-x4-b3-c32-f0-bp",
+        "teco-x4-b3-c32-bp-bi",
+        "teco-x4-b3-c32-raw-bp",
     ],
 )
 def test_other_names_are_refused(name: str) -> None:

@@ -26,6 +26,7 @@ from teco_models.variant import Tail, Variant
 _BLOCK = re.compile(r"srnet\.resblocks\.(\d+)\.conv\.0\.weight")
 _KERNELS = ("upsample_func.kernels", "srnet.upsample_func.kernels")
 _NORM = "fnet.norm.eps"
+_BACK = "srnet.back.spread"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def infer(
         tail=tail,
         degradation="bd" if bd else "bi",
         flow_norm="pair" if _NORM in tensors or not has_flow else "raw",
+        back_projection=_BACK in tensors,
     )
     # On the meta device, where shapes cost nothing: a damaged file may claim any size.
     with torch.device("meta"):

@@ -13,7 +13,9 @@ rewrite is exact (differences are rounding only; :func:`teco.export` proves it o
    exist at HR size and no multiplication by zero is added.
 4. Without a flow net nothing reads the previous picture as a picture, so its phases are the state
    (``phases``), and pixels are only made for the eye.
-5. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
+5. Back-projection stays in phases: two dense 3x3 convolutions, and everything it adds to the
+   picture, the LR residual included, becomes pixels in one go with it.
+6. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
    DepthToSpace; OpenVINO does not, see TARGETS.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
@@ -28,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from teco_models.backprojection import PHASES, BackProjection
 from teco_models.generator import Generator, SRNet
 from teco_models.ops import CUBIC_KERNELS, SCALE, space_to_depth, warp
 
-PHASES = SCALE * SCALE
 PHASES_X2 = tuple(product(range(2), range(2)))
 """(row, column) phases of a x2 upsampling."""
 
@@ -44,8 +46,8 @@ class Rewrites:
         phase_warp: 1 and 2 above, for the flow and the warp.
         phase_residual: 1 for the LR residual.
         phase_tail: 3 for the second transposed convolution and the output convolution.
-        phase_up: 3 for the first transposed convolution, its phases joined as in 5.
-        stack_pixels: 5 for the picture and the residual; DepthToSpace where it is off.
+        phase_up: 3 for the first transposed convolution, its phases joined as in 6.
+        stack_pixels: 6 for the picture and the residual; DepthToSpace where it is off.
         split_input: SRNet's first convolution in two, one per input. 48 channels suit runtimes
             that block channels by 8 or 16; 51 do not, and force a change of layout.
     """
@@ -237,6 +239,9 @@ class DeployStep(_Step):
     """
 
     flow_phases: Tensor
+    blur: Tensor
+    spread: Tensor
+    residual_by_colour: Tensor
 
     def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
         super().__init__(generator, rewrites)
@@ -248,14 +253,28 @@ class DeployStep(_Step):
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
         frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
-        if self.rewrites.phase_warp:
-            # The warp hands over channel = c * 16 + phase, the weights expect phase * 3 + c.
+        self.back = generator.srnet.back
+        self.by_colour = self.rewrites.phase_warp or self.back is not None
+        if self.by_colour:
+            # The past comes as channel = c * 16 + phase, the weights expect phase * 3 + c.
             past = past.reshape(-1, PHASES, 3, 3, 3).transpose(1, 2).reshape(past.shape)
+        if self.back is not None:
+            self._dense_back_projection(self.back)
         if self.rewrites.split_input:
             self.frame_in = _conv(frame, conv_in.bias, padding=1)
             self.past_in = _conv(past, None, padding=1)
         else:
             self.conv_in = _conv(torch.cat((frame, past), dim=1), conv_in.bias, padding=1)
+
+    def _dense_back_projection(self, back: BackProjection) -> None:
+        """Its two convolutions over all channels at once, in the order c * 16 + phase."""
+        blur = back.blur.unflatten(1, (PHASES, 3)).transpose(1, 2).flatten(1, 2)
+        spread = back.spread.detach()  # (16, 1, 3, 3)
+        dense = torch.einsum("pkyx,cd->cpdyx", spread, torch.eye(3)).flatten(0, 1)
+        self.register_buffer("blur", -blur.contiguous())  # of lr - D(past), the second part
+        self.register_buffer("spread", dense)  # (48, 3, 3, 3)
+        residual = self.residual_phases.unflatten(0, (PHASES, 3)).transpose(0, 1).flatten(0, 1)
+        self.register_buffer("residual_by_colour", residual.contiguous())
 
     def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
         """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
@@ -263,17 +282,56 @@ class DeployStep(_Step):
         if self.rewrites.phase_warp:
             past = self._warp_phases(hr_prev, flow)
         else:
-            past = space_to_depth(warp(hr_prev, SCALE * self.generator.upsample_func(flow)))
+            past = warp(hr_prev, SCALE * self.generator.upsample_func(flow))
+            past = F.pixel_unshuffle(past, SCALE) if self.by_colour else space_to_depth(past)
+        known: Tensor | None = None
+        if self.back is not None:
+            known = self.back.known(lr_prev)
+            past = self._correct(lr, past, known)
         if self.rewrites.split_input:
             x = F.relu(self.past_in(past) + self.frame_in(lr))
         else:
             x = F.relu(self.conv_in(torch.cat((lr, past), dim=1)))
         srnet = self.generator.srnet
         x = srnet.resblocks(x)
+        if known is not None:
+            return self._blend(x, lr, past, known)
         x = self._tail(x)
         if not self.variant.has_residual:
             return x
         return x + self._residual(lr)
+
+    def _correct(self, lr: Tensor, past: Tensor, known: Tensor) -> Tensor:
+        """The past after back-projection, (1, 48, h, w) with channel = c * 16 + phase."""
+        edge = (1, 1, 1, 1)
+        error = lr + F.conv2d(F.pad(past, edge, mode="replicate"), self.blur)
+        return past + known * F.conv2d(F.pad(error, edge, mode="replicate"), self.spread)
+
+    def _blend(self, features: Tensor, lr: Tensor, past: Tensor, known: Tensor) -> Tensor:
+        """Tail t, residual r, past p and mask m: t + r + m (p - t - r), all but t in phases.
+
+        That is (1 - m) t + (r + m (p - r)), so no more than the mask and the bracket become pixels.
+        """
+        assert self.back is not None
+        n, _, h, w = past.shape
+        mask = known * torch.sigmoid(self.back.mask(features))  # (1, 16, h, w)
+        by_colour = (n, 3, PHASES, h, w)
+        rest = past.view(by_colour) * mask.unsqueeze(1)
+        if self.variant.has_residual:
+            up = F.pad(lr, self.phase_pad, mode="replicate")
+            residual = F.conv2d(up, self.residual_by_colour).view(by_colour)
+            rest = residual + (past.view(by_colour) - residual) * mask.unsqueeze(1)
+        tail = self._tail(features)
+        return tail * self._pixels_by_colour(1 - mask) + self._pixels_by_colour(rest.flatten(1, 2))
+
+    def _pixels_by_colour(self, phases: Tensor) -> Tensor:
+        """(1, c * 16, h, w) with channel = c * 16 + phase -> (1, c, 4h, 4w)."""
+        if not self.rewrites.stack_pixels:
+            return F.pixel_shuffle(phases, SCALE)
+        _, channels, h, w = phases.shape
+        # Colours as a batch: each phase is then a slice of its own.
+        x = interleave(list(phases.view(channels // PHASES, PHASES, h, w).chunk(PHASES, dim=1)))
+        return x.view(1, channels // PHASES, SCALE * h, SCALE * w)
 
     def _flow(self, lr: Tensor, lr_prev: Tensor) -> Tensor:
         """(1, 2, h, w), mirrored at the bottom and right where FNet's output ends."""
@@ -303,7 +361,7 @@ class DeployStep(_Step):
         x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
         y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
         base = torch.stack((x.reshape(PHASES * h, w), y.reshape(PHASES * h, w)), dim=-1)
-        # Stacked rather than permuted, for the reason of rewrite 5.
+        # Stacked rather than permuted, for the reason of rewrite 6.
         flow_x, flow_y = (f.view(1, PHASES * h, w) for f in flow.chunk(2, dim=1))
         grid = torch.stack((flow_x, flow_y), dim=-1)  # (1, 16h, w, 2)
         grid = grid + (base * scale - 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from teco_models.backprojection import BackProjection
 from teco_models.ops import SCALE, BilinearUpsample, CubicUpsample, space_to_depth, warp
 from teco_models.variant import Variant, check_size
 
@@ -117,18 +118,29 @@ class SRNet(nn.Module):
         else:
             self.conv_out = _conv(c // (s * s), 3)
         self.upsample_func = _upsampler(variant) if variant.has_residual else None
+        self.back = BackProjection(c) if variant.back_projection else None
 
     def forward(self, lr: Tensor, *past: Tensor) -> tuple[Tensor, Tensor]:
         """The picture, and the features it was made from.
 
         Args:
             lr: (N, 3, h, w).
-            past: (N, 48, h, w), the warped previous output; without a flow net the previous output
+            past: (N, 48, h, w), the warped previous output, with back-projection followed by
+                (N, 3, h, w), the previous frame; without a flow net the previous output
                 as it is, (N, 3, h, w) the previous frame, and (N, C, h, w) the latent state.
 
         Returns:
             (N, 3, 4h, 4w) and (N, C, h, w).
         """
+        if self.back is None:
+            return self._reconstruct(lr, *past)
+        warped, lr_prev = past
+        known = self.back.known(lr_prev)
+        warped = self.back.correct(lr, warped, known)
+        x, features = self._reconstruct(lr, warped)
+        return self.back.blend(x, warped, features, known), features
+
+    def _reconstruct(self, lr: Tensor, *past: Tensor) -> tuple[Tensor, Tensor]:
         features = self.resblocks(self.conv_in(torch.cat((lr, *past), dim=1)))
         if self.tail == "transposed":
             x = self.conv_out(self.conv_up(features))
@@ -174,10 +186,15 @@ class Generator(nn.Module):
         flow = self.fnet(current, previous).float()
         return F.pad(flow, (0, w - w // 8 * 8, 0, h - h // 8 * 8), mode="reflect")
 
-    def step_with_flow(self, lr: Tensor, flow: Tensor, hr_prev: Tensor) -> Tensor:
+    def step_with_flow(self, lr: Tensor, flow: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
         """One step of a variant with a flow net when the (N, 2, h, w) LR flow is known already."""
         hr_flow = SCALE * self.upsample_func(flow)  # (N, 2, 4h, 4w), in HR pixels
-        return self.srnet(lr, space_to_depth(warp(hr_prev, hr_flow)))[0]
+        return self._reconstruct(lr, space_to_depth(warp(hr_prev, hr_flow)), lr_prev)
+
+    def _reconstruct(self, lr: Tensor, past: Tensor, lr_prev: Tensor) -> Tensor:
+        """SRNet's picture from the warped past, for variants with a flow net."""
+        rest = (lr_prev,) if self.variant.back_projection else ()
+        return self.srnet(lr, past, *rest)[0]
 
     def step(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor, *latent: Tensor) -> Tensor:
         """One recurrent step, the picture alone; :meth:`advance` also gives the next state.
@@ -204,7 +221,7 @@ class Generator(nn.Module):
         """
         if self.fnet is not None:
             lr_prev, hr_prev = state
-            hr = self.step_with_flow(lr, self.flow(lr, lr_prev), hr_prev)
+            hr = self.step_with_flow(lr, self.flow(lr, lr_prev), lr_prev, hr_prev)
             return hr, (lr, hr)
         lr_prev, hr_prev, latent = state
         hr, features = self.srnet(lr, space_to_depth(hr_prev), lr_prev, latent)
@@ -248,9 +265,9 @@ class Generator(nn.Module):
         flows = self.flow(*pairs).view(n, t - 1, 2, h, w)
         # The zero state: whatever the flow, warping zeros gives zeros.
         warped = lr.new_zeros(n, c * SCALE * SCALE, h, w)
-        hr = self.srnet(lr[:, 0], warped)[0]
+        hr = self._reconstruct(lr[:, 0], warped, torch.zeros_like(lr[:, 0]))
         outputs = [hr]
         for i in range(1, t):
-            hr = self.step_with_flow(lr[:, i], flows[:, i - 1], hr)
+            hr = self.step_with_flow(lr[:, i], flows[:, i - 1], lr[:, i - 1], hr)
             outputs.append(hr)
         return torch.stack(outputs, dim=1), flows

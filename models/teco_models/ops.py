@@ -33,6 +33,15 @@ def space_to_depth(x: Tensor, scale: int = SCALE) -> Tensor:
     return x.permute(0, 3, 5, 1, 2, 4).reshape(n, scale * scale * c, h // scale, w // scale)
 
 
+def depth_to_space(x: Tensor, scale: int = SCALE) -> Tensor:
+    """Inverse of :func:`space_to_depth`: (N, s*s*C, H, W) -> (N, C, sH, sW)."""
+    n, c, h, w = x.shape
+    c //= scale * scale
+    x = x.reshape(n, scale, scale, c, h, w)
+    # (N, dy, dx, C, H, W) -> (N, C, H, dy, W, dx)
+    return x.permute(0, 3, 4, 1, 5, 2).reshape(n, c, scale * h, scale * w)
+
+
 def warp(x: Tensor, flow: Tensor) -> Tensor:
     """Sample ``x`` at ``position + flow``: bilinear, border pixels continued outside.
 

@@ -39,7 +39,7 @@ COST_SIZE = (180, 320)
 MULTIPLE = 8
 """Widths that CPUs and GPUs fill: AVX2 holds 8 floats, AVX-512 and tensor cores 16 or more."""
 
-_BLOCK = re.compile(r"(srnet\.resblocks\.)(\d+)(\..+)")
+BLOCK_KEY = re.compile(r"(srnet\.resblocks\.)(\d+)(\..+)")
 
 
 # --- the table -------------------------------------------------------------------------------
@@ -143,6 +143,8 @@ def _srnet_groups(variant: Variant) -> Iterator[Group]:
         stream.append(_inputs("srnet.conv_shuffle"))
     else:
         stream.append(_inputs("srnet.conv_out"))
+    if variant.back_projection:
+        stream.append(_inputs("srnet.back.mask", run=run))
     yield Group("srnet.stream", c // run, tuple(stream))
 
 
@@ -310,7 +312,7 @@ def apply_cut(weights: Weights, cut: Cut) -> Weights:
     tensors: dict[str, Tensor] = {}
     for key, whole in weights.tensors.items():
         name, value = key, whole
-        if match := _BLOCK.fullmatch(key):
+        if match := BLOCK_KEY.fullmatch(key):
             if int(match[2]) not in cut.blocks:
                 continue
             name = f"{match[1]}{cut.blocks.index(int(match[2]))}{match[3]}"

@@ -30,7 +30,7 @@ MIN_SIZE = 8
 
 _NAME = re.compile(
     r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
-    r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<raw>-raw)?(?P<bi>-bi)?"
+    r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<bp>-bp)?(?P<raw>-raw)?(?P<bi>-bi)?"
 )
 
 
@@ -109,6 +109,8 @@ class Variant:
             (MATLAB bicubic, bilinear residual).
         flow_norm: ``"pair"`` FNet's two input frames are shifted and scaled by their common mean
             and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
+        back_projection: the past is corrected by the frame before SRNet reads it, and mixed into
+            the output (:mod:`teco_models.backprojection`); with a flow net and BD only.
         scale: always 4.
     """
 
@@ -118,6 +120,7 @@ class Variant:
     tail: Tail = "transposed"
     degradation: Degradation = "bd"
     flow_norm: FlowNorm = "pair"
+    back_projection: bool = False
     scale: int = SCALE
 
     def __post_init__(self) -> None:
@@ -139,6 +142,11 @@ class Variant:
                 "a variant without a flow net (f0) has no flow input to leave raw",
                 hint="leave -raw out",
             )
+        if self.back_projection and (self.flow_channels == 0 or self.degradation != "bd"):
+            raise ModelError(
+                "back-projection (bp) needs a flow net and the BD degradation, whose blur it knows",
+                hint="leave -bp out",
+            )
         for field, kind in (("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm)):
             if getattr(self, field) not in get_args(kind):
                 raise ModelError(
@@ -154,6 +162,8 @@ class Variant:
             parts.append(f"f{self.flow_channels}")
         if self.tail != "transposed":
             parts.append(self.tail)
+        if self.back_projection:
+            parts.append("bp")
         if self.flow_norm == "raw":
             parts.append("raw")
         if self.degradation == "bi":
@@ -187,7 +197,8 @@ class Variant:
         if match is None:
             raise ModelError(
                 f"{name!r} is not a variant name",
-                hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-raw][-bi], "
+                hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-bp][-raw]"
+                "[-bi], "
                 "for example teco-x4-b3-c64",
             )
         tail = match["tail"]
@@ -198,6 +209,7 @@ class Variant:
             flow_channels=int(match["flow"] if match["flow"] is not None else 32),
             tail="shuffle" if tail == "shuffle" else "egvsr" if tail == "egvsr" else "transposed",
             flow_norm="raw" if match["raw"] else "pair",
+            back_projection=match["bp"] is not None,
             degradation="bi" if match["bi"] else "bd",
         )
 
@@ -235,7 +247,16 @@ class Variant:
         if self.has_flow:
             self._flow_layers(h, w, nominal, add, conv)
             x = add("warped", "warp", (3, s * h, s * w), "hr_prev", "hr_flow")
-            past = [add("past", "warp", (3 * s * s, h, w), x)]
+            x = add("past", "warp", (3 * s * s, h, w), x)
+            if self.back_projection:
+                # One 3x3 kernel a phase each way: a colour from its 16 phases, and back.
+                macs = 9 * 3 * s * s * h * w
+                out.append(Layer("past_error", "srnet", (3, h, w), (x, "lr"), macs))
+                reads = (x, "past_error", "lr_prev")
+                shape = (3 * s * s, h, w)
+                out.append(Layer("past_corrected", "srnet", shape, reads, macs, 9 * s * s))
+                x = "past_corrected"
+            past = [x]
         else:
             add("latent_prev", "warp", (c, h, w))
             past = [add("past", "warp", (3 * s * s, h, w), "hr_prev"), "lr_prev", "latent_prev"]
@@ -245,6 +266,7 @@ class Variant:
             y = conv(f"srnet.block{i}.0", "srnet", x, c, c, (h, w))
             y = conv(f"srnet.block{i}.2", "srnet", y, c, c, (h, w))
             x = add(f"srnet.block{i}", "srnet", (c, h, w), x, y)
+        features = x
         if not self.has_flow:
             add("latent", "srnet", (c, h, w), x)
         if self.tail == "transposed":
@@ -261,11 +283,12 @@ class Variant:
         else:
             x = add("srnet.shuffle", "srnet", (c // (s * s), s * h, s * w), x)
             x = conv("srnet.conv_out", "srnet", x, c // (s * s), 3, (s * h, s * w))
+        mixed = [x]
         if self.has_residual:
-            up = add("lr_up", "srnet", (3, s * h, s * w), "lr")
-            add("hr", "srnet", (3, s * h, s * w), x, up)
-        else:
-            add("hr", "srnet", (3, s * h, s * w), x)
+            mixed.append(add("lr_up", "srnet", (3, s * h, s * w), "lr"))
+        if self.back_projection:
+            mixed += [conv("srnet.back.mask", "srnet", features, c, s * s, (h, w)), *past]
+        add("hr", "srnet", (3, s * h, s * w), *mixed)
         return tuple(out)
 
     def _flow_layers(

@@ -91,7 +91,9 @@ def _field_options(command: Any) -> Any:
 @click.option("--blocks", type=_COUNT, help="[default: 3, or the recipe's, or those of --init]")
 @click.option("--variant", metavar="NAME", help="Any variant by name, instead of --blocks.")
 @click.option(
-    "--init", metavar="FILE|NAME", help="Weights to start from: a file, or a shipped model."
+    "--init",
+    metavar="FILE|NAME",
+    help="Weights to start from: a file, or a shipped model; may have fewer blocks, or no -bp.",
 )
 @click.option(
     "--teacher", metavar="FILE|NAME", help="Weights to distil from: a file, or a shipped model."
@@ -213,9 +215,10 @@ def _variant_name(
 
     if variant:
         return Variant.parse(variant).name
-    if init is not None and blocks is None:
-        return load_weights(init).variant.name
-    base = Variant.parse(recipe) if recipe else Variant(blocks=3)
+    if init is not None:
+        base = load_weights(init).variant
+    else:
+        base = Variant.parse(recipe) if recipe else Variant(blocks=3)
     return base.name if blocks is None else replace(base, blocks=blocks).name
 
 

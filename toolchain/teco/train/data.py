@@ -294,20 +294,24 @@ def measured_flow(frames: NDArray[np.uint8], crop: int) -> NDArray[np.float32]:
 
     Returns:
         (T-1, 2, k, k) float32 LR pixels from frame t+1 to frame t: OpenCV's DIS (Kroeger et al.
-        2016, preset "fast") both ways; NaN where the two disagree by over half an LR pixel plus
-        5% of the motion, which is where things are covered or it is guessing.
+        2016), preset "medium" down to single pixels; NaN where the way back, preset "fast",
+        disagrees by over half an LR pixel plus 5% of the motion, which is where things are covered
+        or it is guessing. On windows moved by whole pixels "fast" errs by 0.10 HR pixels, "medium"
+        by 0.04 and this by 0.001, in 0.5, 1.9 and 7.2 ms a pair of 136x136 (one Zen 4 core).
     """
     import cv2
 
     # Its stubs do not know that the flow to start from may be None.
-    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(0)
+    fast: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     grays = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
     size = grays[0].shape[0]
     yy, xx = np.mgrid[:size, :size].astype(np.float32)
     out = np.empty((len(frames) - 1, 2, crop // 4, crop // 4), np.float32)
     for t in range(len(frames) - 1):
         back = dis.calc(grays[t + 1], grays[t], None)
-        forth = dis.calc(grays[t], grays[t + 1], None)
+        forth = fast.calc(grays[t], grays[t + 1], None)
         returned = cv2.remap(
             forth,
             xx + back[..., 0],

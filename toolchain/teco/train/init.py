@@ -30,6 +30,8 @@ def initialise(generator: Generator, seed: int = 0) -> None:
         tail = generator.srnet
         last = tail.conv_shuffle if tail.tail == "shuffle" else tail.conv_out
         last.weight.mul_(0.1)
+        if tail.back is not None:
+            tail.back.mask.weight.zero_()  # half the picture, half the past, everywhere
         if generator.fnet is not None:
             _weight(generator.fnet.flow[2]).mul_(0.05)
             block_matching_start(generator.fnet)

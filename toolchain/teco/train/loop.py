@@ -39,6 +39,7 @@ from teco.train.stages import Batch, GeneratorLosses, Losses
 from teco.train.validate import Validation, Validator
 from teco_models.checkpoint import load_weights, save_weights
 from teco_models.generator import Generator
+from teco_models.grow import can_grow, grow
 from teco_models.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
 from teco_models.sparsity import apply_masks, load_masks
 from teco_models.variant import Variant
@@ -145,12 +146,16 @@ class Trainer:
         else:
             weights = load_weights(self.loop.init)
             if weights.variant != self._variant:
-                raise TecoError(
-                    f"{self.loop.init} holds {weights.variant.name}, the run trains "
-                    f"{self._variant.name}",
-                    hint=f"leave --variant out, or give weights of {self._variant.name}",
-                    exit_code=USAGE,
-                )
+                if not can_grow(weights.variant, self._variant):
+                    raise TecoError(
+                        f"{self.loop.init} holds {weights.variant.name}, the run trains "
+                        f"{self._variant.name}, to which it cannot grow",
+                        hint=f"leave --variant out, or give weights of {self._variant.name}; "
+                        "only blocks and -bp can be added to weights",
+                        exit_code=USAGE,
+                    )
+                torch.manual_seed(self.options.seed)
+                weights = grow(weights, self._variant)
             generator.load_state_dict(weights.tensors)
             self._tied = parse_pattern(weights)
             if self._tied is not None:
