@@ -28,7 +28,13 @@ def main() -> None:
     entry.folder.mkdir(exist_ok=True)
     save_weights(entry.weights, build(weights), metadata=weights.metadata, half=True)
     # From the rounded weights, so that both files are the same network.
-    options = ExportOptions(half_weights=True, frames=30, name=entry.name, target=arguments.target)
+    options = ExportOptions(
+        half_weights=True,
+        frames=30,
+        shared_with=entry.weights,
+        name=entry.name,
+        target=arguments.target,
+    )
     rounded = load_weights(entry.weights)
     path = export_onnx(rounded, entry.folder, options, say=print, overwrite=True)
     print(path, f"{path.stat().st_size / 1e6:.1f} MB")

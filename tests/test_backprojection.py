@@ -245,3 +245,47 @@ def test_other_growth_is_refused(target: Variant) -> None:
     with pytest.raises(ModelError, match="cannot grow") as caught:
         grow(weights_of(BACK), target)
     assert caught.value.exit_code == 2
+
+
+# --- burn-in ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variant", [BACK, Variant(blocks=1, channels=8, flow_channels=0, tail="shuffle")]
+)
+def test_burn_in_frames_take_no_part(variant: Variant) -> None:
+    """The same pictures, no gradient through frames 1 and 2, and a loss of frames 0, 3 and 4."""
+    from teco.train.losses import charbonnier
+    from teco.train.options import TrainOptions
+    from teco.train.stages import Batch, GeneratorLosses
+
+    generator = Generator(variant)
+    initialise(generator)
+    lr = scene(5).requires_grad_()
+    plain, _ = generator.sequence(lr)
+    burnt, _ = generator.sequence(lr, burn_in=3)
+    assert torch.equal(plain, burnt)
+    (gradient,) = torch.autograd.grad(burnt[:, 1:3].sum(), lr, allow_unused=True, retain_graph=True)
+    assert gradient is None or float(gradient.abs().max()) == 0
+    # Frame 4 depends on frame 0 through the state alone.
+    (through,) = torch.autograd.grad(plain[:, 4].sum(), lr, retain_graph=True)
+    assert float(through[:, 0].abs().max()) > 0
+    (cut,) = torch.autograd.grad(burnt[:, 4].sum(), lr)
+    assert float(cut[:, 0].abs().max()) == 0
+    torch.manual_seed(1)
+    truth = torch.rand(1, 5, 3, 48, 68)
+    options = TrainOptions(
+        variant=variant.name, frames=5, burn_in=3, amp="off", warp_weight=0, flow_weight=0
+    )
+    batch = Batch(lr.detach(), truth, torch.full((1, 4, 2, 12, 17), torch.nan))
+    losses, _ = GeneratorLosses(generator, options, "recurrent")(batch)
+    expected = charbonnier(plain[:, [0, 3, 4]], truth[:, [0, 3, 4]])
+    assert float(losses["pixel"].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_burn_in_must_leave_something() -> None:
+    from teco.errors import TecoError
+    from teco.train.options import TrainOptions
+
+    with pytest.raises(TecoError, match="fewer than 2"):
+        TrainOptions(variant=BACK.name, frames=6, burn_in=5)

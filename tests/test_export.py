@@ -33,7 +33,7 @@ from teco.export import (
     weights_digest,
 )
 from teco.train.init import initialise
-from teco_models.checkpoint import Weights, infer
+from teco_models.checkpoint import Weights, infer, load_weights, save_weights
 from teco_models.deploy import (
     DeployStep,
     Rewrites,
@@ -51,7 +51,14 @@ VARIANTS = (
     Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle", flow_norm="raw"),
     Variant(blocks=1, channels=32, flow_channels=8, tail="egvsr"),
     Variant(blocks=1, channels=16, flow_channels=8, back_projection=True),
-    Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle", back_projection=True),
+    Variant(
+        blocks=1,
+        channels=16,
+        flow_channels=8,
+        tail="shuffle",
+        back_projection=True,
+        lucas_kanade=True,
+    ),
 )
 SMALL = VARIANTS[0]
 FREE = (
@@ -96,7 +103,7 @@ def test_rewrites_are_exact(variant: Variant, size: tuple[int, int]) -> None:
                 found = form(lr, lr_prev, found)
                 lr_prev = lr
                 # What back-projection puts into the past comes round again.
-                allowed = 1e-5 if variant.back_projection else 2e-6
+                allowed = 4e-5 if variant.back_projection else 2e-6
                 assert float((found - expected).abs().max()) < allowed
 
 
@@ -354,7 +361,6 @@ def test_manifest_without_a_field_is_refused(exported: Path, field: str) -> None
 def test_the_shipped_model_is_its_weights() -> None:
     """Every zoo entry: the ONNX file was made from the weights beside it, and matches its hash."""
     from teco_models import zoo
-    from teco_models.checkpoint import load_weights
 
     assert zoo.entries()
     for entry in zoo.entries():
@@ -376,3 +382,33 @@ def test_export_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def _refuse(module: str, extra: str, purpose: str) -> None:
     if module == "onnxscript":
         raise TecoError(f"{purpose} needs {module}", hint=extra, exit_code=3)
+
+
+def test_weights_are_shared_with_the_file_beside(tmp_path: Path) -> None:
+    from teco.runtimes import SessionOptions, find
+
+    generator = generator_of(SMALL).half().float()
+    save_weights(tmp_path / "m.safetensors", generator, half=True)
+    weights = load_weights(tmp_path / "m.safetensors")
+    alone = export_onnx(weights, tmp_path, ExportOptions(name="alone", half_weights=True))
+    options = ExportOptions(name="m", half_weights=True, shared_with=tmp_path / "m.safetensors")
+    shared = export_onnx(weights, tmp_path, options)
+    saved = alone.stat().st_size - shared.stat().st_size
+    assert saved > 0.5 * (tmp_path / "m.safetensors").stat().st_size
+    frame = np.random.default_rng(0).random((1, 3, 16, 24), dtype=np.float32)
+    pictures = []
+    for path in (alone, shared):
+        session = find("onnxruntime").open(open_model(str(path)), SessionOptions(threads=1))
+        _, state = session.step(frame, None)
+        pictures.append(session.step(frame, state)[0].copy())
+        session.close()
+    assert np.array_equal(*pictures)
+    # Neither a changed file nor a missing one is taken in silence.
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(bytes(data))
+    with pytest.raises(TecoError, match="sha256 differs"):
+        open_model(str(shared))
+    (tmp_path / "m.safetensors").unlink()
+    with pytest.raises(TecoError, match="not beside it"):
+        open_model(str(shared))

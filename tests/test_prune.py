@@ -126,6 +126,7 @@ def cuts(draw: st.DrawFn, tail: str, flow: bool) -> tuple[Variant, list[int], in
     )
     if flow and variant.degradation == "bd":
         variant = replace(variant, back_projection=draw(st.booleans()))
+        variant = replace(variant, lucas_kanade=draw(st.booleans()))
     keep = draw(st.sets(st.integers(0, blocks - 1), min_size=1))
     channels = unit * draw(st.integers(1, units))
     flow_channels = draw(st.integers(1, variant.flow_channels)) if flow else None

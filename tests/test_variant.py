@@ -40,7 +40,8 @@ variants = (
         blocks=st.integers(1, 30),
         tail=st.sampled_from(["transposed", "shuffle", "egvsr"]),
         flow_norm=st.sampled_from(["pair", "raw"]),
-        back_projection=st.just(True),
+        back_projection=st.booleans(),
+        lucas_kanade=st.booleans(),
     )
     | st.builds(
         Variant,
@@ -73,6 +74,7 @@ def test_default_name_is_short() -> None:
         "teco-x4-b3-c32-f0-raw",
         "teco-x4-b3-c32-f0-bp",
         "teco-x4-b3-c32-bp-bi",
+        "teco-x4-b3-c32-f0-lk",
         "teco-x4-b3-c32-raw-bp",
     ],
 )

@@ -27,6 +27,7 @@ _BLOCK = re.compile(r"srnet\.resblocks\.(\d+)\.conv\.0\.weight")
 _KERNELS = ("upsample_func.kernels", "srnet.upsample_func.kernels")
 _NORM = "fnet.norm.eps"
 _BACK = "srnet.back.spread"
+_REFINE = "refine.eps"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def infer(
         degradation="bd" if bd else "bi",
         flow_norm="pair" if _NORM in tensors or not has_flow else "raw",
         back_projection=_BACK in tensors,
+        lucas_kanade=_REFINE in tensors,
     )
     # On the meta device, where shapes cost nothing: a damaged file may claim any size.
     with torch.device("meta"):

@@ -250,6 +250,7 @@ class DeployStep(_Step):
         self.register_buffer("flow_phases", phase(2) * SCALE)
         assert generator.fnet is not None
         self.fnet = generator.fnet
+        self.refine = generator.refine
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
         frame, past = conv_in.weight.detach().split((3, 3 * PHASES), dim=1)
@@ -279,6 +280,8 @@ class DeployStep(_Step):
     def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
         """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
         flow = self._flow(lr, lr_prev)
+        if self.refine is not None:
+            flow = flow + self.refine.correction(lr, _warped(lr_prev, flow))
         if self.rewrites.phase_warp:
             past = self._warp_phases(hr_prev, flow)
         else:
@@ -438,6 +441,17 @@ class FreeStep(_Step):
             picture = picture + self._residual(lr)
         phases = space_to_depth(picture) if self.by_phase else F.pixel_unshuffle(picture, SCALE)
         return picture, phases, latent
+
+
+def _warped(frame: Tensor, flow: Tensor) -> Tensor:
+    """:func:`teco_models.ops.warp` for (1, 3, h, w) of any size: no size is a number here."""
+    h, w = flow.shape[-2:]
+    x = torch.arange(w, device=flow.device, dtype=torch.float32)
+    y = torch.arange(h, device=flow.device, dtype=torch.float32)
+    gx = (flow[:, 0] + x) * (2 / x[-1:]) - 1
+    gy = (flow[:, 1] + y[:, None]) * (2 / y[-1:]) - 1
+    grid = torch.stack((gx, gy), dim=-1)
+    return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def interleave(phases: list[Tensor]) -> Tensor:

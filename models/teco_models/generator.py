@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco_models.backprojection import BackProjection
+from teco_models.backprojection import SHARE, SHARE_REFINED, BackProjection
+from teco_models.lucas_kanade import LucasKanade
 from teco_models.ops import SCALE, BilinearUpsample, CubicUpsample, space_to_depth, warp
 from teco_models.variant import Variant, check_size
 
@@ -118,7 +119,8 @@ class SRNet(nn.Module):
         else:
             self.conv_out = _conv(c // (s * s), 3)
         self.upsample_func = _upsampler(variant) if variant.has_residual else None
-        self.back = BackProjection(c) if variant.back_projection else None
+        share = SHARE_REFINED if variant.lucas_kanade else SHARE
+        self.back = BackProjection(c, share) if variant.back_projection else None
 
     def forward(self, lr: Tensor, *past: Tensor) -> tuple[Tensor, Tensor]:
         """The picture, and the features it was made from.
@@ -170,11 +172,17 @@ class Generator(nn.Module):
         super().__init__()
         self.variant = variant
         self.fnet = FNet(variant) if variant.has_flow else None
+        self.refine = LucasKanade() if variant.lucas_kanade else None
         self.srnet = SRNet(variant)
         self.upsample_func = _upsampler(variant)
 
     def flow(self, current: Tensor, previous: Tensor) -> Tensor:
-        """Two (N, 3, h, w) frames -> (N, 2, h, w) flow in LR pixels, current to previous.
+        """Two (N, 3, h, w) frames -> (N, 2, h, w) flow in LR pixels, current to previous."""
+        flow = self.coarse_flow(current, previous)
+        return flow if self.refine is None else self.refine(current, previous, flow)
+
+    def coarse_flow(self, current: Tensor, previous: Tensor) -> Tensor:
+        """FNet's own flow, shapes as of :meth:`flow`.
 
         FNet's output misses up to 7 rows and columns; they are mirrored in at the bottom and right.
         Without a flow net there is no motion: zeros.
@@ -240,7 +248,7 @@ class Generator(nn.Module):
             state = (*state, lr.new_zeros(n, self.variant.channels, h, w))
         return state
 
-    def sequence(self, lr: Tensor) -> tuple[Tensor, Tensor | None]:
+    def sequence(self, lr: Tensor, *, burn_in: int = 0) -> tuple[Tensor, Tensor | None]:
         """All frames of a scene from the zero state, for training.
 
         The motion of all pairs is estimated in one batch, which is the same function and keeps
@@ -248,6 +256,7 @@ class Generator(nn.Module):
 
         Args:
             lr: (N, T, 3, h, w).
+            burn_in: frames 1 to burn_in - 1 are run without gradient, and none flows through them.
 
         Returns:
             (N, T, 3, 4h, 4w) outputs and (N, T-1, 2, h, w) flows, flow[:, t] from t+1 to t; None
@@ -258,7 +267,8 @@ class Generator(nn.Module):
             state = self.initial_state(lr[:, 0])
             outputs: list[Tensor] = []
             for i in range(t):
-                hr, state = self.advance(lr[:, i], state)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not 0 < i < burn_in):
+                    hr, state = self.advance(lr[:, i], state)
                 outputs.append(hr)
             return torch.stack(outputs, dim=1), None
         pairs = (lr[:, 1:].reshape(-1, c, h, w), lr[:, :-1].reshape(-1, c, h, w))
@@ -268,6 +278,7 @@ class Generator(nn.Module):
         hr = self._reconstruct(lr[:, 0], warped, torch.zeros_like(lr[:, 0]))
         outputs = [hr]
         for i in range(1, t):
-            hr = self.step_with_flow(lr[:, i], flows[:, i - 1], lr[:, i - 1], hr)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not 0 < i < burn_in):
+                hr = self.step_with_flow(lr[:, i], flows[:, i - 1], lr[:, i - 1], hr)
             outputs.append(hr)
         return torch.stack(outputs, dim=1), flows

@@ -1,9 +1,10 @@
-"""Growing: weights -> weights of a deeper network, or of one that corrects its past.
+"""Growing: weights -> weights of a deeper network, or of one that knows its past better.
 
 The opposite of :mod:`teco_models.prune`, for a training that is to start from a smaller network's
 weights: new residual blocks begin as the identity (their last convolution is zero, as in Net2Net's
 deepening, Chen et al. 2016), so the grown network begins where the smaller one ended.
-Back-projection has its classical values to begin with, and *does* change the pictures.
+Back-projection and the refinement of the flow have their classical values to begin with, and *do*
+change the pictures.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from teco_models.variant import Variant
 
 
 def can_grow(old: Variant, new: Variant) -> bool:
-    """Whether ``new`` is ``old`` with no fewer blocks, and back-projection or not as before."""
-    wider = replace(old, blocks=new.blocks, back_projection=new.back_projection)
-    return wider == new and new.blocks >= old.blocks and new.back_projection >= old.back_projection
+    """Whether ``new`` is ``old`` with more blocks, back-projection or a refined flow, or equal."""
+    added = ("blocks", "back_projection", "lucas_kanade")
+    more = {name: getattr(new, name) for name in added}
+    return replace(old, **more) == new and all(more[n] >= getattr(old, n) for n in added)
 
 
 def grow(weights: Weights, variant: Variant) -> Weights:
@@ -35,8 +37,8 @@ def grow(weights: Weights, variant: Variant) -> Weights:
     old = weights.variant
     if not can_grow(old, variant):
         raise ModelError(
-            f"{old.name} cannot grow to {variant.name}: only more blocks and back-projection (-bp) "
-            "can be added",
+            f"{old.name} cannot grow to {variant.name}: only blocks, back-projection (-bp) and a "
+            "refined flow (-lk) can be added",
             hint=f"give weights of {variant.name}",
             exit_code=2,
         )

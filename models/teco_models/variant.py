@@ -30,7 +30,7 @@ MIN_SIZE = 8
 
 _NAME = re.compile(
     r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
-    r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<bp>-bp)?(?P<raw>-raw)?(?P<bi>-bi)?"
+    r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<bp>-bp)?(?P<lk>-lk)?(?P<raw>-raw)?(?P<bi>-bi)?"
 )
 
 
@@ -111,6 +111,8 @@ class Variant:
             and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
         back_projection: the past is corrected by the frame before SRNet reads it, and mixed into
             the output (:mod:`teco_models.backprojection`); with a flow net and BD only.
+        lucas_kanade: FNet's flow is refined by one Lucas-Kanade step
+            (:mod:`teco_models.lucas_kanade`).
         scale: always 4.
     """
 
@@ -121,6 +123,7 @@ class Variant:
     degradation: Degradation = "bd"
     flow_norm: FlowNorm = "pair"
     back_projection: bool = False
+    lucas_kanade: bool = False
     scale: int = SCALE
 
     def __post_init__(self) -> None:
@@ -147,6 +150,11 @@ class Variant:
                 "back-projection (bp) needs a flow net and the BD degradation, whose blur it knows",
                 hint="leave -bp out",
             )
+        if self.lucas_kanade and self.flow_channels == 0:
+            raise ModelError(
+                "a variant without a flow net (f0) has no flow to refine (lk)",
+                hint="leave -lk out",
+            )
         for field, kind in (("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm)):
             if getattr(self, field) not in get_args(kind):
                 raise ModelError(
@@ -164,6 +172,8 @@ class Variant:
             parts.append(self.tail)
         if self.back_projection:
             parts.append("bp")
+        if self.lucas_kanade:
+            parts.append("lk")
         if self.flow_norm == "raw":
             parts.append("raw")
         if self.degradation == "bi":
@@ -197,9 +207,8 @@ class Variant:
         if match is None:
             raise ModelError(
                 f"{name!r} is not a variant name",
-                hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-bp][-raw]"
-                "[-bi], "
-                "for example teco-x4-b3-c64",
+                hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-bp][-lk]"
+                "[-raw][-bi], for example teco-x4-b3-c64",
             )
         tail = match["tail"]
         return cls(
@@ -210,6 +219,7 @@ class Variant:
             tail="shuffle" if tail == "shuffle" else "egvsr" if tail == "egvsr" else "transposed",
             flow_norm="raw" if match["raw"] else "pair",
             back_projection=match["bp"] is not None,
+            lucas_kanade=match["lk"] is not None,
             degradation="bi" if match["bi"] else "bd",
         )
 
@@ -317,6 +327,11 @@ class Variant:
         x = conv("fnet.flow.0", "fnet", x, 2 * f, f, size)
         x = conv("fnet.flow.2", "fnet", x, f, 2, size)
         x = add("flow", "warp", (2, h, w), x)
+        if self.lucas_kanade:
+            # Its filters are fixed and count as the upsampling's do: not at all.
+            add("lr_warped", "warp", (3, h, w), "lr_prev", x)
+            add("flow_sums", "warp", (5, h, w), "lr", "lr_warped")
+            x = add("flow_refined", "warp", (2, h, w), "flow_sums", x)
         add("hr_flow", "warp", (2, s * h, s * w), x)
 
     def cost(self, h: int, w: int) -> Cost:

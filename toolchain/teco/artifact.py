@@ -137,6 +137,7 @@ class Manifest:
         weights_sha256: of the weights it was made from, independent of their container.
         versions: of the programs that made it.
         sha256: of the file; "" inside the file itself.
+        data_sha256: of each file beside it that holds weights of it, by name; usually none.
         schema: layout version.
     """
 
@@ -150,6 +151,7 @@ class Manifest:
     weights_sha256: str
     versions: dict[str, str]
     sha256: str = ""
+    data_sha256: dict[str, str] = field(default_factory=dict[str, str])
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -196,10 +198,12 @@ class Manifest:
         """Raise TypeError, ValueError or ModelError for what its readers could not use."""
         for name, kind in (
             ("variant", str), ("size", str), ("sha256", str),
-            ("precision_found", dict), ("versions", dict),
+            ("precision_found", dict), ("versions", dict), ("data_sha256", dict),
         ):  # fmt: skip
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {getattr(self, name)!r}")
+        if bad := [name for name in self.data_sha256 if Path(name).name != name]:
+            raise ValueError(f"data_sha256 names {bad[0]!r}, which is not beside the file")
         ours = StreamContract.of(Variant.parse(self.variant))
         if not _SIZE.fullmatch(self.size):
             raise ValueError(f"size is {self.size!r}")
@@ -388,9 +392,26 @@ def _open_onnx(path: Path) -> Model:
                 f"{found[:12]}..., the manifest says {manifest.sha256[:12]}...",
                 hint=f"export it again, or delete {beside.name} if you changed the file on purpose",
             )
+        _check_data(path, manifest)
     else:
         manifest = manifest_inside(path)
     return Model(path.stem, Variant.parse(manifest.variant), onnx=path, manifest=manifest)
+
+
+def _check_data(path: Path, manifest: Manifest) -> None:
+    """The weights that a shipped ONNX file shares with the safetensors file beside it."""
+    for name, expected in manifest.data_sha256.items():
+        data = path.with_name(name)
+        if not data.is_file():
+            raise TecoError(
+                f"{path} keeps its weights in {name}, which is not beside it",
+                hint="keep both files together, or make one of its own with `teco export`",
+            )
+        if sha256_of(data) != expected:
+            raise TecoError(
+                f"{data} is not the file that {path.name} was made with: its sha256 differs",
+                hint="install teco again, or make a file of its own with `teco export`",
+            )
 
 
 def manifest_inside(path: Path) -> Manifest:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import os
 import warnings
@@ -75,6 +76,8 @@ class ExportOptions:
         half_weights: store weights as float16 where that loses nothing, for half the file; a Cast
             to float32 follows each, and everything is computed in float32.
         frames: recurrent frames of the verification, at least 10.
+        shared_with: a safetensors file in the folder of the result; weights that lie in it byte for
+            byte are not stored again but referred to (ONNX's external data). For shipped models.
         name: file name without suffix; None for the variant's name, its size if static, and its
             target if not ONNX Runtime.
     """
@@ -84,6 +87,7 @@ class ExportOptions:
     without: tuple[str, ...] = ()
     half_weights: bool = False
     frames: int = 10
+    shared_with: Path | None = None
     name: str | None = None
 
 
@@ -143,15 +147,20 @@ def export_onnx(
     _forget_origins(model)
     if options.half_weights:
         store_half(model)
+    found = tensor_types(model)
+    data: dict[str, str] = {}
+    if options.shared_with is not None and share_data(model, options.shared_with):
+        data[options.shared_with.name] = sha256_of(options.shared_with)
     manifest = Manifest(
         variant=weights.variant.name,
         precision_asked="fp32",
-        precision_found=tensor_types(model),
+        precision_found=found,
         size=f"{options.size[0]}x{options.size[1]}" if options.size else "dynamic",
         contract=contract,
         rewrites=asdict(rewrites),
         parity=None,
         weights_sha256=weights_digest(weights),
+        data_sha256=data,
         versions={p: v for p in ("teco", "torch", "onnx", "onnxscript") if (v := version_of(p))},
     )
     entry = model.metadata_props.add()
@@ -272,6 +281,35 @@ def store_half(model: ModelProto) -> None:
     rest = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(casts + rest)
+
+
+def share_data(model: ModelProto, weights: Path) -> int:
+    """Refer to tensors of a safetensors file instead of storing them; returns how many.
+
+    The file must lie beside the ONNX file for ever after. Its layout: 8 bytes little-endian length
+    of a JSON header, the header, the tensors at the offsets it names (the format's own
+    description).
+    """
+    from onnx import TensorProto
+    from onnx.external_data_helper import set_external_data
+
+    raw = weights.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header: dict[str, Any] = json.loads(raw[8:start])
+    header.pop("__metadata__", None)
+    places: dict[bytes, int] = {}
+    for entry in header.values():
+        begin, end = (start + x for x in entry["data_offsets"])
+        places.setdefault(raw[begin:end], begin)
+    shared = 0
+    for tensor in model.graph.initializer:
+        data = bytes(tensor.raw_data)
+        if len(data) > 512 and data in places:  # the reference itself takes some bytes
+            set_external_data(tensor, weights.name, places[data], len(data))
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            shared += 1
+    return shared
 
 
 def tensor_types(model: ModelProto) -> dict[str, int]:

@@ -28,6 +28,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("frames", click.IntRange(min=2), "Length of a training sequence.  [6]"),
     ("crop", click.IntRange(min=32), "HR pixels, a multiple of 32.  [128]"),
     ("still-share", click.FloatRange(0, 1), "Sequences that are moved stills.  [0.3]"),
+    ("burn-in", _FROM_0, "First frames that only fill the state.  [0]"),
     ("still-speed", _WEIGHT, "The fastest of them, HR pixels a frame.  [10]"),
     ("max-stride", _COUNT, "Largest step between source frames.  [3]"),
     ("real-world", str, "Spoil LR frames, e.g. noise=2,jpeg=40-90,h264=20-35."),
@@ -93,7 +94,7 @@ def _field_options(command: Any) -> Any:
 @click.option(
     "--init",
     metavar="FILE|NAME",
-    help="Weights to start from: a file, or a shipped model; may have fewer blocks, or no -bp.",
+    help="Weights to start from: a file, or a shipped model; may lack blocks, -bp, -lk.",
 )
 @click.option(
     "--teacher", metavar="FILE|NAME", help="Weights to distil from: a file, or a shipped model."

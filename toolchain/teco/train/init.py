@@ -31,7 +31,7 @@ def initialise(generator: Generator, seed: int = 0) -> None:
         last = tail.conv_shuffle if tail.tail == "shuffle" else tail.conv_out
         last.weight.mul_(0.1)
         if tail.back is not None:
-            tail.back.mask.weight.zero_()  # half the picture, half the past, everywhere
+            tail.back.reset()
         if generator.fnet is not None:
             _weight(generator.fnet.flow[2]).mul_(0.05)
             block_matching_start(generator.fnet)

@@ -151,7 +151,7 @@ class Trainer:
                         f"{self.loop.init} holds {weights.variant.name}, the run trains "
                         f"{self._variant.name}, to which it cannot grow",
                         hint=f"leave --variant out, or give weights of {self._variant.name}; "
-                        "only blocks and -bp can be added to weights",
+                        "only blocks, -bp and -lk can be added to weights",
                         exit_code=USAGE,
                     )
                 torch.manual_seed(self.options.seed)

@@ -39,6 +39,10 @@ class TrainOptions:
         still_share: share of sequences made by moving a window over one still frame (TecoGAN's
             "moving first frame"); half of them in the flow stage.
         still_speed: fastest such window, HR pixels a frame.
+        burn_in: frames 1 to burn_in - 1 of a sequence only fill the state: no gradient, no loss. A
+            short sequence is mostly such frames, of which the past is worth little yet, and a
+            network that learns from them learns to trust it too little. Frame 0, the cold start,
+            counts. Recurrent stage only; 0 and 1 let every frame count.
         max_stride: largest step between the source frames of the other sequences. Large motion
             teaches a flow net; a network without one only learns to distrust its past from it.
         real_world: how LR frames are spoiled besides, such as ``"noise=2,jpeg=40-90"``; "" for
@@ -92,6 +96,7 @@ class TrainOptions:
     crop: int = 128
     still_share: float = 0.3
     still_speed: float = 10.0
+    burn_in: int = 0
     max_stride: int = 3
     real_world: str = ""
     lr: float = 4e-4
@@ -133,6 +138,13 @@ class TrainOptions:
             raise TecoError(
                 "every stage has 0 iterations; there is nothing to train",
                 hint="give --iterations, --flow-iterations or --gan-iterations",
+                exit_code=USAGE,
+            )
+        if self.burn_in > self.frames - 2:
+            raise TecoError(
+                f"--burn-in {self.burn_in} of --frames {self.frames} leaves fewer than 2 to learn "
+                "from",
+                hint=f"use --frames {self.burn_in + 2} or more",
                 exit_code=USAGE,
             )
         if self.crop % 32:

@@ -99,7 +99,7 @@ class GeneratorLosses(nn.Module):
         autocast = amp(self.options, batch.lr.device)
         if self.stage == "flow":
             with autocast:
-                flow = self.generator.flow(*batch.pairs)
+                flow = self.generator.coarse_flow(*batch.pairs)
             return {"flow": flow_loss(flow, batch.flow.flatten(0, 1))}, batch.lr.new_empty(0)
         gan = self.stage == "gan"
         lr, truth = batch.lr, batch.truth
@@ -107,9 +107,17 @@ class GeneratorLosses(nn.Module):
             lr, truth = ping_pong(lr), ping_pong(truth)
         features: list[Tensor] = []
         with autocast, _Recorded(self.generator, features, self.options.distil_feature > 0):
-            out, flow = self.generator.sequence(lr)
+            out, flow = self.generator.sequence(lr, burn_in=0 if gan else self.options.burn_in)
         out = out.float()
         return self._losses(batch, lr, truth, out, flow, features), out
+
+    @property
+    def _counted(self) -> slice | list[int]:
+        """Which frames the losses compare."""
+        o = self.options
+        if self.stage == "gan" or o.burn_in < 2:
+            return slice(None)
+        return [0, *range(o.burn_in, o.frames)]
 
     def _losses(
         self,
@@ -122,7 +130,8 @@ class GeneratorLosses(nn.Module):
     ) -> Losses:
         o = self.options
         pixel = charbonnier if o.pixel_loss == "charbonnier" else squared_error
-        losses: Losses = {"pixel": pixel(out, truth)}
+        shown = self._counted
+        losses: Losses = {"pixel": pixel(out[:, shown], truth[:, shown])}
         if flow is not None:
             # Warping by NaN gives border pixels, which look like numbers, and the gradient of that
             # crashes the process on a CPU.
@@ -159,7 +168,10 @@ class GeneratorLosses(nn.Module):
             pictures, teacher_flow = teacher.sequence(lr)
         losses: Losses = {}
         if o.distil_output:
-            losses["distil_output"] = o.distil_output * output_distillation(out, pictures.float())
+            shown_frames = self._counted
+            losses["distil_output"] = o.distil_output * output_distillation(
+                out[:, shown_frames], pictures.float()[:, shown_frames]
+            )
         if o.distil_flow and flow is not None and teacher_flow is not None:
             losses["distil_flow"] = o.distil_flow * flow_distillation(
                 flow.flatten(0, 1), teacher_flow.flatten(0, 1)
