@@ -1,0 +1,159 @@
+"""The temporal gate on models: sessions as the gate drives them, and clips to drive them with.
+
+What is measured and what is allowed is :mod:`teco_calibration.gate` and
+:mod:`teco_calibration.verdict`; pictures are made of tensors as in :mod:`teco.stream`, so that the
+gate judges what a user would see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from teco.evaluate import truth_frames, truth_size
+from teco.runtimes.base import PictureSession, Session, State
+from teco.stream import Picture, to_picture, to_tensor
+from teco_calibration.degrade import degrade
+from teco_calibration.gate import EVERY, compare, endless
+from teco_calibration.quality import Lpips
+from teco_calibration.verdict import Bounds, Verdict
+from teco_models.variant import check_size
+
+
+class SessionStepper:
+    """A session with its state, as :class:`teco_calibration.gate.Stepper`.
+
+    Not :class:`teco.stream.Stream`: the gate says itself where scenes start, and to it values that
+    are no numbers are a finding, not a failure.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._state: State | None = None
+
+    def reset(self) -> None:
+        self._state = None
+
+    def step(self, lr: Picture) -> Picture:
+        """(h, w, 3) uint8 -> (4h, 4w, 3) uint8, rounded to nearest, then clipped.
+
+        Raises:
+            FloatingPointError: the model gave values that are no numbers.
+        """
+        frame = to_tensor(lr)
+        if isinstance(self._session, PictureSession):
+            picture, self._state = self._session.enlarge(frame, self._state)
+            return picture
+        hr, self._state = self._session.step(frame, self._state)
+        if not np.isfinite(hr.sum()):
+            raise FloatingPointError
+        return to_picture(hr)
+
+
+@dataclass(frozen=True)
+class GateClip:
+    """One scene to judge on.
+
+    Attributes:
+        frames: uint8 (h, w, 3) RGB, what the models are given.
+        truth: uint8 (4h, 4w, 3) of each, or None.
+    """
+
+    frames: Sequence[Picture]
+    truth: Sequence[Picture] | None = None
+
+
+def read_clip(
+    clip: str, degradation: Literal["bd", "bi"], *, shrink: float = 1.0, max_frames: int = 60
+) -> GateClip:
+    """The first scene of a clip, degraded, with itself as the truth.
+
+    Args:
+        clip: video file or folder of pictures; the truth.
+        degradation: the model's own.
+        shrink: area-average the clip to 1/shrink of its size first, as ``teco eval`` does.
+        max_frames: to read; all of them are kept in memory.
+
+    Raises:
+        TecoError, ClipError, ModelError: the clip cannot be used.
+    """
+    from teco.scenecut import SceneCutDetector
+
+    truth_size(clip, shrink)
+    detector = SceneCutDetector()
+    frames: list[Picture] = []
+    truth: list[Picture] = []
+    for picture in truth_frames(clip, shrink, max_frames):
+        lr = degrade(picture, degradation)
+        if detector.is_cut(lr):
+            break
+        frames.append(lr)
+        truth.append(picture)
+    return GateClip(frames, truth)
+
+
+def default_frames(h: int, w: int, count: int) -> list[Picture]:
+    """(h, w, 3) uint8 frames of a texture that drifts, where no clip is at hand.
+
+    They have no truth, and no picture of the world looks like them: enough to see whether a
+    precision or an engine follows its reference, not how good its pictures are.
+
+    Raises:
+        ModelError: smaller than 8x8.
+    """
+    from teco.export import moving_frames
+
+    check_size(h, w)
+    return [to_picture(frame) for frame in moving_frames(h, w, count)]
+
+
+def gate_model(
+    candidate: Session,
+    reference: Session,
+    clip: GateClip,
+    *,
+    bounds: Bounds,
+    count: int | None = None,
+    every: int = EVERY,
+    report: Callable[[int], None] = lambda done: None,
+) -> Verdict:
+    """Judge a model beside its float32 reference on a clip, played to and fro for long enough.
+
+    Of a long clip no more is used than a quarter of the frames that are run, so that every place
+    comes again at least once: without that, drift cannot be told from content. Where the bounds do
+    not judge drift, all of it is.
+
+    Args:
+        candidate: an open session.
+        reference: another, which computes the same weights in float32; any exact runtime.
+        clip: one scene.
+        bounds: what is allowed.
+        count: recurrent frames to run, at least ``bounds.frames``, which is the default.
+        every: measure LPIPS and tOF on every such frame only; LPIPS only if the bounds limit it.
+        report: told how many of ``count`` are done.
+
+    Raises:
+        TecoError: a session failed.
+        ClipError: the clip cannot be judged by these bounds, or LPIPS cannot be measured here.
+        ModelError: its pictures are smaller than 8x8.
+    """
+    count = bounds.frames if count is None else count
+    frames, truth = clip.frames, clip.truth
+    if bounds.error_drift is not None or bounds.loss_drift is not None:
+        share = max(2, count // 4)
+        frames, truth = frames[:share], None if truth is None else truth[:share]
+    for frame in frames[:1]:
+        check_size(*frame.shape[:2])
+    return compare(
+        SessionStepper(candidate),
+        SessionStepper(reference),
+        endless(frames, count),
+        bounds=bounds,
+        truth=None if truth is None else endless(truth, count),
+        lpips=None if bounds.lpips_loss is None or truth is None else Lpips(),
+        every=every,
+        report=report,
+    )
