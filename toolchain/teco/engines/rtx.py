@@ -1,0 +1,177 @@
+"""TensorRT-RTX engines: built on any machine, GPU or not, for the GPUs that are named.
+
+Builds are deterministic, the same ONNX file, options and release give the same bytes, with one
+measured exception: for SM 75, TensorRT-RTX 1.7.1 fuses the many parallel slices that the deploy
+form's ``stack_pixels`` and ``split_input`` make together, in an order that depends on addresses in
+memory. A graph exported without ``stack_pixels`` is not touched by it, nor are other capabilities.
+
+Such an engine is not yet machine code; TensorRT-RTX compiles it on the user's GPU when it is first
+run. Engines that this module builds have not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from teco.artifact import Model
+from teco.engines import header
+from teco.engines.api import Config, RtxBindings, RtxConfig, load
+from teco.engines.build import BuildOptions, Order, Say, build, make_logger
+from teco.engines.precision import Proof
+from teco.errors import MACHINE, USAGE, TecoError
+
+DEFAULT_SM = (86, 89, 120)
+"""Ampere, Ada and Blackwell GeForce, for which NVIDIA's own default is portable too."""
+
+_TURING = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtxOptions(BuildOptions):
+    """What a TensorRT-RTX engine can be asked for.
+
+    Attributes:
+        sm: compute capabilities it shall run on, 89 for 8.9; no others will.
+    """
+
+    sm: tuple[int, ...] = DEFAULT_SM
+
+
+def build_rtx(
+    model: Model,
+    folder: Path,
+    options: RtxOptions | None = None,
+    *,
+    say: Say = lambda _: None,
+    overwrite: bool = False,
+) -> Path:
+    """Build an engine for TensorRT-RTX; needs no GPU.
+
+    Args:
+        model: from :func:`teco.artifact.open_model`, an ONNX file.
+        folder: where the ``.plan`` and its ``.json`` go; must exist.
+        options: what to build.
+        say: told each phase with the seconds passed.
+        overwrite: replace files of the same name.
+
+    Returns:
+        Path of the plan.
+
+    Raises:
+        TecoError: the extra ``rtx`` is missing (exit code 3), an unknown compute capability, an
+            ONNX file that cannot be parsed or does not bear out its precision, a folder or disk
+            that cannot take the file. Nothing new is left under the final name.
+    """
+    options = options or RtxOptions()
+    trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
+    sm = check_sm(trt, options.sm)
+    if _TURING in sm and len(sm) > 1:
+        say(
+            "one engine for SM 75 and others can be slower on those than one without 75 "
+            "(NVIDIA's support matrix)"
+        )
+
+    def configure(config: Config) -> None:
+        rtx = cast(RtxConfig, config)
+        rtx.num_compute_capabilities = len(sm)
+        for index, capability in enumerate(sm):
+            value = getattr(trt.ComputeCapability, f"SM{capability}")
+            if not rtx.set_compute_capability(value, index):
+                raise TecoError(f"TensorRT-RTX {trt.__version__} refused SM {capability}")
+
+    def inspect(plan: bytes) -> Proof | None:
+        found = header.parse(plan[: header.LENGTH])
+        told = found and found.compute_capabilities
+        if told is not None and told != sm:
+            raise TecoError(
+                f"the engine was asked for SM {_list(sm)} and its header says {_list(told)}",
+                hint="report this with the versions that `teco doctor` prints",
+            )
+        return None
+
+    order = Order(
+        target="rtx",
+        configure=configure,
+        inspect=inspect,
+        facts={
+            "compute_capabilities": sm,
+            "hardware": "none",
+            "version_compatible": False,
+            "refittable": False,
+        },
+    )
+    return build(trt, model, folder, options, order, say=say, overwrite=overwrite)
+
+
+def known_sm(trt: RtxBindings) -> tuple[int, ...]:
+    """Compute capabilities that these bindings build for."""
+    names = trt.ComputeCapability.__members__
+    return tuple(sorted(int(x[2:]) for x in names if x.startswith("SM") and x[2:].isdecimal()))
+
+
+def check_sm(trt: RtxBindings, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """Asked capabilities in order, each once.
+
+    Raises:
+        TecoError: none, or one that TensorRT-RTX does not build for.
+    """
+    known = known_sm(trt)
+    unknown = [x for x in asked if x not in known]
+    if not asked or unknown:
+        what = f"SM {_list(unknown)}" if unknown else "no compute capability at all"
+        hint = f"--sm {','.join(map(str, DEFAULT_SM))}"
+        if 90 in unknown or 100 in unknown:
+            hint = "data centre GPUs run TensorRT instead: `teco export --formats tensorrt` on one"
+        raise TecoError(
+            f"TensorRT-RTX {trt.__version__} cannot build for {what}; it can for SM {_list(known)}",
+            hint=hint,
+            exit_code=USAGE,
+        )
+    return tuple(sorted(set(asked)))
+
+
+_REASONS = {
+    "VERSION_MISMATCH": "it was built with another release of TensorRT-RTX",
+    "UNSUPPORTED_CC": "it was not built for this GPU's compute capability",
+    "OLD_CUDA_DRIVER": "the GPU driver is too old for it",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
+    "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",
+    "MALFORMED_ENGINE": "it is malformed",
+    "CUDA_ERROR": "CUDA does not work here",
+}
+
+
+def check_validity(path: Path) -> None:
+    """Ask TensorRT-RTX itself whether an engine fits this machine, by the engine's header.
+
+    To be called after :func:`teco.engines.preflight.check` and before deserialising: it knows
+    drivers and memory, which a manifest does not. Not yet run on a GPU; without one the runtime
+    calls every engine invalid and gives no reason, which is said so.
+
+    Args:
+        path: the plan.
+
+    Raises:
+        TecoError: TensorRT-RTX is missing or calls the engine invalid; exit code 3.
+    """
+    trt = cast(RtxBindings, load("rtx", f"checking {path}"))
+    runtime = trt.Runtime(make_logger(trt))
+    with path.open("rb") as file:
+        validity, diagnostics = runtime.get_engine_validity(file.read(runtime.engine_header_size))
+    if validity.name != "INVALID":
+        return
+    bits = int(diagnostics)
+    flags = trt.EngineInvalidityDiagnostics.__members__
+    reasons = [text for name, text in _REASONS.items() if bits & int(flags[name])]
+    raise TecoError(
+        f"TensorRT-RTX {trt.__version__} cannot run {path} on this {platform.system()} machine: "
+        f"{'; '.join(reasons) or 'it gives no reason, as without a GPU and driver'}",
+        exit_code=MACHINE,
+    )
+
+
+def _list(values: tuple[int, ...] | list[int]) -> str:
+    return ", ".join(map(str, values)) or "(none)"
