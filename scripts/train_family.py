@@ -1,0 +1,147 @@
+"""Train the shipped family from clips: teacher, pruned and distilled networks, their GAN forms.
+
+    python scripts/train_family.py --data clips/ --val walk.mp4 --val-shrink 1.5 --out runs/
+    python scripts/train_family.py ... --dry-run            # print the commands and leave
+    python scripts/train_family.py ... --only b3,b3-gan     # these steps
+
+Every step is a ``teco`` command that a user could type; this file is their order and their numbers.
+A step that is done is skipped, and one that was stopped goes on, so the same command continues the
+family after a break. The model cards name the steps by the names used here.
+
+About 9 hours on two CPU cores, most of it the first step. ``live`` has no flow net, takes nothing
+from the others and may run beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+KIND = "c64-bp-lk"
+STUDENTS = (7, 5, 3, 1)
+
+# What slow hand-held footage of 30 frames a second looks like; larger steps teach a network to
+# distrust its past. Mostly moved stills for the same reason: compressed clips flicker.
+SLOW = ("--max-stride", "1", "--still-speed", "3")
+LONG = ("--frames", "14", "--burn-in", "8", "--batch", "2", "--still-share", "0.75", *SLOW)
+NO_FLOW = ("--flow-iterations", "0")
+STUDENT_ITERATIONS = "60"
+GAN = (
+    *NO_FLOW,
+    *("--iterations", "0", "--gan-iterations", "200", "--batch", "2", "--frames", "5"),
+    *("--schedule", "constant", "--gan-lr", "1e-4", "--discriminator-lr", "1e-4"),
+    *("--perceptual", "vgg16", "--perceptual-frames", "1", "--perceptual-weight", "0.5", *SLOW),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the family.
+
+    Attributes:
+        name: of the step, and of its folder or file under --out.
+        command: arguments of ``teco``, with paths.
+        result: exists when the step is done.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    result: Path
+
+    @property
+    def text(self) -> str:
+        return "teco " + shlex.join(self.command)
+
+
+def steps(data: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
+    """All steps, in an order in which each finds what it needs."""
+
+    def train(name: str, *arguments: str, stage: str = "recurrent") -> Step:
+        common = ("--data", str(data), "--out", str(out / name))
+        validation = ("--val", val, "--val-shrink", shrink)
+        result = out / name / f"weights-{stage}.safetensors"
+        return Step(name, ("train", *common, *arguments, *validation), result)
+
+    def weights(name: str) -> str:
+        return str(out / name / "weights.safetensors")
+
+    yield train("base", "--blocks", "3", "--flow-iterations", "3000", "--iterations", "5500")
+    yield train(
+        "b10",
+        *("--init", weights("base"), "--variant", f"teco-x4-b10-{KIND}", *NO_FLOW),
+        *("--iterations", "300", "--lr", "1e-4", *LONG),
+    )
+    for blocks in STUDENTS:
+        cut = out / f"b{blocks}-cut.safetensors"
+        ranked = ("--clip", val, "--shrink", shrink, "--frames", "8")
+        yield Step(
+            f"b{blocks}-cut",
+            ("prune", weights("b10"), "--blocks", str(blocks), *ranked, "-o", str(cut)),
+            cut,
+        )
+        yield train(
+            f"b{blocks}",
+            *("--init", str(cut), "--teacher", weights("b10"), *NO_FLOW),
+            *("--iterations", STUDENT_ITERATIONS, "--lr", "1e-4", *LONG),
+        )
+        # What distillation is worth: the same network and the same iterations, from nothing.
+        yield train(
+            f"b{blocks}-scratch",
+            *("--variant", f"teco-x4-b{blocks}-{KIND}", *NO_FLOW),
+            *("--iterations", STUDENT_ITERATIONS, "--lr", "4e-4", *LONG),
+        )
+    for blocks in (10, *STUDENTS):
+        yield train(f"b{blocks}-gan", "--init", weights(f"b{blocks}"), *GAN, stage="gan")
+    live = ("--variant", "teco-x4-b2-c32-f0-shuffle", *NO_FLOW)
+    yield train(
+        "live1",
+        *(*live, "--iterations", "13000", "--schedule", "constant", "--cool-down", "1000"),
+        *("--batch", "4", "--frames", "8", "--lr", "6e-4"),
+    )
+    fine = ("--batch", "4", "--still-share", "0.3")
+    yield train(
+        "live2",
+        *("--init", weights("live1"), *NO_FLOW, "--iterations", "9500", "--frames", "8"),
+        *("--lr", "5e-4", "--max-stride", "2", "--still-speed", "6", *fine),
+    )
+    yield train(
+        "live",
+        *("--init", weights("live2"), *NO_FLOW, "--iterations", "8000", "--frames", "10"),
+        *("--lr", "5e-4", "--max-stride", "1", "--still-speed", "4", *fine),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of training clips")
+    parser.add_argument("--val", required=True, help="clip to validate on, never trained on")
+    parser.add_argument("--val-shrink", default="1.5")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--only", help="names of steps, with commas between")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and leave")
+    arguments = parser.parse_args()
+    chosen = list(steps(arguments.data, arguments.out, arguments.val, arguments.val_shrink))
+    if arguments.only:
+        names = arguments.only.split(",")
+        known = {step.name for step in chosen}
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"no step is called {unknown[0]!r}; steps: {', '.join(sorted(known))}")
+        chosen = [step for step in chosen if step.name in names]
+    for step in chosen:
+        done = not arguments.dry_run and step.result.exists()
+        print(f"# {step.name}{': done' if done else ''}\n{step.text}", flush=True)
+        if done or arguments.dry_run:
+            continue
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        code = subprocess.run([sys.executable, "-m", "teco", *step.command]).returncode
+        if code:
+            raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

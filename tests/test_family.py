@@ -1,0 +1,92 @@
+"""The family's commands: they parse, follow from each other, and the model cards hold them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from teco_models import zoo
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train_family.py"
+
+
+@pytest.fixture(scope="module")
+def family() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_family", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def steps(family: ModuleType, out: Path = Path("runs")) -> list:
+    return list(family.steps(Path("clips"), out, "gopro_max_heromode.mp4", "1.5"))
+
+
+def test_every_command_parses_and_finds_what_it_needs(family: ModuleType) -> None:
+    from teco.cli.prune import command as prune
+    from teco.cli.train import command as train
+
+    made: set[str] = set()
+    for step in steps(family):
+        command = {"train": train, "prune": prune}[step.command[0]]
+        # Raises for an option that does not exist or a value of the wrong kind.
+        context = command.make_context(step.command[0], list(step.command[1:]))
+        needed = [context.params.get(x) for x in ("init", "teacher", "weights")]
+        for path in filter(None, map(str, filter(None, needed))):
+            assert path in made, f"{step.name} needs {path}"
+        out = str(context.params.get("output") or context.params["out"])
+        made |= {out, f"{out}/weights.safetensors"}
+        assert step.result.is_relative_to(out)
+    names = [step.name for step in steps(family)]
+    assert len(set(names)) == len(names)
+
+
+def test_cards_hold_the_commands(family: ModuleType) -> None:
+    texts = {step.name: step.text for step in steps(family)}
+    for entry in zoo.entries():
+        if match := re.fullmatch(rf"teco-x4-(b\d+)-{family.KIND}(-gan)?", entry.name):
+            name = match[1] + (match[2] or "")
+        elif entry.name == "live":
+            name = "live"
+        else:
+            continue  # shipped before the family
+        card = re.sub(r"\s+", " ", entry.card.read_text().replace("\\\n", " "))
+        assert texts[name] in card, entry.name
+
+
+def test_done_steps_are_skipped_and_dry_runs_run_nothing(
+    tmp_path: Path, family: ModuleType
+) -> None:
+    arguments = ["--data", "none", "--val", "none.mp4", "--out", str(tmp_path / "runs")]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), *arguments, *more]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    dry = run("--dry-run")
+    assert dry.returncode == 0
+    assert not (tmp_path / "runs").exists()
+    lines = [line for line in dry.stdout.splitlines() if line.startswith("teco ")]
+    assert len(lines) == len(steps(family))
+    assert all(shlex.split(line)[0] == "teco" for line in lines)
+    wrong = run("--only", "b4")
+    assert wrong.returncode == 2
+    assert "b10-gan" in wrong.stderr
+    done = tmp_path / "runs" / "base" / "weights-recurrent.safetensors"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    assert "# base: done" in run("--only", "base").stdout
+    # A step that fails stops the family with its own exit code; the clip is missing.
+    failed = run("--only", "b10")
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
