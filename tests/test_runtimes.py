@@ -12,7 +12,7 @@ import pytest
 
 from teco.artifact import Model, open_model
 from teco.errors import MACHINE, TecoError
-from teco.export import moving_frames
+from teco.gating import moving_frames
 from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
 from teco.runtimes import auto as auto_module
 from teco.runtimes.base import PictureSession

@@ -18,21 +18,33 @@ rewrite is exact (differences are rounding only; :func:`teco.export` proves it o
 6. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
    DepthToSpace; OpenVINO does not, see TARGETS.
 
+Half precision, which is no rewrite: convolutions of FNet and SRNet have float16 weights and run on
+float16 tensors, and what lies between them (ReLU, pooling, bilinear upsampling, the blocks' sums)
+follows. Everything that is a position, a picture or a state stays float32: FNet's normalisation
+(means over a whole frame) and its tanh, the flow and its refinement, the grid and the warp, the
+error and correction of back-projection, the upsampled frame, the mask and the sum that makes the
+picture. Casts stand where the two meet and nowhere else; ports are float32.
+
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from teco_models.backprojection import PHASES, BackProjection
-from teco_models.generator import Generator, SRNet
+from teco_models.generator import FNet, Generator, SRNet
 from teco_models.ops import CUBIC_KERNELS, SCALE, space_to_depth, warp
+
+Precision = Literal["fp32", "fp16"]
+"""Of the convolutions; see the module's description."""
 
 PHASES_X2 = tuple(product(range(2), range(2)))
 """(row, column) phases of a x2 upsampling."""
@@ -64,6 +76,9 @@ TARGETS = {
     "onnxruntime": Rewrites(),
     # OpenVINO has a fast transposed convolution and a fast DepthToSpace; stacking is slow there.
     "openvino": Rewrites(phase_up=False, stack_pixels=False),
+    # For determinism, not for speed, which nobody has measured on a GPU yet: TensorRT-RTX builds
+    # the same bytes each time for SM 75 only without stacking, see teco.engines.rtx.
+    "tensorrt": Rewrites(stack_pixels=False),
 }
 """What measured fastest per runtime on a two-core AVX-512 machine, 3 blocks at 180x320 (ms):
 ONNX Runtime 413 and 433, OpenVINO f32 480 and 395, bf16 275 and 206; as PyTorch exports it 592,
@@ -135,10 +150,26 @@ def output_phase(weight: Tensor, py: int, px: int) -> Tensor:
     return out.reshape(cout * 4, c, 2, 2)
 
 
-def deploy_step(generator: Generator, rewrites: Rewrites | None = None) -> nn.Module:
-    """The deploy form of a generator's step, in eval mode; its arguments are the graph's inputs."""
+def deploy_step(
+    generator: Generator, rewrites: Rewrites | None = None, precision: Precision = "fp32"
+) -> nn.Module:
+    """The deploy form of a generator's step, in eval mode; its arguments are the graph's inputs.
+
+    Args:
+        generator: float32 weights; in eval mode. It stays as it is; in float32 the result goes on
+            using its tensors.
+        rewrites: which rewrites to apply.
+        precision: of the convolutions. Inputs and outputs are float32 with either.
+    """
     kind = DeployStep if generator.variant.has_flow else FreeStep
-    return kind(generator, rewrites).eval()
+    if precision == "fp32":
+        return kind(generator, rewrites).eval()
+    step = kind(deepcopy(generator), rewrites, torch.float16).eval()
+    for module in step.modules():
+        # Constants of the float32 islands are buffers of other modules, and stay.
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.half()
+    return step
 
 
 class _Step(nn.Module):
@@ -147,12 +178,20 @@ class _Step(nn.Module):
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
+        inner: type of the tensors that convolutions take and give; the convolutions' own is set by
+            :func:`deploy_step`.
     """
 
     residual_phases: Tensor
 
-    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        rewrites: Rewrites | None = None,
+        inner: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        self.inner = inner
         self.rewrites = rewrites or Rewrites()
         self.variant = generator.variant
         self.generator = generator
@@ -184,8 +223,16 @@ class _Step(nn.Module):
                 out = output_phase(srnet.conv_out.weight.detach(), py, px)
                 self.out.append(_conv(out, None if bias is None else bias.repeat(4)))
 
+    def _in(self, x: Tensor) -> Tensor:
+        """From float32 to what convolutions take."""
+        return _as(x, self.inner)
+
     def _tail(self, x: Tensor) -> Tensor:
-        """(1, C, h, w) -> (1, 3, 4h, 4w) without the residual."""
+        """(1, C, h, w) -> (1, 3, 4h, 4w) float32 without the residual."""
+        return _as(self._tail_inner(x), torch.float32)
+
+    def _tail_inner(self, x: Tensor) -> Tensor:
+        """The same, as the convolutions give it."""
         srnet = self.generator.srnet
         if self.variant.tail == "shuffle":
             return F.pixel_shuffle(srnet.conv_shuffle(x), SCALE)
@@ -236,6 +283,7 @@ class DeployStep(_Step):
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
+        inner: type of the tensors that convolutions take and give.
     """
 
     flow_phases: Tensor
@@ -243,13 +291,18 @@ class DeployStep(_Step):
     spread: Tensor
     residual_by_colour: Tensor
 
-    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
-        super().__init__(generator, rewrites)
+    def __init__(
+        self,
+        generator: Generator,
+        rewrites: Rewrites | None = None,
+        inner: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(generator, rewrites, inner)
         bd = self.variant.degradation == "bd"
         phase = cubic_phase_weight if bd else bilinear_phase_weight
         self.register_buffer("flow_phases", phase(2) * SCALE)
         assert generator.fnet is not None
-        self.fnet = generator.fnet
+        self.fnet = generator.fnet if inner == torch.float32 else _bordered(generator.fnet, inner)
         self.refine = generator.refine
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
@@ -292,9 +345,9 @@ class DeployStep(_Step):
             known = self.back.known(lr_prev)
             past = self._correct(lr, past, known)
         if self.rewrites.split_input:
-            x = F.relu(self.past_in(past) + self.frame_in(lr))
+            x = F.relu(self.past_in(self._in(past)) + self.frame_in(self._in(lr)))
         else:
-            x = F.relu(self.conv_in(torch.cat((lr, past), dim=1)))
+            x = F.relu(self.conv_in(self._in(torch.cat((lr, past), dim=1))))
         srnet = self.generator.srnet
         x = srnet.resblocks(x)
         if known is not None:
@@ -317,7 +370,8 @@ class DeployStep(_Step):
         """
         assert self.back is not None
         n, _, h, w = past.shape
-        mask = known * torch.sigmoid(self.back.mask(features))  # (1, 16, h, w)
+        mask = _as(self.back.mask(features), torch.float32)
+        mask = known * torch.sigmoid(mask)  # (1, 16, h, w)
         by_colour = (n, 3, PHASES, h, w)
         rest = past.view(by_colour) * mask.unsqueeze(1)
         if self.variant.has_residual:
@@ -382,12 +436,18 @@ class FreeStep(_Step):
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply; those of the flow and the warp have nothing to do.
+        inner: type of the tensors that convolutions take and give.
     """
 
     residual_by_colour: Tensor
 
-    def __init__(self, generator: Generator, rewrites: Rewrites | None = None) -> None:
-        super().__init__(generator, rewrites)
+    def __init__(
+        self,
+        generator: Generator,
+        rewrites: Rewrites | None = None,
+        inner: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(generator, rewrites, inner)
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
         widths = (3, 3 * PHASES, 3, self.variant.channels)
@@ -423,24 +483,50 @@ class FreeStep(_Step):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(1, 3, h, w) twice, (1, 48, h, w), (1, C, h, w) -> picture, next phases, next latent."""
         if self.rewrites.split_input:
-            frames = self.frames_in(torch.cat((lr, lr_prev), dim=1))
-            x = F.relu(self.past_in(torch.cat((phases_prev, latent_prev), dim=1)) + frames)
+            frames = self.frames_in(self._in(torch.cat((lr, lr_prev), dim=1)))
+            past = self.past_in(self._in(torch.cat((phases_prev, latent_prev), dim=1)))
+            x = F.relu(past + frames)
         else:
-            x = F.relu(self.conv_in(torch.cat((lr, phases_prev, lr_prev, latent_prev), dim=1)))
+            whole = torch.cat((lr, phases_prev, lr_prev, latent_prev), dim=1)
+            x = F.relu(self.conv_in(self._in(whole)))
         x = self.generator.srnet.resblocks(x)
-        latent = F.relu(x)
+        latent = _as(F.relu(x), torch.float32)
         if self.variant.tail == "shuffle" and self.rewrites.phase_residual:
+            phases = _as(self.phases_out(x), torch.float32)
             if self.by_phase:
-                phases = self.phases_out(x) + self._residual_phases(lr)
+                phases = phases + self._residual_phases(lr)
                 return self._pixels(phases), phases, latent
             up = F.pad(lr, self.phase_pad, mode="replicate")
-            phases = self.phases_out(x) + F.conv2d(up, self.residual_by_colour)
+            phases = phases + F.conv2d(up, self.residual_by_colour)
             return F.pixel_shuffle(phases, SCALE), phases, latent
         picture = self._tail(x)
         if self.variant.has_residual:
             picture = picture + self._residual(lr)
         phases = space_to_depth(picture) if self.by_phase else F.pixel_unshuffle(picture, SCALE)
         return picture, phases, latent
+
+
+class _Cast(nn.Module):
+    """A border between precisions, as a module."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
+
+
+def _bordered(fnet: FNet, inner: torch.dtype) -> FNet:
+    """FNet between its float32 normalisation and its float32 tanh; ``fnet`` itself is changed."""
+    fnet.add_module("norm", nn.Sequential(fnet.norm, _Cast(inner)))
+    fnet.flow.append(_Cast(torch.float32))
+    return fnet
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A cast where one is needed, so that a float32 graph holds none."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _warped(frame: Tensor, flow: Tensor) -> Tensor:

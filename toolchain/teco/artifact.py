@@ -13,14 +13,17 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teco.errors import USAGE, TecoError
 from teco_models import zoo
 from teco_models.errors import ModelError
 from teco_models.variant import MIN_SIZE, SCALE, Variant
+
+if TYPE_CHECKING:
+    from teco_calibration.verdict import Verdict
 
 SCHEMA = 1
 """Version of the manifest's layout; a reader refuses what it does not know."""
@@ -138,6 +141,8 @@ class Manifest:
         versions: of the programs that made it.
         sha256: of the file; "" inside the file itself.
         data_sha256: of each file beside it that holds weights of it, by name; usually none.
+        gate: the temporal gate's verdict, for precisions that change the values; else None.
+        gate_size: LR "HxW" at which the gate ran; "" where it did not.
         schema: layout version.
     """
 
@@ -152,10 +157,17 @@ class Manifest:
     versions: dict[str, str]
     sha256: str = ""
     data_sha256: dict[str, str] = field(default_factory=dict[str, str])
+    gate: Verdict | None = None
+    gate_size: str = ""
     schema: int = SCHEMA
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; the verdict with its judgement spelt out."""
+        data = asdict(replace(self, gate=None))
+        return data if self.gate is None else data | {"gate": self.gate.as_dict()}
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self.as_dict(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Manifest:
@@ -184,8 +196,10 @@ class Manifest:
             parity: dict[str, Any] | None = data.pop("parity")
             if parity is not None:
                 parity["sizes"] = tuple(parity["sizes"])
+            gate = data.pop("gate", None)
             manifest = cls(
                 **data,
+                gate=None if gate is None else _verdict(gate),
                 contract=StreamContract(**contract),
                 parity=None if parity is None else Parity(**parity),
             )
@@ -198,12 +212,14 @@ class Manifest:
         """Raise TypeError, ValueError or ModelError for what its readers could not use."""
         for name, kind in (
             ("variant", str), ("size", str), ("sha256", str),
-            ("precision_found", dict), ("versions", dict), ("data_sha256", dict),
+            ("precision_asked", str), ("precision_found", dict), ("versions", dict),
+            ("data_sha256", dict), ("gate_size", str),
         ):  # fmt: skip
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {getattr(self, name)!r}")
         if bad := [name for name in self.data_sha256 if Path(name).name != name]:
             raise ValueError(f"data_sha256 names {bad[0]!r}, which is not beside the file")
+        self._check_precision()
         ours = StreamContract.of(Variant.parse(self.variant))
         if not _SIZE.fullmatch(self.size):
             raise ValueError(f"size is {self.size!r}")
@@ -222,6 +238,24 @@ class Manifest:
                 raise ValueError(f"the source of state {state.input} is {state.source!r}")
             if len(state.shape) != 4 or not all(_EXTENT.fullmatch(x) for x in state.shape):
                 raise ValueError(f"the shape of state {state.input} is {list(state.shape)}")
+
+    def _check_precision(self) -> None:
+        """The label against the types it lies beside; a file may say nothing of its types."""
+        half = self.precision_found.get("float16", 0)
+        if self.precision_found and (self.precision_asked == "fp16") != bool(half):
+            raise ValueError(
+                f"precision_asked is {self.precision_asked!r} and {half or 'none'} of the file's "
+                "tensors are float16"
+            )
+        if self.gate is not None and not self.gate.accepted:
+            raise ValueError(f"the gate did not accept it: {self.gate.reasons[0]}")
+
+
+def _verdict(data: object) -> Verdict:
+    # Not at the top: NumPy and OpenCV come with it, which no command's help needs.
+    from teco_calibration.verdict import Verdict
+
+    return Verdict.from_dict(data)
 
 
 @dataclass(frozen=True)

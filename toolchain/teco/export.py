@@ -3,6 +3,13 @@
 One step with explicit state, opset 18, weights inside the file, no traces of the machine that made
 it. The file gets its name only after ONNX Runtime has run it beside the float32 PyTorch step for a
 recurrent sequence and the two agreed.
+
+For fp16 "agreed" means the temporal gate's bounds rather than rounding. What a CPU can show of it:
+ONNX Runtime has no float16 convolutions for x86, computes them in float32 and drops the casts
+between them, so it sees the rounding of weights and inputs and not that of every tensor. Rounding
+all of them, as a GPU does, was measured with PyTorch's own float16 on a CPU (a minute a frame):
+teco-x4-b3-c64 at 180x320 is then 0.019 steps of 255 RMS from float32, its largest difference 0.20,
+where ONNX Runtime shows 0.0015 and 0.023.
 """
 
 from __future__ import annotations
@@ -21,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from teco.artifact import (
     METADATA_KEY,
@@ -33,18 +39,23 @@ from teco.artifact import (
     sha256_of,
     write_beside,
 )
+from teco.engines import precision
 from teco.errors import USAGE, TecoError
+from teco.gating import GateClip, default_frames, gate_model, moving_frames
 from teco.machine import require_extra, version_of
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.onnxruntime import shape_of
 from teco.runtimes.pytorch import PyTorchSession
+from teco_calibration.verdict import FP16
 from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
+    from teco_calibration.verdict import Verdict
     from teco_models.checkpoint import Weights
+    from teco_models.deploy import Precision
 
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
@@ -55,6 +66,11 @@ DEFAULT_TARGET = "onnxruntime"
 
 MAX_DIFFERENCE = 1e-4
 """Largest difference from PyTorch that is rounding, pictures in [0, 1]; 1/40 of an 8-bit step."""
+
+GATE_SIZE = (20, 28)
+"""LR size at which the gate runs, small because it runs a float32 PyTorch step 72 times, and no
+multiple of 8, so that the flow is mirrored. A static file of more pixels is judged by its form: the
+same graph traced at this size. The file itself is compared frame by frame all the same."""
 
 DYNAMIC_SIZES = ((45, 75), (64, 96))
 """LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
@@ -70,6 +86,7 @@ class ExportOptions:
 
     Attributes:
         size: (h, w) of a static LR frame, None for any size.
+        precision: of the convolutions, see :mod:`teco_models.deploy`; ports are float32.
         target: runtime whose fastest form is written, see :data:`teco_models.deploy.TARGETS`; every
             form runs on every runtime.
         without: names of :class:`teco_models.deploy.Rewrites` fields to switch off besides.
@@ -78,17 +95,25 @@ class ExportOptions:
         frames: recurrent frames of the verification, at least 10.
         shared_with: a safetensors file in the folder of the result; weights that lie in it byte for
             byte are not stored again but referred to (ONNX's external data). For shipped models.
-        name: file name without suffix; None for the variant's name, its size if static, and its
-            target if not ONNX Runtime.
+        name: file name without suffix; None for the variant's name and :attr:`suffix`.
     """
 
     size: tuple[int, int] | None = None
+    precision: Precision = "fp32"
     target: str = DEFAULT_TARGET
     without: tuple[str, ...] = ()
     half_weights: bool = False
     frames: int = 10
     shared_with: Path | None = None
     name: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What a file name says of these: "-180x320-fp16-openvino", without what is usual."""
+        words = [f"{self.size[0]}x{self.size[1]}"] if self.size else []
+        words += [self.precision] if self.precision != "fp32" else []
+        words += [self.target] if self.target != DEFAULT_TARGET else []
+        return "".join(f"-{word}" for word in words)
 
 
 def weights_digest(weights: Weights) -> str:
@@ -123,7 +148,8 @@ def export_onnx(
 
     Raises:
         TecoError: an extra is missing, the folder cannot be written, the file exists.
-        ParityError: the file is not what the weights are; nothing is left under the final name.
+        ParityError: the file is not what the weights are, or its precision changes too much;
+            nothing is left under the final name.
     """
     options = options or ExportOptions()
     for module in ("torch", "onnx", "onnxscript"):
@@ -133,27 +159,28 @@ def export_onnx(
 
     if options.frames < 10:
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
-    name = options.name or weights.variant.name
-    if options.name is None and options.size:
-        name += f"-{options.size[0]}x{options.size[1]}"
-    if options.name is None and options.target != DEFAULT_TARGET:
-        name += f"-{options.target}"
+    name = options.name or weights.variant.name + options.suffix
     path = folder / f"{name}.onnx"
     _check_target(path, overwrite)
     rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
     contract = StreamContract.of(weights.variant)
-    model = trace(deploy_step(build(weights), rewrites), contract, options.size)
+    step = deploy_step(build(weights), rewrites, options.precision)
+    model = trace(step, contract, options.size)
     _forget_origins(model)
     if options.half_weights:
         store_half(model)
     found = tensor_types(model)
+    proof = precision.of_onnx(model)
+    precision.check_label(proof, options.precision, what=name)
+    if options.precision != "fp32":
+        say(proof.text(options.precision))
     data: dict[str, str] = {}
     if options.shared_with is not None and share_data(model, options.shared_with):
         data[options.shared_with.name] = sha256_of(options.shared_with)
     manifest = Manifest(
         variant=weights.variant.name,
-        precision_asked="fp32",
+        precision_asked=options.precision,
         precision_found=found,
         size=f"{options.size[0]}x{options.size[1]}" if options.size else "dynamic",
         contract=contract,
@@ -166,20 +193,33 @@ def export_onnx(
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, manifest.to_json()
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.onnx")
+    form = path.with_name(f".{path.stem}.{os.getpid()}.gate.part.onnx")
     try:
         _write(part, model.SerializeToString())
         candidate = Model(name, weights.variant, onnx=part, manifest=manifest)
         sizes = (options.size,) if options.size else DYNAMIC_SIZES
         say(f"verifying {options.frames} recurrent frames at {_sizes(sizes)} against PyTorch")
         parity = measure_parity(candidate, weights, sizes, options.frames)
-        if parity.max_abs > MAX_DIFFERENCE:
-            raise ParityError(
-                f"{name} differs from PyTorch by {parity.max_abs:.2e} after {parity.frames} "
-                f"frames (allowed {MAX_DIFFERENCE:.0e}; {parity.max_steps} 8-bit steps); "
-                "no file was written",
-                hint="report this with the versions that `teco doctor` prints",
-            )
+        _check_parity(parity, options.precision, name)
         final = replace(manifest, parity=parity, sha256=sha256_of(part))
+        if options.precision == "fp16":
+            small = candidate
+            if options.size and options.size[0] * options.size[1] > GATE_SIZE[0] * GATE_SIZE[1]:
+                twin = trace(step, contract, GATE_SIZE)
+                _write(form, twin.SerializeToString())
+                small = replace(candidate, onnx=form)
+                gate_size = GATE_SIZE
+            else:
+                gate_size = options.size or GATE_SIZE
+            say(f"the gate's {FP16.frames} frames and scene cuts at {_sizes((gate_size,))}")
+            verdict = judge_half(small, weights, gate_size)
+            if not verdict.accepted:
+                raise ParityError(
+                    f"{name} in fp16 is not close enough to float32: "
+                    f"{'; '.join(verdict.reasons)}; no file was written",
+                    hint="export it without --fp16",
+                )
+            final = replace(final, gate=verdict, gate_size=_sizes((gate_size,)))
         # An older manifest goes first, so that at no moment does one describe another file; the
         # one inside the new file bridges the gap.
         manifest_path(path).unlink(missing_ok=True)
@@ -189,7 +229,53 @@ def export_onnx(
         raise TecoError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+        form.unlink(missing_ok=True)
     return path
+
+
+def _reference(weights: Weights) -> PyTorchSession:
+    """The float32 PyTorch step; channels last, which is 1.6 times as fast on AVX-512 CPUs."""
+    import torch
+
+    from teco_models.checkpoint import build
+
+    return PyTorchSession(build(weights).to(memory_format=torch.channels_last))
+
+
+def _check_parity(parity: Parity, asked: Precision, name: str) -> None:
+    """Raise ParityError where a file is further from PyTorch than its precision explains."""
+    if asked == "fp32" and parity.max_abs > MAX_DIFFERENCE:
+        raise ParityError(
+            f"{name} differs from PyTorch by {parity.max_abs:.2e} after {parity.frames} "
+            f"frames (allowed {MAX_DIFFERENCE:.0e}; {parity.max_steps} 8-bit steps); "
+            "no file was written",
+            hint="report this with the versions that `teco doctor` prints",
+        )
+    least = FP16.worst_psnr
+    assert least is not None
+    if asked == "fp16" and parity.min_psnr is not None and parity.min_psnr < least:
+        raise ParityError(
+            f"{name} in fp16 has {parity.min_psnr:.2f} dB against PyTorch's float32 in its worst "
+            f"of {parity.frames} frames, required {least:g} dB; no file was written",
+            hint="export it without --fp16",
+        )
+
+
+def judge_half(model: Model, weights: Weights, size: tuple[int, int]) -> Verdict:
+    """The temporal gate's verdict on an fp16 file beside the float32 PyTorch step.
+
+    Args:
+        model: with an ONNX file that takes LR frames of ``size``.
+        weights: what it was made from.
+        size: (h, w).
+    """
+    candidate = find("onnxruntime").open(model, SessionOptions())
+    reference = _reference(weights)
+    clip = GateClip(default_frames(*size, FP16.frames))
+    try:
+        return gate_model(candidate, reference, clip, bounds=FP16)
+    finally:
+        candidate.close()
 
 
 def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | None) -> ModelProto:
@@ -335,25 +421,6 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
     return {name: n for name, n in sorted(names.items()) if name.startswith(("float", "bfloat"))}
 
 
-def moving_frames(h: int, w: int, count: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    """(1, 3, h, w) frames of a textured picture that drifts, for verification anywhere.
-
-    Random frames would not do: the flow between them means nothing, and the recurrence would
-    carry noise.
-    """
-    rng = np.random.default_rng(seed)
-    size = (h + count + 8, w + count + 8)
-    texture = rng.random((3, *size))
-    for axis in (1, 2):  # a little blur, so that the texture has a scale
-        texture = (texture + np.roll(texture, 1, axis) + np.roll(texture, -1, axis)) / 3
-    texture = (texture - texture.min()) / (texture.max() - texture.min())
-    frames: list[NDArray[np.float32]] = []
-    for t in range(count):
-        frame = texture[None, :, t : t + h, t // 2 : t // 2 + w]
-        frames.append(np.ascontiguousarray(frame, dtype=np.float32))
-    return frames
-
-
 def measure_parity(
     model: Model, weights: Weights, sizes: tuple[tuple[int, int], ...], frames: int
 ) -> Parity:
@@ -361,9 +428,7 @@ def measure_parity(
 
     Each keeps its own state, so that differences may grow as they would in use.
     """
-    from teco_models.checkpoint import build
-
-    reference = PyTorchSession(build(weights))
+    reference = _reference(weights)
     candidate = find("onnxruntime").open(model, SessionOptions())
     worst, steps, psnr = 0.0, 0, float("inf")
     try:

@@ -16,7 +16,7 @@ from teco import __version__
 
 COMMANDS = {
     "upscale": "Enlarge a clip four times.",
-    "export": "Make a verified ONNX file of weights.",
+    "export": "Make a verified ONNX file of weights, and engines of it.",
     "bench": "Measure latency, memory and quality.",
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from teco.cli.options import Size, say
 
+if TYPE_CHECKING:
+    from teco.formats import Product
+    from teco_models.zoo import Entry
+
+
+if TYPE_CHECKING:
+    _BlocksType = click.ParamType[int | str]
+else:
+    _BlocksType = click.ParamType  # a generic class only in the newest click
+
+
+class _Blocks(_BlocksType):
+    """A number of blocks, or "all"."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if value == "all" or isinstance(value, int):
+            return value
+        if not str(value).isdecimal() or int(str(value)) < 1:
+            self.fail(f'{value!r} is no number of blocks; expected 1, 2, ... or "all"', param, ctx)
+        return int(str(value))
+
 
 @click.command("export")
 @click.option(
-    "--blocks", type=click.IntRange(min=1), help="Take the shipped model with so many blocks."
+    "--blocks",
+    type=_Blocks(),
+    help='Take the shipped model with so many blocks, or "all" shipped models.',
 )
 @click.option("--model", metavar="NAME", help="Take the shipped model of this name.")
 @click.option(
@@ -26,6 +56,19 @@ from teco.cli.options import Size, say
     default="dynamic",
     show_default=True,
     help="Static LR size HEIGHTxWIDTH, or dynamic.",
+)
+@click.option("--fp16", is_flag=True, help="Convolutions in float16; positions and pictures stay.")
+@click.option(
+    "--formats",
+    default="onnx",
+    show_default=True,
+    metavar="LIST",
+    help="Some of onnx, rtx (TensorRT-RTX, on any machine) and tensorrt (on its GPU).",
+)
+@click.option(
+    "--sm",
+    metavar="LIST",
+    help="Compute capabilities that an rtx engine runs on. [default: 86,89,120]",
 )
 @click.option(
     "-o",
@@ -51,30 +94,30 @@ from teco.cli.options import Size, say
 @click.option(
     "--for",
     "target",
-    type=click.Choice(["onnxruntime", "openvino"]),
-    default="onnxruntime",
-    show_default=True,
-    help="Runtime whose fastest form is written; every form runs on every runtime.",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    help="Runtime whose form is written; every form runs on every runtime. "
+    "[default: tensorrt with an engine among the formats, else onnxruntime]",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest on stdout.")
 def command(
-    blocks: int | None,
+    blocks: int | str | None,
     model: str | None,
     weights: Path | None,
     size: tuple[int, int] | None,
+    fp16: bool,
+    formats: str,
+    sm: str | None,
     output: Path,
     half_weights: bool,
     frames: int,
-    target: str,
+    target: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make an ONNX file and its manifest, verified against PyTorch before it gets its name."""
-    from teco.artifact import manifest_path
+    """Make an ONNX file and engines, verified against PyTorch before they get their names."""
     from teco.errors import USAGE, TecoError
     from teco.machine import require_extra
-    from teco_models import zoo
 
     if sum(x is not None for x in (blocks, model, weights)) != 1:
         raise TecoError(
@@ -82,42 +125,134 @@ def command(
             hint="for example `teco export --blocks 3`",
             exit_code=USAGE,
         )
-    source = weights
-    if source is None:
-        shipped = zoo.entries()
-        name = f"teco-x4-b{blocks}-c64" if model is None else model
-        entry = zoo.find(name)
-        if entry is None:
-            raise TecoError(
-                f"no shipped model is called {name}",
-                hint=f"shipped: {', '.join(e.name for e in shipped)}; "
-                "or train one (`teco train`) and give --weights",
-                exit_code=USAGE,
-            )
-        source = entry.weights
+    if fp16 and half_weights:
+        raise TecoError(
+            "--half-weights stores the weights of a float32 network as float16, --fp16 makes it a "
+            "float16 network, which stores them so anyway",
+            hint="give one of the two",
+            exit_code=USAGE,
+        )
+    if weights is not None:
+        sources = [(weights, None)]
+    else:
+        sources = [(entry.weights, entry.name) for entry in _shipped(blocks, model)]
     require_extra("torch", "train", "exporting")
-    from teco.export import ExportOptions, export_onnx
+    from teco.engines.rtx import DEFAULT_SM
+    from teco.export import ExportOptions
+    from teco.formats import Request, check, parse_formats, parse_sm, produce
+
+    chosen = parse_formats(formats)
+    if sm is not None and "rtx" not in chosen:
+        raise TecoError(
+            f"--sm chooses GPUs for a TensorRT-RTX engine, and --formats is {formats}",
+            hint="add rtx: --formats onnx,rtx",
+            exit_code=USAGE,
+        )
+    request = Request(
+        formats=chosen,
+        sm=DEFAULT_SM if sm is None else parse_sm(sm),
+        onnx=ExportOptions(
+            size=size,
+            precision="fp16" if fp16 else "fp32",
+            half_weights=half_weights,
+            frames=frames,
+        ),
+        form=target,
+    )
     from teco_models.checkpoint import load_weights
 
-    loaded = load_weights(source)
-    for note in loaded.notes:
-        say(f"note: {note}")
-    options = ExportOptions(size=size, half_weights=half_weights, frames=frames, target=target)
-    path = export_onnx(loaded, output, options, say=say, overwrite=force)
-    from teco.artifact import open_model
-
-    manifest = open_model(str(path)).manifest
-    assert manifest is not None
+    for _, base in sources:  # before the first of them is worked on
+        if base is not None:
+            check(request, output, base, overwrite=force)
+    products: list[Product] = []
+    for source, base in sources:
+        loaded = load_weights(source)
+        for note in loaded.notes:
+            say(f"note: {note}")
+        made = produce(loaded, output, replace(request, base=base), say=say, overwrite=force)
+        products += made
+        if not as_json:
+            for product in made:
+                click.echo(product.path)
     if as_json:
-        click.echo(manifest.to_json(), nl=False)
+        # One file of one model is its manifest, as ever; more are a list.
+        if len(products) == 1 and blocks != "all":
+            click.echo(products[0].manifest.to_json(), nl=False)
+        else:
+            click.echo(json.dumps([p.as_dict() for p in products], indent=2))
+    _report(products, table=blocks == "all")
+
+
+def _shipped(blocks: int | str | None, model: str | None) -> list[Entry]:
+    """What --blocks or --model names.
+
+    Raises:
+        TecoError: nothing; exit code 2.
+    """
+    from teco.errors import USAGE, TecoError
+    from teco_models import zoo
+
+    shipped = zoo.entries()
+    if blocks == "all":
+        return list(shipped)
+    if isinstance(blocks, int):
+        from teco.formats import shipped_with
+
+        name, entry = f"teco-x4-b{blocks}-c64", shipped_with(blocks)
     else:
-        click.echo(path)
-    parity = manifest.parity
+        assert model is not None
+        name, entry = model, zoo.find(model)
+    if entry is None:
+        raise TecoError(
+            f"no shipped model is called {name}",
+            hint=f"shipped: {', '.join(e.name for e in shipped)}; "
+            "or train one (`teco train`) and give --weights",
+            exit_code=USAGE,
+        )
+    return [entry]
+
+
+def _report(products: list[Product], *, table: bool) -> None:
+    """What was made, on stderr: a line or two each, or a table."""
+    from teco.artifact import manifest_path
+
+    if table:
+        _table(products)
+        return
+    for product in products:
+        asked = product.model.precision_asked
+        say(f"{product.path.name}: {product.size / 1e6:.1f} MB, {product.proof.text(asked)}")
+    model = products[0].model
+    parity, gate = model.parity, model.gate
     assert parity is not None
-    types = ", ".join(f"{n} {name}" for name, n in manifest.precision_found.items())
     say(
-        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, tensors: {types}; largest difference "
-        f"from PyTorch {parity.max_abs:.1e} over {parity.frames} recurrent frames"
+        f"largest difference from PyTorch {parity.max_abs:.1e} over {parity.frames} recurrent "
+        f"frames at {' and '.join(parity.sizes)}"
     )
-    say(f"manifest: {manifest_path(path)}")
-    say(f"next: teco bench {path}")
+    if gate is not None:
+        say(f"gate {gate.bounds.name} at {model.gate_size}: {'; '.join(gate.reasons)}")
+    say(f"manifest: {', '.join(str(manifest_path(p.path)) for p in products)}")
+    first = products[0]
+    say(f"next: teco {'bench' if first.format == 'onnx' else 'info'} {first.path}")
+
+
+def _table(products: list[Product]) -> None:
+    """Size, proof, parity and gate of each; plain, so that it can be pasted."""
+    rows = [("file", "MB", "proof", "parity", "gate")]
+    for product in products:
+        model = product.model
+        parity, gate = model.parity, model.gate
+        assert parity is not None
+        close = f"{parity.max_abs:.1e}"
+        if parity.min_psnr is not None:
+            close += f", {parity.min_psnr:.1f} dB"
+        verdict = "not needed"
+        if gate is not None:
+            worst = gate.numbers.worst_psnr
+            verdict = f"accepted, {'equal' if worst is None else f'{worst:.1f} dB'}"
+        size = f"{product.size / 1e6:.1f}"
+        proof = product.proof.text(model.precision_asked)
+        rows.append((product.path.name, size, proof, close, verdict))
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Say what a model is and what one step costs.
 
-    Give a shipped model's name, an .onnx or weights file, a variant's name such as
-    teco-x4-b3-c64, or --blocks and the other fields of a variant.
+    Give a shipped model's name, an .onnx or weights file, an engine (.plan), a variant's name such
+    as teco-x4-b3-c64, or --blocks and the other fields of a variant.
     """
     from teco.errors import USAGE, TecoError
     from teco_models.variant import Variant
@@ -57,6 +57,9 @@ def command(
             hint="for example `teco info --blocks 3 --size 134x320`",
             exit_code=USAGE,
         )
+    if target is not None and Path(target).suffix.lower() == ".plan":
+        _engine(Path(target), as_json)
+        return
     if target is None:
         assert blocks is not None
         variant = Variant(
@@ -91,7 +94,45 @@ def _look_up(target: str) -> tuple[Any, dict[str, Any] | None]:
 
         for note in load_weights(model.weights).notes:
             say(f"note: {note}")
-    return model.variant, asdict(model.manifest) if model.manifest else None
+    return model.variant, model.manifest.as_dict() if model.manifest else None
+
+
+def _engine(path: Path, as_json: bool) -> None:
+    """An engine's manifest, after the two have been checked against each other."""
+    from teco.engines.preflight import read
+
+    manifest = read(path)
+    if as_json:
+        click.echo(manifest.to_json(), nl=False)
+        return
+    model = manifest.model
+    sizes = manifest.size
+    if sizes == "dynamic":
+        low, usual, high = manifest.profile
+        sizes = f"{low} to {high}, fastest at {usual}"
+    gpus = ", ".join(f"SM {sm}" for sm in manifest.compute_capabilities)
+    click.echo(
+        f"{path.name}: {manifest.product} {manifest.runtime_version} engine of {model.variant}, "
+        f"{manifest.length / 2**20:.1f} MiB"
+    )
+    click.echo(f"runs on: {gpus}; built on {manifest.os} {manifest.arch}")
+    click.echo(f"frames: {sizes} (height x width, LR)")
+    click.echo(f"precision, parsed network: {manifest.proof.text(manifest.precision_asked)}")
+    if manifest.built is not None:
+        click.echo(f"precision, built layers: {manifest.built.text(manifest.precision_asked)}")
+    ports = ", ".join(f"{name} {kind}" for name, kind in manifest.proof.ports.items())
+    click.echo(f"ports: {ports}")
+    rewrites = ", ".join(name for name, used in model.rewrites.items() if used)
+    click.echo(f"rewrites: {rewrites or 'none'}")
+    if model.parity:
+        click.echo(
+            f"its ONNX file's parity with PyTorch: {model.parity.max_abs:.1e} over "
+            f"{model.parity.frames} frames at {', '.join(model.parity.sizes)}"
+        )
+    if model.gate is not None:
+        click.echo(f"gate {model.gate.bounds.name} at {model.gate_size}: accepted")
+    click.echo(f"rebuild: {manifest.rebuild}")
+    click.echo(f"sha256 {manifest.sha256}")
 
 
 def cost_record(variant: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -145,6 +186,12 @@ def _print(facts: dict[str, Any], variant: Any) -> None:
         click.echo(
             f"parity with PyTorch: {parity['max_abs']:.1e} over {parity['frames']} frames at "
             f"{', '.join(parity['sizes'])}"
+        )
+    gate = manifest["gate"]
+    if gate:
+        click.echo(
+            f"gate {gate['bounds']['name']} at {manifest['gate_size']}: "
+            f"{'; '.join(gate['reasons'])}"
         )
     contract = manifest["contract"]
     states = ", ".join(f"{s['input']} ({' x '.join(s['shape'])})" for s in contract["states"])

@@ -108,7 +108,7 @@ class EngineManifest:
         return " ".join(words)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(asdict(self) | {"model": self.model.as_dict()}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> EngineManifest:

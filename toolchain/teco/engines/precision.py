@@ -16,10 +16,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from teco.engines.api import Layer, Network, Tensor
 from teco.errors import USAGE, TecoError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 LABELS = ("fp32", "fp16", "int8")
 """Precisions that an export can be asked for."""
@@ -123,6 +126,72 @@ def of_network(network: Network) -> Proof:
     )
 
 
+_ONNX_MOVES = frozenset(
+    (
+        "Constant", "Cast", "Identity", "Shape", "Size", "Reshape", "Flatten", "Transpose", "Slice",
+        "Split", "Concat", "Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements",
+        "Where", "Squeeze", "Unsqueeze", "Pad", "Expand", "Tile", "Range", "ConstantOfShape",
+        "DepthToSpace", "SpaceToDepth", "QuantizeLinear", "DequantizeLinear",
+    )
+)  # fmt: skip
+"""The same for ONNX operators."""
+
+_ONNX_PRECISIONS = {
+    "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "uint8"
+}  # fmt: skip
+
+
+def of_onnx(model: ModelProto) -> Proof:
+    """Count an ONNX graph's types, before anything has parsed it.
+
+    int8 convolutions are not told from float ones here; the parsed network tells them.
+
+    Raises:
+        TecoError: types cannot be inferred, so the graph contradicts itself.
+    """
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise TecoError(
+            f"the types of the ONNX graph contradict each other: {str(error).splitlines()[0]}",
+            hint="export it again with `teco export`",
+        ) from error
+    graph = inferred.graph
+    types = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+
+    def precision(name: str) -> str:
+        kind = types.get(name)
+        if not kind:
+            return ""
+        name = onnx.helper.tensor_dtype_to_np_dtype(kind).name
+        return _ONNX_PRECISIONS.get(name, name)
+
+    computing, convolutions = Counter[str](), Counter[str]()
+    warps, grids = Counter[str](), Counter[str]()
+    for node in graph.node:
+        written = precision(node.output[0])
+        if node.op_type in _ONNX_MOVES or written not in _COMPUTED:
+            continue
+        if node.op_type in ("Conv", "ConvTranspose"):
+            convolutions[written] += 1
+        elif node.op_type == "GridSample":
+            warps[precision(node.input[0])] += 1
+            grids[precision(node.input[1])] += 1
+        computing[written] += 1
+    return Proof(
+        "network",
+        _sorted(computing),
+        _sorted(convolutions),
+        _sorted(warps),
+        _sorted(grids),
+        {v.name: precision(v.name) for v in (*graph.input, *graph.output)},
+    )
+
+
 def check_label(proof: Proof, asked: str, *, what: str = "the network") -> None:
     """Raise where a label is not borne out.
 
@@ -133,11 +202,11 @@ def check_label(proof: Proof, asked: str, *, what: str = "the network") -> None:
 
     Raises:
         TecoError: fp32 with a layer of lower precision, fp16 or int8 with too few convolutions of
-            it (:data:`LEAST_SHARE`), or no such label.
+            it (:data:`LEAST_SHARE`), coordinates of a warp below fp32, or no such label.
     """
     if asked not in LABELS:
         raise TecoError(
-            f"no engine can be labelled {asked!r}; expected {', '.join(LABELS)}", exit_code=USAGE
+            f"nothing can be labelled {asked!r}; expected {', '.join(LABELS)}", exit_code=USAGE
         )
     count = sum(proof.convolutions.values())
     found = _names(proof.convolutions) or "none"
@@ -161,6 +230,13 @@ def check_label(proof: Proof, asked: str, *, what: str = "the network") -> None:
         raise TecoError(
             f"{what} is labelled {asked} and its convolutions are {found}: {missing}",
             hint=f"precision comes from the ONNX file: `teco export {again}` writes one in {asked}",
+        )
+    if coarse := [name for name in proof.grids if name != "fp32"]:
+        # Eleven bits are two pixels of a 4K picture (pytorch#96429).
+        raise TecoError(
+            f"{what} samples the past at {_names(proof.grids)} coordinates; {coarse[0]} cannot "
+            "place a pixel",
+            hint="`teco export` keeps them in fp32",
         )
 
 

@@ -15,6 +15,7 @@ from teco.artifact import Model, WriteError, write_beside
 from teco.engines import gpus, precision
 from teco.engines.api import Bindings, Config, Engine, load, to_bytes
 from teco.engines.build import BuildOptions, Order, Say, build, make_logger
+from teco.engines.gpus import Gpu
 from teco.engines.manifest import HARDWARE
 from teco.errors import MACHINE, USAGE, TecoError
 
@@ -71,15 +72,7 @@ def build_tensorrt(
             f"hardware compatibility is {options.hardware!r}, expected {', '.join(HARDWARE)}",
             exit_code=USAGE,
         )
-    found = gpus.find()
-    if not found:
-        raise TecoError(
-            "TensorRT builds an engine on the GPU that is to run it, and nvidia-smi finds none "
-            "here",
-            hint="`teco export --formats rtx` builds one for TensorRT-RTX on any machine",
-            exit_code=MACHINE,
-        )
-    trt = load("tensorrt", "building an engine for TensorRT")
+    trt, gpu = require()
     cache = _read_cache(options.timing_cache)
 
     def configure(config: Config) -> None:
@@ -116,13 +109,30 @@ def build_tensorrt(
         inspect=inspect,
         finish=finish,
         facts={
-            "compute_capabilities": (found[0].compute_capability,),
+            "compute_capabilities": (gpu.compute_capability,),
             "hardware": options.hardware,
             "version_compatible": options.version_compatible,
             "refittable": options.refittable,
         },
     )
     return build(trt, model, folder, options, order, say=say, overwrite=overwrite)
+
+
+def require() -> tuple[Bindings, Gpu]:
+    """TensorRT and the GPU that engines are built on.
+
+    Raises:
+        TecoError: one of the two is missing; exit code 3.
+    """
+    found = gpus.find()
+    if not found:
+        raise TecoError(
+            "TensorRT builds an engine on the GPU that is to run it, and nvidia-smi finds none "
+            "here",
+            hint="`teco export --formats rtx` builds one for TensorRT-RTX on any machine",
+            exit_code=MACHINE,
+        )
+    return load("tensorrt", "building an engine for TensorRT"), found[0]
 
 
 def describe(trt: Bindings, plan: bytes) -> str:

@@ -365,7 +365,7 @@ class Trainer:
         )
         stopped = self._stop and following is not None  # in its last iteration: more is to come
         if following is None:
-            self.save()
+            self.save(self.stage)
         else:
             ended = self.stage
             # What a stage averaged is where the next one starts.
