@@ -1,12 +1,16 @@
 """Train the shipped family from clips: teacher, pruned and distilled networks, their GAN forms.
 
-    python scripts/train_family.py --data clips/ --val walk.mp4 --val-shrink 1.5 --out runs/
+    python scripts/train_family.py --data clips --sharp sharp --val walk.mp4 --out runs
     python scripts/train_family.py ... --dry-run            # print the commands and leave
     python scripts/train_family.py ... --only b3,b3-gan     # these steps
 
 Every step is a ``teco`` command that a user could type; this file is their order and their numbers.
 A step that is done is skipped, and one that was stopped goes on, so the same command continues the
 family after a break. The model cards name the steps by the names used here.
+
+--sharp names a folder with the sharpest of the clips, from which all learns that makes use of the
+past: on clips whose detail is gone or flickers (compression), a network learns that the past
+is not to be trusted, and every further iteration takes from what it gains on a clean clip.
 
 About 9 hours on two CPU cores, most of it the first step. ``live`` has no flow net, takes nothing
 from the others and may run beside them.
@@ -26,9 +30,9 @@ KIND = "c64-bp-lk"
 STUDENTS = (7, 5, 3, 1)
 
 # What slow hand-held footage of 30 frames a second looks like; larger steps teach a network to
-# distrust its past. Mostly moved stills for the same reason: compressed clips flicker.
+# distrust its past.
 SLOW = ("--max-stride", "1", "--still-speed", "3")
-LONG = ("--frames", "14", "--burn-in", "8", "--batch", "2", "--still-share", "0.75", *SLOW)
+LONG = ("--frames", "14", "--burn-in", "8", "--batch", "2", "--still-share", "0.4", *SLOW)
 NO_FLOW = ("--flow-iterations", "0")
 STUDENT_ITERATIONS = "60"
 GAN = (
@@ -58,11 +62,11 @@ class Step:
         return "teco " + shlex.join(self.command)
 
 
-def steps(data: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
+def steps(data: Path, sharp: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
     """All steps, in an order in which each finds what it needs."""
 
-    def train(name: str, *arguments: str, stage: str = "recurrent") -> Step:
-        common = ("--data", str(data), "--out", str(out / name))
+    def train(name: str, *arguments: str, stage: str = "recurrent", clips: Path = sharp) -> Step:
+        common = ("--data", str(clips), "--out", str(out / name))
         validation = ("--val", val, "--val-shrink", shrink)
         result = out / name / f"weights-{stage}.safetensors"
         return Step(name, ("train", *common, *arguments, *validation), result)
@@ -70,11 +74,12 @@ def steps(data: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
     def weights(name: str) -> str:
         return str(out / name / "weights.safetensors")
 
-    yield train("base", "--blocks", "3", "--flow-iterations", "3000", "--iterations", "5500")
+    begin = ("--blocks", "3", "--flow-iterations", "3000", "--iterations", "5500")
+    yield train("base", *begin, clips=data)
     yield train(
         "b10",
         *("--init", weights("base"), "--variant", f"teco-x4-b10-{KIND}", *NO_FLOW),
-        *("--iterations", "300", "--lr", "1e-4", *LONG),
+        *("--iterations", "240", "--lr", "1e-4", *LONG),
     )
     for blocks in STUDENTS:
         cut = out / f"b{blocks}-cut.safetensors"
@@ -102,30 +107,36 @@ def steps(data: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
         "live1",
         *(*live, "--iterations", "13000", "--schedule", "constant", "--cool-down", "1000"),
         *("--batch", "4", "--frames", "8", "--lr", "6e-4"),
+        clips=data,
     )
     fine = ("--batch", "4", "--still-share", "0.3")
     yield train(
         "live2",
         *("--init", weights("live1"), *NO_FLOW, "--iterations", "9500", "--frames", "8"),
         *("--lr", "5e-4", "--max-stride", "2", "--still-speed", "6", *fine),
+        clips=data,
     )
     yield train(
         "live",
         *("--init", weights("live2"), *NO_FLOW, "--iterations", "8000", "--frames", "10"),
         *("--lr", "5e-4", "--max-stride", "1", "--still-speed", "4", *fine),
+        clips=data,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of training clips")
+    parser.add_argument("--sharp", type=Path, help="folder of the sharpest of them [--data]")
     parser.add_argument("--val", required=True, help="clip to validate on, never trained on")
     parser.add_argument("--val-shrink", default="1.5")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--only", help="names of steps, with commas between")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and leave")
     arguments = parser.parse_args()
-    chosen = list(steps(arguments.data, arguments.out, arguments.val, arguments.val_shrink))
+    sharp = arguments.sharp or arguments.data
+    options = (sharp, arguments.out, arguments.val, arguments.val_shrink)
+    chosen = list(steps(arguments.data, *options))
     if arguments.only:
         names = arguments.only.split(",")
         known = {step.name for step in chosen}

@@ -29,7 +29,7 @@ def family() -> ModuleType:
 
 
 def steps(family: ModuleType, out: Path = Path("runs")) -> list:
-    return list(family.steps(Path("clips"), out, "gopro_max_heromode.mp4", "1.5"))
+    return list(family.steps(Path("clips"), Path("sharp"), out, "gopro_max_heromode.mp4", "1.5"))
 
 
 def test_every_command_parses_and_finds_what_it_needs(family: ModuleType) -> None:
