@@ -47,7 +47,7 @@ from teco.runtimes import SessionOptions, find
 from teco.runtimes.onnxruntime import shape_of
 from teco.runtimes.pytorch import PyTorchSession
 from teco_calibration.verdict import FP16
-from teco_models.variant import MIN_SIZE, SCALE
+from teco_models.variant import MIN_SIZE, SCALE, Variant
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,6 +71,10 @@ GATE_SIZE = (20, 28)
 """LR size at which the gate runs, small because it runs a float32 PyTorch step 72 times, and no
 multiple of 8, so that the flow is mirrored. A static file of more pixels is judged by its form: the
 same graph traced at this size. The file itself is compared frame by frame all the same."""
+
+MAX_DIFFERENCE_BACK = 1e-3
+"""The same with back-projection, a quarter of a step: what rounding puts into the past comes round
+again. Random networks reach 5e-4 after 30 frames, the shipped one stays below 1e-4."""
 
 DYNAMIC_SIZES = ((45, 75), (64, 96))
 """LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
@@ -200,7 +204,7 @@ def export_onnx(
         sizes = (options.size,) if options.size else DYNAMIC_SIZES
         say(f"verifying {options.frames} recurrent frames at {_sizes(sizes)} against PyTorch")
         parity = measure_parity(candidate, weights, sizes, options.frames)
-        _check_parity(parity, options.precision, name)
+        _check_parity(parity, options.precision, name, allowed_difference(weights.variant))
         final = replace(manifest, parity=parity, sha256=sha256_of(part))
         if options.precision == "fp16":
             small = candidate
@@ -242,12 +246,17 @@ def _reference(weights: Weights) -> PyTorchSession:
     return PyTorchSession(build(weights).to(memory_format=torch.channels_last))
 
 
-def _check_parity(parity: Parity, asked: Precision, name: str) -> None:
+def allowed_difference(variant: Variant) -> float:
+    """Largest difference from PyTorch that is rounding, for this kind of network."""
+    return MAX_DIFFERENCE_BACK if variant.back_projection else MAX_DIFFERENCE
+
+
+def _check_parity(parity: Parity, asked: Precision, name: str, allowed: float) -> None:
     """Raise ParityError where a file is further from PyTorch than its precision explains."""
-    if asked == "fp32" and parity.max_abs > MAX_DIFFERENCE:
+    if asked == "fp32" and parity.max_abs > allowed:
         raise ParityError(
             f"{name} differs from PyTorch by {parity.max_abs:.2e} after {parity.frames} "
-            f"frames (allowed {MAX_DIFFERENCE:.0e}; {parity.max_steps} 8-bit steps); "
+            f"frames (allowed {allowed:.0e}; {parity.max_steps} 8-bit steps); "
             "no file was written",
             hint="report this with the versions that `teco doctor` prints",
         )
