@@ -89,6 +89,9 @@ def process_group(device: str) -> Generator[Processes]:
         ) from error
     try:
         yield here
+        # Together, because process 0 hosts the store: one that lost it while it was still at work
+        # was seen to abort on its way out ("terminate called without an active exception").
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
