@@ -36,8 +36,9 @@ SIGMA = 1.5
 teco_calibration.degrade makes the same kernel for pictures; a test holds them together."""
 
 STEP = 1.2
-"""Length of the first correction. 1 is exact for what the blur leaves untouched; measured best for
-an untrained recursion on GoPro's walking clip among 0.5, 1, 1.2 and 1.5."""
+"""Length of the first correction, which training goes on from. 1 is exact for what the blur leaves
+untouched; untrained, with a refined flow and a share of 0.65, 1, 1.2 and 1.5 gave 28.88, 28.89 and
+28.90 dB on 24 frames of GoPro's walking clip."""
 
 
 SHARE, SHARE_REFINED = 0.5, 0.8

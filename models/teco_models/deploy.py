@@ -183,6 +183,7 @@ class _Step(nn.Module):
     """
 
     residual_phases: Tensor
+    residual_by_colour: Tensor
 
     def __init__(
         self,
@@ -271,6 +272,16 @@ class _Step(nn.Module):
             return self.generator.srnet.upsample_func(lr)
         return self._pixels(self._residual_phases(lr))
 
+    def _keep_residual_by_colour(self) -> None:
+        """Make :meth:`_residual_by_colour` possible."""
+        kernels = self.residual_phases.unflatten(0, (PHASES, 3)).transpose(0, 1).flatten(0, 1)
+        self.register_buffer("residual_by_colour", kernels.contiguous())
+
+    def _residual_by_colour(self, lr: Tensor) -> Tensor:
+        """The upsampled frame in phases, (1, 48, h, w) with channel = c * 16 + phase."""
+        x = F.pad(lr, self.phase_pad, mode="replicate")
+        return F.conv2d(x, self.residual_by_colour)
+
     def _residual_phases(self, lr: Tensor) -> Tensor:
         """The upsampled frame in phases, (1, 48, h, w) with channel = phase * 3 + c."""
         x = F.pad(lr, self.phase_pad, mode="replicate")
@@ -289,7 +300,6 @@ class DeployStep(_Step):
     flow_phases: Tensor
     blur: Tensor
     spread: Tensor
-    residual_by_colour: Tensor
 
     def __init__(
         self,
@@ -327,8 +337,7 @@ class DeployStep(_Step):
         dense = torch.einsum("pkyx,cd->cpdyx", spread, torch.eye(3)).flatten(0, 1)
         self.register_buffer("blur", -blur.contiguous())  # of lr - D(past), the second part
         self.register_buffer("spread", dense)  # (48, 3, 3, 3)
-        residual = self.residual_phases.unflatten(0, (PHASES, 3)).transpose(0, 1).flatten(0, 1)
-        self.register_buffer("residual_by_colour", residual.contiguous())
+        self._keep_residual_by_colour()
 
     def forward(self, lr: Tensor, lr_prev: Tensor, hr_prev: Tensor) -> Tensor:
         """(1, 3, h, w), (1, 3, h, w), (1, 3, 4h, 4w) -> (1, 3, 4h, 4w)."""
@@ -375,8 +384,7 @@ class DeployStep(_Step):
         by_colour = (n, 3, PHASES, h, w)
         rest = past.view(by_colour) * mask.unsqueeze(1)
         if self.variant.has_residual:
-            up = F.pad(lr, self.phase_pad, mode="replicate")
-            residual = F.conv2d(up, self.residual_by_colour).view(by_colour)
+            residual = self._residual_by_colour(lr).view(by_colour)
             rest = residual + (past.view(by_colour) - residual) * mask.unsqueeze(1)
         tail = self._tail(features)
         return tail * self._pixels_by_colour(1 - mask) + self._pixels_by_colour(rest.flatten(1, 2))
@@ -439,8 +447,6 @@ class FreeStep(_Step):
         inner: type of the tensors that convolutions take and give.
     """
 
-    residual_by_colour: Tensor
-
     def __init__(
         self,
         generator: Generator,
@@ -475,8 +481,7 @@ class FreeStep(_Step):
                 )
             self.phases_out = _conv(weight, bias, padding=1)
         if not self.by_phase:
-            kernels = self.residual_phases.unflatten(0, (PHASES, 3)).transpose(0, 1).flatten(0, 1)
-            self.register_buffer("residual_by_colour", kernels.contiguous())
+            self._keep_residual_by_colour()
 
     def forward(
         self, lr: Tensor, lr_prev: Tensor, phases_prev: Tensor, latent_prev: Tensor
@@ -496,8 +501,7 @@ class FreeStep(_Step):
             if self.by_phase:
                 phases = phases + self._residual_phases(lr)
                 return self._pixels(phases), phases, latent
-            up = F.pad(lr, self.phase_pad, mode="replicate")
-            phases = phases + F.conv2d(up, self.residual_by_colour)
+            phases = phases + self._residual_by_colour(lr)
             return F.pixel_shuffle(phases, SCALE), phases, latent
         picture = self._tail(x)
         if self.variant.has_residual:

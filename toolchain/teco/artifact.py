@@ -342,6 +342,22 @@ def write_beside(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise TecoError where a model file and its manifest cannot or should not be written."""
+    folder = path.parent
+    if not folder.is_dir():
+        message, hint = f"the output folder {folder} does not exist", f"mkdir -p {folder}"
+        if folder.exists():
+            message, hint = f"-o {folder} is a file, expected a folder", "give another -o"
+    elif not os.access(folder, os.W_OK):
+        message, hint = f"the output folder {folder} cannot be written", "give another -o"
+    elif not overwrite and (taken := [p for p in (path, manifest_path(path)) if p.exists()]):
+        message, hint = f"{taken[0]} exists already", "add --force to replace it"
+    else:
+        return
+    raise TecoError(message, hint=hint, exit_code=USAGE)
+
+
 def open_model(spec: str) -> Model:
     """Find the model a user named: a zoo name, an ONNX file or a weights file.
 

@@ -35,12 +35,13 @@ from teco.artifact import (
     Model,
     Parity,
     StreamContract,
+    check_target,
     manifest_path,
     sha256_of,
     write_beside,
 )
 from teco.engines import precision
-from teco.errors import USAGE, TecoError
+from teco.errors import TecoError
 from teco.gating import GateClip, default_frames, gate_model, moving_frames
 from teco.machine import require_extra, version_of
 from teco.runtimes import SessionOptions, find
@@ -165,7 +166,7 @@ def export_onnx(
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
     name = options.name or weights.variant.name + options.suffix
     path = folder / f"{name}.onnx"
-    _check_target(path, overwrite)
+    check_target(path, overwrite)
     rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
     contract = StreamContract.of(weights.variant)
@@ -471,21 +472,6 @@ def measure_parity(
 
 def _sizes(sizes: tuple[tuple[int, int], ...]) -> str:
     return " and ".join(f"{h}x{w}" for h, w in sizes)
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        message, hint = f"the output folder {folder} does not exist", f"mkdir -p {folder}"
-        if folder.exists():
-            message, hint = f"-o {folder} is a file, expected a folder", "give another -o"
-    elif not os.access(folder, os.W_OK):
-        message, hint = f"the output folder {folder} cannot be written", "give another -o"
-    elif not overwrite and (taken := [p for p in (path, manifest_path(path)) if p.exists()]):
-        message, hint = f"{taken[0]} exists already", "add --force to replace it"
-    else:
-        return
-    raise TecoError(message, hint=hint, exit_code=USAGE)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -143,10 +143,15 @@ def _memory_bytes() -> int:
 
 def nvidia_gpus() -> tuple[str, ...]:
     """Name, driver and memory of each NVIDIA GPU as nvidia-smi prints them; empty without one."""
+    return nvidia_smi("name,driver_version,memory.total")
+
+
+def nvidia_smi(fields: str) -> tuple[str, ...]:
+    """One line for each GPU with these fields; empty where nvidia-smi cannot be asked."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
-    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    query = [program, f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from teco import artifact
 from teco.artifact import Manifest, Model, manifest_path
 from teco.engines import precision
 from teco.engines.api import PRODUCTS, Bindings, Builder, Config, Network, OnnxParser, to_bytes
@@ -342,23 +343,15 @@ class _Clock:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raise TecoError where an engine and its manifest cannot or should not be written."""
-    folder, beside = path.parent, manifest_path(path)
+    """As the same of teco.artifact; and no ONNX file loses its manifest to an engine."""
     foreign = path.with_suffix(".onnx")
-    if not folder.is_dir():
-        message, hint = f"the output folder {folder} does not exist", f"mkdir -p {folder}"
-        if folder.exists():
-            message, hint = f"{folder} is a file, expected a folder", "give another folder"
-    elif not os.access(folder, os.W_OK):
-        message, hint = f"the output folder {folder} cannot be written", "give another folder"
-    elif foreign.exists():
-        message = f"{beside} would replace the manifest of {foreign.name}"
-        hint = "give the engine another name"
-    elif not overwrite and (taken := [p for p in (path, beside) if p.exists()]):
-        message, hint = f"{taken[0]} exists already", "add --force to replace it"
-    else:
-        return
-    raise TecoError(message, hint=hint, exit_code=USAGE)
+    if path.parent.is_dir() and foreign.exists():
+        raise TecoError(
+            f"{manifest_path(path)} would replace the manifest of {foreign.name}",
+            hint="give the engine another name",
+            exit_code=USAGE,
+        )
+    artifact.check_target(path, overwrite)
 
 
 def _read_onnx(path: Path, source: Manifest) -> bytes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from dataclasses import dataclass
+
+from teco.machine import nvidia_smi
 
 # CUdevice_attribute, CUDA driver API.
 _MAJOR, _MINOR = 75, 76
@@ -40,16 +40,8 @@ def find() -> tuple[Gpu, ...]:
 
 def from_nvidia_smi() -> tuple[Gpu, ...]:
     """What ``nvidia-smi --query-gpu=name,compute_cap`` says; empty when it cannot be asked."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
     found: list[Gpu] = []
-    for line in out.splitlines():
+    for line in nvidia_smi("name,compute_cap"):
         name, _, capability = line.rpartition(",")
         major, _, minor = capability.strip().partition(".")
         if major.isdecimal() and minor.isdecimal():  # an old driver prints [N/A]
