@@ -27,7 +27,7 @@ RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, default=zoo.Entry("teco-x4-b3-c64").weights)
+    parser.add_argument("--weights", type=Path, default=zoo.Entry("teco-x4-b3-c64-bp-lk").weights)
     parser.add_argument("--size", default="180x320", help="LR height x width")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))

@@ -34,12 +34,13 @@ STUDENTS = (7, 5, 3, 1)
 SLOW = ("--max-stride", "1", "--still-speed", "3")
 LONG = ("--frames", "14", "--burn-in", "8", "--batch", "2", "--still-share", "0.4", *SLOW)
 NO_FLOW = ("--flow-iterations", "0")
-STUDENT_ITERATIONS = "60"
+STUDENT = ("--iterations", "60", "--warm-up", "10")
 GAN = (
     *NO_FLOW,
     *("--iterations", "0", "--gan-iterations", "200", "--batch", "2", "--frames", "5"),
-    *("--schedule", "constant", "--gan-lr", "1e-4", "--discriminator-lr", "1e-4"),
-    *("--perceptual", "vgg16", "--perceptual-frames", "1", "--perceptual-weight", "0.5", *SLOW),
+    *("--schedule", "constant", "--warm-up", "20", "--cool-down", "40"),
+    *("--gan-lr", "3e-4", "--discriminator-lr", "2e-4"),
+    *("--perceptual", "vgg16", "--perceptual-frames", "1", "--perceptual-weight", "1", *SLOW),
 )
 
 
@@ -92,13 +93,13 @@ def steps(data: Path, sharp: Path, out: Path, val: str, shrink: str) -> Iterator
         yield train(
             f"b{blocks}",
             *("--init", str(cut), "--teacher", weights("b10"), *NO_FLOW),
-            *("--iterations", STUDENT_ITERATIONS, "--lr", "1e-4", *LONG),
+            *(*STUDENT, "--lr", "2e-4", *LONG),
         )
         # What distillation is worth: the same network and the same iterations, from nothing.
         yield train(
             f"b{blocks}-scratch",
             *("--variant", f"teco-x4-b{blocks}-{KIND}", *NO_FLOW),
-            *("--iterations", STUDENT_ITERATIONS, "--lr", "4e-4", *LONG),
+            *(*STUDENT, "--lr", "4e-4", *LONG),
         )
     for blocks in (10, *STUDENTS):
         yield train(f"b{blocks}-gan", "--init", weights(f"b{blocks}"), *GAN, stage="gan")
@@ -117,10 +118,15 @@ def steps(data: Path, sharp: Path, out: Path, val: str, shrink: str) -> Iterator
         clips=data,
     )
     yield train(
-        "live",
+        "live3",
         *("--init", weights("live2"), *NO_FLOW, "--iterations", "8000", "--frames", "10"),
         *("--lr", "5e-4", "--max-stride", "1", "--still-speed", "4", *fine),
         clips=data,
+    )
+    yield train(
+        "live",
+        *("--init", weights("live3"), *NO_FLOW, "--iterations", "1500", "--frames", "10"),
+        *("--lr", "1e-4", "--batch", "4", "--still-share", "0.4", *SLOW),
     )
 
 

@@ -428,7 +428,7 @@ def test_info_of_what_is_no_variant(teco):
     teco("info", "teco-x2-b3-c64").refuses(2, "no model is called")
     teco("info", "nonsense").refuses(2, "no model is called")
     teco("info").refuses(2, "say what to describe")
-    teco("info", "teco-x4-b3-c64", "--blocks", 3).refuses(2, "say what to describe")
+    teco("info", "teco-x4-b3-c64-bp-lk", "--blocks", 3).refuses(2, "say what to describe")
 
 
 def test_an_unknown_runtime(tmp_path, clip, tiny_onnx, teco, untouched):

@@ -84,7 +84,7 @@ def test_doctor_lists_every_runtime_with_its_state(teco) -> None:
     text = teco("doctor").stdout.decode()
     for runtime in RUNTIMES:
         assert f" {runtime.name} " in text
-    assert "teco-x4-b3-c64" in text
+    assert "teco-x4-b3-c64-bp-lk" in text
 
 
 def test_info_of_a_file(teco, tiny_onnx, tiny_weights) -> None:
@@ -110,7 +110,7 @@ def test_export_prints_the_path_and_the_next_command(teco, tiny_weights, tmp_pat
 
 
 def test_export_wants_one_source(teco) -> None:
-    for arguments in ((), ("--blocks", "3", "--model", "teco-x4-b3-c64")):
+    for arguments in ((), ("--blocks", "3", "--model", "teco-x4-b3-c64-bp-lk")):
         teco("export", *arguments).refuses(2, "--blocks, --model or --weights")
     teco("export", "--blocks", "99").refuses(2, "teco-x4-b99-c64", "teco train")
 

@@ -681,8 +681,8 @@ def test_without_a_clip_the_last_blocks_go(teco, model: Path, tmp_path: Path) ->
 
 def test_a_shipped_model_is_pruned_by_name(teco, tmp_path: Path) -> None:
     out = tmp_path / "p.safetensors"
-    done = teco("prune", "teco-x4-b3-c64", "-o", out, "--flow-channels", 16)
-    done.says("teco-x4-b3-c64 -> teco-x4-b3-c64-f16")
+    done = teco("prune", "teco-x4-b3-c64-bp-lk", "-o", out, "--flow-channels", 16)
+    done.says("teco-x4-b3-c64-bp-lk -> teco-x4-b3-c64-f16-bp-lk")
     assert load_weights(out).variant.flow_channels == 16
 
 
@@ -805,7 +805,7 @@ def test_a_ticket_is_tied_as_its_start_is(teco, untouched, model: Path, tmp_path
 def test_a_ticket_can_start_from_a_shipped_model(teco, tmp_path: Path) -> None:
     from teco.artifact import open_model
 
-    name, out = "teco-x4-b3-c64", tmp_path / "ticket.safetensors"
+    name, out = "teco-x4-b3-c64-bp-lk", tmp_path / "ticket.safetensors"
     assert teco("prune", name, "-o", out, "--sparsity", "0.5", "--rewind", name).code == 0
     source = open_model(name).weights
     assert source is not None

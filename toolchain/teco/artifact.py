@@ -29,7 +29,7 @@ SCHEMA = 1
 """Version of the manifest's layout; a reader refuses what it does not know."""
 
 METADATA_KEY = "teco.manifest"
-DEFAULT_MODEL = "teco-x4-b3-c64"
+DEFAULT_MODEL = "teco-x4-b3-c64-bp-lk"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 _SIZE = re.compile(r"dynamic|\d+x\d+")

@@ -52,7 +52,7 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--model",
         default=None,
         metavar="NAME|FILE",
-        help="A shipped model, an .onnx file or a weights file. [default: teco-x4-b3-c64]",
+        help="A shipped model, an .onnx file or a weights file. [default: teco-x4-b3-c64-bp-lk]",
     )(function)
 
 
