@@ -17,6 +17,7 @@ from teco import __version__
 COMMANDS = {
     "upscale": "Enlarge a clip four times.",
     "export": "Make a verified ONNX file of weights, and engines of it.",
+    "verify": "Say whether an ONNX file or an engine is what it says.",
     "bench": "Measure latency, memory and quality.",
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",
