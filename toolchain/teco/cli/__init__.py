@@ -24,6 +24,7 @@ COMMANDS = {
     "table": "Compare models on test sets, beside published figures.",
     "train": "Train a network: flow start, recurrent stage, GAN stage.",
     "info": "Say what a model, a weights file or a variant is and costs.",
+    "estimate": "Say what a variant will cost before anything is built.",
     "doctor": "Say what this machine can run, and what is missing.",
 }
 """Name -> first line of help, kept here so that ``teco --help`` imports no command."""
