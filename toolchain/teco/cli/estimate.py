@@ -67,8 +67,7 @@ def command(
             fitted = runtimes.fit([r for r in records if r.runtime == runtime])
             if fitted is not None:
                 half: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
-                known = memory(variant, h, w, half, dynamic=True).known
-                predicted[runtime] = fitted(known)
+                predicted[runtime] = fitted(memory(variant, h, w, half, dynamic=True))
     facts: dict[str, Any] = {
         "variant": variant.name,
         "precision": precision,

@@ -62,14 +62,9 @@ class Memory:
     picture_out: int
 
     @property
-    def known(self) -> int:
-        """All but what is assumed."""
-        return self.weights + self.ports + self.activations
-
-    @property
     def device(self) -> int:
         """All together."""
-        return self.known + self.workspace
+        return self.weights + self.ports + self.activations + self.workspace
 
 
 def memory(
