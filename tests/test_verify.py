@@ -169,7 +169,8 @@ def test_an_exponent_in_half_precision(tmp_path, tiny_weights, options):
     assert report.gate is not None
     assert report.gate.bounds.name == "fp16"
     flip(path, 14)
-    assert "gate worst_psnr" in refused(verify(str(path), options))
+    # A worst frame, or no pictures at all.
+    assert {"gate worst_psnr", "gate pictures"} & set(refused(verify(str(path), options)))
 
 
 def test_without_a_manifest_beside(file, options):
@@ -386,6 +387,7 @@ def test_a_real_engine(engine, options, monkeypatch):
     report = verify(str(engine), options)
     assert set(answers(report).values()) == {"yes"}
     assert report.gate is not None
+    honest = runtime.onnx.read_bytes()
     flip(runtime.onnx, 29)
     report = verify(str(engine), options)
     assert {"gate max_steps", "gate worst_psnr"} <= set(refused(report))
@@ -394,7 +396,7 @@ def test_a_real_engine(engine, options, monkeypatch):
     record = json.loads(manifest_path(engine).read_text())
     layers = record["proof"]["layers"]
     mutate(engine, proof=record["proof"] | {"layers": {"fp32": layers["fp32"] + 1}})
-    flip(runtime.onnx, 29)
+    runtime.onnx.write_bytes(honest)
     assert "it says fp32 in" in refused(verify(str(engine), options))["source"]
 
 
