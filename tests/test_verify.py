@@ -161,7 +161,7 @@ def test_an_exponent_in_half_precision(tmp_path, tiny_weights, options):
     from teco.export import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
-    choice = ExportOptions(name="half", precision="fp16", size=(9, 10))
+    choice = ExportOptions(name="half", precision="fp16", size=(16, 24))
     path = export_onnx(load_weights(tiny_weights), tmp_path, choice)
     report = verify(str(path), options)
     assert set(answers(report).values()) == {"yes"}

@@ -175,7 +175,10 @@ def _run(
     except TecoError as error:
         if candidate is not None or error.exit_code == USAGE:
             raise
-        report.add("opens", False, error.message)
+        if error.exit_code == MACHINE:
+            not_here(error)
+        else:
+            report.add("opens", False, error.message)
     finally:
         reference.close()
         if candidate is not None:
