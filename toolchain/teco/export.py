@@ -42,13 +42,13 @@ from teco.artifact import (
 )
 from teco.engines import precision
 from teco.errors import TecoError
-from teco.gating import GateClip, default_frames, gate_model, moving_frames
+from teco.gating import GateClip, default_frames, gate_model
 from teco.machine import require_extra, version_of
+from teco.parity import ParityError, allowed_difference, compare, reference_session
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.onnxruntime import shape_of
-from teco.runtimes.pytorch import PyTorchSession
 from teco_calibration.verdict import FP16
-from teco_models.variant import MIN_SIZE, SCALE, Variant
+from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -65,24 +65,13 @@ takes NEAREST for opset 20's "linear" (TensorRT#4646)."""
 DEFAULT_TARGET = "onnxruntime"
 """The runtime of the base install."""
 
-MAX_DIFFERENCE = 1e-4
-"""Largest difference from PyTorch that is rounding, pictures in [0, 1]; 1/40 of an 8-bit step."""
-
 GATE_SIZE = (20, 28)
 """LR size at which the gate runs, small because it runs a float32 PyTorch step 72 times, and no
 multiple of 8, so that the flow is mirrored. A static file of more pixels is judged by its form: the
 same graph traced at this size. The file itself is compared frame by frame all the same."""
 
-MAX_DIFFERENCE_BACK = 1e-3
-"""The same with back-projection, a quarter of a step: what rounding puts into the past comes round
-again. Random networks reach 5e-4 after 30 frames, the shipped one stays below 1e-4."""
-
 DYNAMIC_SIZES = ((45, 75), (64, 96))
 """LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
-
-
-class ParityError(TecoError):
-    """The exported file does not compute what PyTorch computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,20 +227,6 @@ def export_onnx(
     return path
 
 
-def _reference(weights: Weights) -> PyTorchSession:
-    """The float32 PyTorch step; channels last, which is 1.6 times as fast on AVX-512 CPUs."""
-    import torch
-
-    from teco_models.checkpoint import build
-
-    return PyTorchSession(build(weights).to(memory_format=torch.channels_last))
-
-
-def allowed_difference(variant: Variant) -> float:
-    """Largest difference from PyTorch that is rounding, for this kind of network."""
-    return MAX_DIFFERENCE_BACK if variant.back_projection else MAX_DIFFERENCE
-
-
 def _check_parity(parity: Parity, asked: Precision, name: str, allowed: float) -> None:
     """Raise ParityError where a file is further from PyTorch than its precision explains."""
     if asked == "fp32" and parity.max_abs > allowed:
@@ -280,7 +255,7 @@ def judge_half(model: Model, weights: Weights, size: tuple[int, int]) -> Verdict
         size: (h, w).
     """
     candidate = find("onnxruntime").open(model, SessionOptions())
-    reference = _reference(weights)
+    reference = reference_session(weights)
     clip = GateClip(default_frames(*size, FP16.frames))
     try:
         return gate_model(candidate, reference, clip, bounds=FP16)
@@ -438,36 +413,13 @@ def measure_parity(
 
     Each keeps its own state, so that differences may grow as they would in use.
     """
-    reference = _reference(weights)
     candidate = find("onnxruntime").open(model, SessionOptions())
-    worst, steps, psnr = 0.0, 0, float("inf")
     try:
-        for h, w in sizes:
-            state = expected_state = None
-            for lr in moving_frames(h, w, frames):
-                expected, expected_state = reference.step(lr, expected_state)
-                found, state = candidate.step(lr, state)
-                if found.shape != expected.shape or not np.isfinite(found).all():
-                    raise ParityError(
-                        f"{model.name} gave {list(found.shape)} with "
-                        f"{int((~np.isfinite(found)).sum())} values that are not finite, expected "
-                        f"{list(expected.shape)}; no file was written"
-                    )
-                worst = max(worst, float(np.abs(found - expected).max()))
-                a, b = (np.clip(np.rint(x * 255), 0, 255) for x in (found, expected))
-                steps = max(steps, int(np.abs(a - b).max()))
-                error = float(np.mean((a - b) ** 2))
-                if error:
-                    psnr = min(psnr, float(10 * np.log10(255**2 / error)))
+        return compare(candidate, reference_session(weights), sizes, frames, name=model.name)
+    except ParityError as error:
+        raise ParityError(f"{error.message}; no file was written") from error
     finally:
         candidate.close()
-    return Parity(
-        frames=frames,
-        sizes=tuple(f"{h}x{w}" for h, w in sizes),
-        max_abs=worst,
-        max_steps=steps,
-        min_psnr=None if psnr == float("inf") else round(psnr, 2),
-    )
 
 
 def _sizes(sizes: tuple[tuple[int, int], ...]) -> str:

@@ -61,7 +61,10 @@ _PACKAGES = (
     "tensorrt-rtx",
 )
 
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_FLAGS = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
+    "amx_int8", "asimd", "asimddp", "asimdhp", "i8mm", "bf16",
+)  # fmt: skip
 
 
 def inspect() -> Machine:

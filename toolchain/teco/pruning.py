@@ -18,7 +18,8 @@ import numpy as np
 
 from teco.errors import USAGE, TecoError
 from teco.evaluate import truth_frames, truth_size
-from teco.export import MAX_DIFFERENCE, weights_digest
+from teco.export import weights_digest
+from teco.parity import MAX_DIFFERENCE
 from teco.stream import Picture, to_picture, to_tensor
 from teco_calibration.degrade import degrade
 from teco_calibration.quality import SequenceQuality
@@ -405,7 +406,7 @@ def verify(whole: Weights, cut: Cut, smaller: Weights) -> float:
         largest value where that is above 1 (pictures are in [0, 1], untrained networks are not).
 
     Raises:
-        PruneError: it is larger than :data:`teco.export.MAX_DIFFERENCE`, or an output not finite.
+        PruneError: it is larger than :data:`teco.parity.MAX_DIFFERENCE`, or an output not finite.
     """
     from teco_models.prune import silence
 

@@ -17,12 +17,14 @@ from teco import __version__
 COMMANDS = {
     "upscale": "Enlarge a clip four times.",
     "export": "Make a verified ONNX file of weights, and engines of it.",
+    "verify": "Say whether an ONNX file or an engine is what it says.",
     "bench": "Measure latency, memory and quality.",
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",
     "table": "Compare models on test sets, beside published figures.",
     "train": "Train a network: flow start, recurrent stage, GAN stage.",
     "info": "Say what a model, a weights file or a variant is and costs.",
+    "estimate": "Say what a variant will cost before anything is built.",
     "doctor": "Say what this machine can run, and what is missing.",
 }
 """Name -> first line of help, kept here so that ``teco --help`` imports no command."""
