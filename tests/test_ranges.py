@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -77,7 +79,7 @@ def divergence(counts: list[int], cut: int) -> float:
     p = [float(c) for c in counts[:cut]]
     q = [0.0] * cut
     borders = [level * cut // LEVELS for level in range(LEVELS)] + [cut]
-    for first, last in zip(borders[:-1], borders[1:], strict=True):
+    for first, last in itertools.pairwise(borders):
         filled = [n for n in range(first, last) if counts[n]]
         for n in filled:
             q[n] = sum(counts[first:last]) / len(filled)
