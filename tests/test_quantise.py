@@ -139,7 +139,7 @@ def test_only_learned_convolutions_read_integers(step: onnx.ModelProto, scene: G
     assert axes["frame_in.weight.dequantise"] == 0
     proof = precision.of_onnx(whole)
     assert proof.convolutions["int8"] == len(names) - 1
-    assert proof.grids == {"fp32": 1}
+    assert proof.grids == {"fp32": 2}  # the refinement samples as well
     precision.check_label(proof, "int8")
     with pytest.raises(TecoError, match="labelled fp32"):
         precision.check_label(proof, "fp32")
@@ -187,7 +187,7 @@ def hurt(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return copy
 
 
-HURT = "generator.srnet.resblocks.0.conv.0.weight"
+HURT = "fnet.decoder3.2.weight"
 
 
 def test_the_layer_that_hurts_is_found(step: onnx.ModelProto, scene: GateClip) -> None:
@@ -207,11 +207,13 @@ def test_the_layer_that_hurts_is_found(step: onnx.ModelProto, scene: GateClip) -
     assert costs.keys() == learned(model).keys()
     assert next(iter(costs)) == HURT
     assert list(costs.values()) == sorted(costs.values(), reverse=True)
-    second = list(costs.values())[1]
-    assert costs[HURT] > 10 * second
+    assert costs[HURT] > 2 * list(costs.values())[1]
     rest = probe.error({HURT})
-    assert probe.error(set()) > 5 * rest
-    assert keep_in_float(costs, 1.5 * rest, probe.error) == 1
+    assert probe.error(set()) > 1.5 * rest
+    allowed = 1.5 * rest
+    kept = keep_in_float(costs, allowed, probe.error)
+    assert kept >= 1
+    assert probe.error(set(list(costs)[:kept])) <= allowed
     assert keep_in_float(costs, 1.0, probe.error) == 0
 
 

@@ -69,11 +69,13 @@ def insert(
         constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def dequantised(name: str, stored_as: str, scale: str, zero: str, **axis: int) -> Any:
-        return onnx.helper.make_node(
-            "DequantizeLinear", [stored_as, scale, zero], [f"{name}.float"], f"{name}.dequantise",
-            **axis,
-        )  # fmt: skip
+    def dequantised(name: str, stored_as: str, scale: str, zero: str, axis: int | None) -> Any:
+        node = onnx.helper.make_node(
+            "DequantizeLinear", [stored_as, scale, zero], [f"{name}.float"], f"{name}.dequantise"
+        )
+        if axis is not None:
+            node.attribute.append(onnx.helper.make_attribute("axis", axis))
+        return node
 
     for node in result.graph.node:
         weight = node.input[1] if node.op_type in _AXIS else ""
@@ -89,13 +91,13 @@ def insert(
                         "QuantizeLinear", [source, scale, zero], [whole], f"{source}.quantise"
                     )
                 )
-                nodes.append(dequantised(source, whole, scale, zero))
+                nodes.append(dequantised(source, whole, scale, zero, None))
             axis = _AXIS[node.op_type]
             whole, scales = integers(numpy_helper.to_array(stored[weight]), axis)
             scale = constant(f"{weight}.scale", scales)
             zero = constant(f"{weight}.zero", np.zeros(len(scales), np.int8))
             name = constant(f"{weight}.int8", whole)
-            nodes.append(dequantised(weight, name, scale, zero, axis=axis))
+            nodes.append(dequantised(weight, name, scale, zero, axis))
             node.input[0], node.input[1] = f"{source}.float", f"{weight}.float"
         nodes.append(node)
     kept = [t for t in result.graph.initializer if t.name not in chosen]
