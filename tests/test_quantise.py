@@ -269,6 +269,7 @@ def test_a_file_says_which_layers_stayed_in_float(step: onnx.ModelProto) -> None
     assert done.verdict.accepted
     assert done.record.size == "16x24"
     kept = {k.layer for k in done.record.kept}
+    assert HURT in kept
     proof = precision.of_onnx(done.model)
     assert proof.convolutions["int8"] == len(learned(model)) - len(kept)
     assert all(k.loss > 0 for k in done.record.kept)
@@ -289,6 +290,7 @@ def test_what_does_not_pass_the_gate_is_refused_and_leaves_nothing(
     assert any("alone" in line for line in heard)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_an_exported_file(weights: Weights, tmp_path: Path) -> None:
     path = export_onnx(weights, tmp_path, ExportOptions(size=SIZE, precision="int8"))
