@@ -23,6 +23,7 @@ from teco_models.errors import ModelError
 from teco_models.variant import MIN_SIZE, SCALE, Variant
 
 if TYPE_CHECKING:
+    from teco.quantise.record import Int8
     from teco_calibration.verdict import Verdict
 
 SCHEMA = 1
@@ -143,6 +144,7 @@ class Manifest:
         data_sha256: of each file beside it that holds weights of it, by name; usually none.
         gate: the temporal gate's verdict, for precisions that change the values; else None.
         gate_size: LR "HxW" at which the gate ran; "" where it did not.
+        int8: how a file in int8 came to its integers, and how fast it is; else None.
         schema: layout version.
     """
 
@@ -159,6 +161,7 @@ class Manifest:
     data_sha256: dict[str, str] = field(default_factory=dict[str, str])
     gate: Verdict | None = None
     gate_size: str = ""
+    int8: Int8 | None = None
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
@@ -196,10 +199,11 @@ class Manifest:
             parity: dict[str, Any] | None = data.pop("parity")
             if parity is not None:
                 parity["sizes"] = tuple(parity["sizes"])
-            gate = data.pop("gate", None)
+            gate, int8 = data.pop("gate", None), data.pop("int8", None)
             manifest = cls(
                 **data,
                 gate=None if gate is None else _verdict(gate),
+                int8=None if int8 is None else _int8(int8),
                 contract=StreamContract(**contract),
                 parity=None if parity is None else Parity(**parity),
             )
@@ -247,6 +251,12 @@ class Manifest:
                 f"precision_asked is {self.precision_asked!r} and {half or 'none'} of the file's "
                 "tensors are float16"
             )
+        whole = self.precision_found.get("int8", 0)
+        if self.precision_found and (self.precision_asked == "int8") != bool(whole):
+            raise ValueError(
+                f"precision_asked is {self.precision_asked!r} and {whole or 'none'} of the file's "
+                "tensors are int8"
+            )
         if self.gate is not None and not self.gate.accepted:
             raise ValueError(f"the gate did not accept it: {self.gate.reasons[0]}")
 
@@ -256,6 +266,12 @@ def _verdict(data: object) -> Verdict:
     from teco_calibration.verdict import Verdict
 
     return Verdict.from_dict(data)
+
+
+def _int8(data: object) -> Int8:
+    from teco.quantise.record import Int8
+
+    return Int8.of(data)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -54,9 +54,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
+    from teco.quantise.clips import Calibration
+    from teco.quantise.run import Quantised
     from teco_calibration.verdict import Verdict
     from teco_models.checkpoint import Weights
-    from teco_models.deploy import Precision
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""Of the convolutions: :mod:`teco_models.deploy` for the first two, :mod:`teco.quantise`."""
 
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
@@ -80,7 +84,8 @@ class ExportOptions:
 
     Attributes:
         size: (h, w) of a static LR frame, None for any size.
-        precision: of the convolutions, see :mod:`teco_models.deploy`; ports are float32.
+        precision: of the convolutions; ports are float32.
+        calibration: of int8, None for the defaults.
         target: runtime whose fastest form is written, see :data:`teco_models.deploy.TARGETS`; every
             form runs on every runtime.
         without: names of :class:`teco_models.deploy.Rewrites` fields to switch off besides.
@@ -94,6 +99,7 @@ class ExportOptions:
 
     size: tuple[int, int] | None = None
     precision: Precision = "fp32"
+    calibration: Calibration | None = None
     target: str = DEFAULT_TARGET
     without: tuple[str, ...] = ()
     half_weights: bool = False
@@ -148,6 +154,7 @@ def export_onnx(
     options = options or ExportOptions()
     for module in ("torch", "onnx", "onnxscript"):
         require_extra(module, "train", "exporting")
+    from teco.quantise.timing import compare_speed
     from teco_models.checkpoint import build
     from teco_models.deploy import TARGETS, deploy_step
 
@@ -159,9 +166,14 @@ def export_onnx(
     rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
     contract = StreamContract.of(weights.variant)
-    step = deploy_step(build(weights), rewrites, options.precision)
+    inner = "fp16" if options.precision == "fp16" else "fp32"
+    step = deploy_step(build(weights), rewrites, inner)
     model = trace(step, contract, options.size)
     _forget_origins(model)
+    in_float, chosen = model, None
+    if options.precision == "int8":
+        chosen = _quantised(model, step, weights, name, options, say)
+        model = chosen.model
     if options.half_weights:
         store_half(model)
     found = tensor_types(model)
@@ -183,6 +195,7 @@ def export_onnx(
         weights_sha256=weights_digest(weights),
         data_sha256=data,
         versions={p: v for p in ("teco", "torch", "onnx", "onnxscript") if (v := version_of(p))},
+        int8=None if chosen is None else chosen.record,
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, manifest.to_json()
@@ -214,6 +227,14 @@ def export_onnx(
                     hint="export it without --fp16",
                 )
             final = replace(final, gate=verdict, gate_size=_sizes((gate_size,)))
+        if chosen is not None:
+            _write(form, in_float.SerializeToString())
+            say("timing it beside float32")
+            timings = compare_speed(replace(candidate, onnx=form), candidate, options.target)
+            for timing in timings:
+                say(timing.sentence)
+            record = replace(chosen.record, timings=timings)
+            final = replace(final, gate=chosen.verdict, gate_size=record.size, int8=record)
         # An older manifest goes first, so that at no moment does one describe another file; the
         # one inside the new file bridges the gap.
         manifest_path(path).unlink(missing_ok=True)
@@ -225,6 +246,39 @@ def export_onnx(
         part.unlink(missing_ok=True)
         form.unlink(missing_ok=True)
     return path
+
+
+def _quantised(
+    model: ModelProto,
+    step: nn.Module,
+    weights: Weights,
+    name: str,
+    options: ExportOptions,
+    say: Callable[[str], None],
+) -> Quantised:
+    """The traced step in int8, judged by the gate."""
+    from teco.quantise.clips import Calibration
+    from teco.quantise.run import quantise
+
+    contract = StreamContract.of(weights.variant)
+    driven = Manifest(  # all that a session reads of it is the contract
+        variant=weights.variant.name, precision_asked="int8", precision_found={}, size="dynamic",
+        contract=contract, rewrites={}, parity=None, weights_sha256="", versions={},
+    )  # fmt: skip
+    about = Model(name, weights.variant, manifest=driven)
+    reference = reference_session(weights)
+    try:
+        return quantise(
+            model,
+            lambda size: trace(step, contract, size),
+            about,
+            reference,
+            options.calibration or Calibration(),
+            target=options.target,
+            say=say,
+        )
+    finally:
+        reference.close()
 
 
 def _check_parity(parity: Parity, asked: Precision, name: str, allowed: float) -> None:
@@ -403,7 +457,8 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
         for out in node.output
         if out in types and not (node.op_type == "Cast" and node.input[0] in stored)
     )
-    return {name: n for name, n in sorted(names.items()) if name.startswith(("float", "bfloat"))}
+    told = ("float", "bfloat", "int8")
+    return {name: n for name, n in sorted(names.items()) if name.startswith(told)}
 
 
 def measure_parity(

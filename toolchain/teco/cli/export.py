@@ -59,6 +59,24 @@ class _Blocks(_BlocksType):
 )
 @click.option("--fp16", is_flag=True, help="Convolutions in float16; positions and pictures stay.")
 @click.option(
+    "--int8",
+    is_flag=True,
+    help="Convolutions that bear it in 8-bit integers; refused where the pictures suffer.",
+)
+@click.option(
+    "--calibrate",
+    multiple=True,
+    metavar="CLIP",
+    help="With --int8: take ranges from this clip and judge on it, itself the truth; repeatable. "
+    "[default: the example clip of a checkout, else moving test frames]",
+)
+@click.option(
+    "--range",
+    "range_",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    help="With --int8: where ranges end. [default: percentile]",
+)
+@click.option(
     "--formats",
     default="onnx",
     show_default=True,
@@ -106,6 +124,9 @@ def command(
     weights: Path | None,
     size: tuple[int, int] | None,
     fp16: bool,
+    int8: bool,
+    calibrate: tuple[str, ...],
+    range_: str | None,
     formats: str,
     sm: str | None,
     output: Path,
@@ -132,6 +153,7 @@ def command(
             hint="give one of the two",
             exit_code=USAGE,
         )
+    _check_int8(int8, fp16, half_weights, calibrate, range_)
     if weights is not None:
         sources = [(weights, None)]
     else:
@@ -140,6 +162,7 @@ def command(
     from teco.engines.rtx import DEFAULT_SM
     from teco.export import ExportOptions
     from teco.formats import Request, check, parse_formats, parse_sm, produce
+    from teco.quantise.clips import Calibration
 
     chosen = parse_formats(formats)
     if sm is not None and "rtx" not in chosen:
@@ -153,7 +176,8 @@ def command(
         sm=DEFAULT_SM if sm is None else parse_sm(sm),
         onnx=ExportOptions(
             size=size,
-            precision="fp16" if fp16 else "fp32",
+            precision="int8" if int8 else "fp16" if fp16 else "fp32",
+            calibration=Calibration(clips=calibrate, range=range_ or Calibration.range),
             half_weights=half_weights,
             frames=frames,
         ),
@@ -181,6 +205,34 @@ def command(
         else:
             click.echo(json.dumps([p.as_dict() for p in products], indent=2))
     _report(products, table=blocks == "all")
+
+
+def _check_int8(
+    int8: bool, fp16: bool, half_weights: bool, calibrate: tuple[str, ...], range_: str | None
+) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        TecoError: exit code 2.
+    """
+    from teco.errors import USAGE, TecoError
+
+    alone = "--calibrate" if calibrate else "--range" if range_ else ""
+    if not int8 and alone:
+        raise TecoError(
+            f"{alone} is for int8, and --int8 was not given", hint="add --int8", exit_code=USAGE
+        )
+    if int8 and (fp16 or half_weights):
+        other, why = (
+            ("--fp16", "a convolution computes in one of the two")
+            if fp16
+            else ("--half-weights", "weights in int8 are stored in a byte each anyway")
+        )
+        raise TecoError(
+            f"--int8 and {other} do not go together: {why}",
+            hint="give one of the two",
+            exit_code=USAGE,
+        )
 
 
 def _shipped(blocks: int | str | None, model: str | None) -> list[Entry]:
@@ -231,6 +283,9 @@ def _report(products: list[Product], *, table: bool) -> None:
     )
     if gate is not None:
         say(f"gate {gate.bounds.name} at {model.gate_size}: {'; '.join(gate.reasons)}")
+    if (record := model.int8) is not None:
+        for text in record.lines:
+            say(text)
     say(f"manifest: {', '.join(str(manifest_path(p.path)) for p in products)}")
     first = products[0]
     say(f"next: teco {'bench' if first.format == 'onnx' else 'info'} {first.path}")

@@ -131,6 +131,9 @@ def _engine(path: Path, as_json: bool) -> None:
         )
     if model.gate is not None:
         click.echo(f"gate {model.gate.bounds.name} at {model.gate_size}: accepted")
+    if model.int8 is not None:
+        for text in model.int8.lines:
+            click.echo(text)
     click.echo(f"rebuild: {manifest.rebuild}")
     click.echo(f"sha256 {manifest.sha256}")
 
@@ -193,6 +196,11 @@ def _print(facts: dict[str, Any], variant: Any) -> None:
             f"gate {gate['bounds']['name']} at {manifest['gate_size']}: "
             f"{'; '.join(gate['reasons'])}"
         )
+    if manifest["int8"]:
+        from teco.quantise.record import Int8
+
+        for text in Int8.of(manifest["int8"]).lines:
+            click.echo(text)
     contract = manifest["contract"]
     states = ", ".join(f"{s['input']} ({' x '.join(s['shape'])})" for s in contract["states"])
     click.echo(

@@ -36,7 +36,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("gan-lr", _WEIGHT, "Generator's rate in the GAN stage.  [5e-05]"),
     ("discriminator-lr", _WEIGHT, "Discriminator's rate.  [5e-05]"),
     ("schedule", click.Choice(["cosine", "constant", "steps"]), "Of the rates.  [cosine]"),
-    ("warm-up", _FROM_0, "First iterations of each stage, rate rising; few for a short one.  [200]"),
+    ("warm-up", _FROM_0, "First iterations of a stage, rate rising.  [200]"),
     ("cool-down", _FROM_0, "Last iterations of a constant rate, falling.  [0]"),
     ("warp-weight", _WEIGHT, "Photometric loss of the flow.  [0.2]"),
     ("flow-weight", _WEIGHT, "Supervision of the flow.  [0.05]"),

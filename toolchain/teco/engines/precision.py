@@ -144,8 +144,6 @@ _ONNX_PRECISIONS = {
 def of_onnx(model: ModelProto) -> Proof:
     """Count an ONNX graph's types, before anything has parsed it.
 
-    int8 convolutions are not told from float ones here; the parsed network tells them.
-
     Raises:
         TecoError: types cannot be inferred, so the graph contradicts itself.
     """
@@ -170,6 +168,11 @@ def of_onnx(model: ModelProto) -> Proof:
         name = onnx.helper.tensor_dtype_to_np_dtype(kind).name
         return _ONNX_PRECISIONS.get(name, name)
 
+    whole = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and precision(node.input[0]) == "int8"
+    }
     computing, convolutions = Counter[str](), Counter[str]()
     warps, grids = Counter[str](), Counter[str]()
     for node in graph.node:
@@ -177,6 +180,8 @@ def of_onnx(model: ModelProto) -> Proof:
         if node.op_type in _ONNX_MOVES or written not in _COMPUTED:
             continue
         if node.op_type in ("Conv", "ConvTranspose"):
+            if whole.issuperset(node.input[:2]):
+                written = "int8"
             convolutions[written] += 1
         elif node.op_type == "GridSample":
             warps[precision(node.input[0])] += 1
