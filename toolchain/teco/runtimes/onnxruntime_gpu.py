@@ -16,6 +16,7 @@ RTX     the plugin package ``onnxruntime-ep-nv-tensorrt-rtx``, beside the plain 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
