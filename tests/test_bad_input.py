@@ -482,7 +482,7 @@ def test_a_runtime_that_cannot_open_this_kind_of_model(tmp_path, clip, tiny_onnx
 def test_a_clip_judged_where_nothing_runs_in_float32(clip, tiny_onnx, teco, monkeypatch):
     from teco.runtimes.onnxruntime import OnnxRuntime
 
-    inexact = OnnxRuntime(name="onnxruntime", device="cpu", exact=False)
+    inexact = OnnxRuntime(name="onnxruntime", exact=False)
     monkeypatch.setattr("teco.runtimes.RUNTIMES", (inexact,))
     options = ("--clip", clip, "--metrics", "psnr", "--repetitions", 1)
     done = teco("bench", tiny_onnx, *RUNTIME, *options)

@@ -22,6 +22,8 @@ from teco.stream import Stream, to_picture
 TOLERANCE = {"openvino-bf16": 0.05}
 """Largest difference from PyTorch, pictures in [0, 1]; bfloat16 has 8 bits of mantissa."""
 
+GPU = frozenset(("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx", "pytorch-cuda"))
+
 
 @pytest.fixture(scope="module")
 def model(tiny_onnx: Path, tiny_weights: Path) -> Model:
@@ -41,7 +43,7 @@ def or_skip(name: str, model: Model):
     runtime = find(name)
     reason = runtime.why_unavailable() or runtime.why_not(model)
     if reason:
-        if "cuda" in name and os.environ.get("TECO_REQUIRE") == "gpu":
+        if name in GPU and os.environ.get("TECO_REQUIRE") == "gpu":
             pytest.fail(reason)
         pytest.skip(reason)
     return runtime.open(model, SessionOptions(threads=1))
@@ -51,13 +53,10 @@ def or_skip(name: str, model: Model):
 CONTRACT = [
     pytest.param(
         name,
-        marks=[pytest.mark.gpu]
-        if "cuda" in name
-        else [pytest.mark.slow]
-        if "compile" in name
-        else [],
+        marks=[pytest.mark.gpu] if name in GPU else [pytest.mark.slow] if "compile" in name else [],
     )
     for name in NAMES
+    if name not in ("tensorrt", "tensorrt-rtx")  # engines: test_gpu_sessions.py
 ]
 
 
@@ -244,10 +243,3 @@ def test_auto_survives_an_unwritable_cache(
     session = open_session(model, "auto", SessionOptions(threads=1))
     assert find(session.runtime).exact
     session.close()
-
-
-@pytest.mark.gpu
-def test_cuda_keeps_the_state_on_the_device(model: Model) -> None:
-    session = or_skip("onnxruntime-cuda", model)
-    _, state = session.step(moving_frames(16, 24, 1)[0], None)
-    assert {value.device_name() for value in state.values()} == {"cuda"}

@@ -23,6 +23,7 @@ from teco_models.errors import ModelError
 from teco_models.variant import MIN_SIZE, SCALE, Variant
 
 if TYPE_CHECKING:
+    from teco.engines.manifest import EngineManifest
     from teco.quantise.record import Int8
     from teco_calibration.verdict import Verdict
 
@@ -32,6 +33,7 @@ SCHEMA = 1
 METADATA_KEY = "teco.manifest"
 DEFAULT_MODEL = "teco-x4-b3-c64-bp-lk"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+ENGINE_SUFFIX = ".plan"
 
 _SIZE = re.compile(r"dynamic|\d+x\d+")
 _EXTENT = re.compile(r"(\d+|h|w)(\*(\d+|h|w))*")
@@ -283,7 +285,9 @@ class Model:
         variant: what it is.
         onnx: ONNX file, for the runtimes that take one.
         weights: weights file, for PyTorch and export.
-        manifest: of the ONNX file.
+        manifest: of the ONNX file, or of the one that the engine was built from.
+        engine: TensorRT or TensorRT-RTX plan, for those two.
+        engine_manifest: of the plan.
     """
 
     name: str
@@ -291,6 +295,15 @@ class Model:
     onnx: Path | None = None
     weights: Path | None = None
     manifest: Manifest | None = field(default=None, repr=False)
+    engine: Path | None = None
+    engine_manifest: EngineManifest | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """What there is of it, to end a sentence with."""
+        if self.engine is not None:
+            return "an engine"
+        return "an ONNX file" if self.onnx is not None else "weights"
 
     @property
     def static_size(self) -> tuple[int, int] | None:
@@ -375,7 +388,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def open_model(spec: str) -> Model:
-    """Find the model a user named: a zoo name, an ONNX file or a weights file.
+    """Find the model a user named: a zoo name, an ONNX file, a weights file or an engine.
 
     Raises:
         TecoError: there is no such thing, the manifest is missing or belongs to another file.
@@ -385,6 +398,8 @@ def open_model(spec: str) -> Model:
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return _open_onnx(path)
+    if suffix == ENGINE_SUFFIX and path.exists():
+        return _open_engine(path)
     if suffix in WEIGHTS_SUFFIXES:
         if not path.is_file():
             raise TecoError(f"no weights file at {path}", hint="check the path", exit_code=USAGE)
@@ -394,7 +409,8 @@ def open_model(spec: str) -> Model:
         if path.exists() or os.sep in spec:
             state = "is not a model file" if path.exists() else "does not exist"
             raise TecoError(
-                f"{spec} {state}; expected .onnx or {', '.join(WEIGHTS_SUFFIXES)}, or a name",
+                f"{spec} {state}; expected .onnx, {ENGINE_SUFFIX} or "
+                f"{', '.join(WEIGHTS_SUFFIXES)}, or a name",
                 hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}",
                 exit_code=USAGE,
             )
@@ -409,7 +425,12 @@ def open_model(spec: str) -> Model:
 
 
 def check_frame_size(model: Model, h: int, w: int) -> None:
-    """Raise TecoError where a static model was exported for frames of another size than (h, w)."""
+    """Raise TecoError where a model was not exported or built for frames of (h, w)."""
+    if model.engine_manifest is not None:
+        from teco.engines.preflight import check_size
+
+        check_size(model.engine_manifest, model.name, (h, w))
+        return
     size = model.static_size
     if size is not None and size != (h, w):
         raise TecoError(
@@ -462,6 +483,21 @@ def _open_onnx(path: Path) -> Model:
     else:
         manifest = manifest_inside(path)
     return Model(path.stem, Variant.parse(manifest.variant), onnx=path, manifest=manifest)
+
+
+def _open_engine(path: Path) -> Model:
+    """An engine and its manifest agree; whether it fits this machine is asked when it is opened."""
+    # Not at the top: engines stand on this file. Only the manifest is read, no runtime.
+    from teco.engines.preflight import read
+
+    built = read(path)
+    return Model(
+        path.stem,
+        Variant.parse(built.model.variant),
+        manifest=built.model,
+        engine=path,
+        engine_manifest=built,
+    )
 
 
 def _check_data(path: Path, manifest: Manifest) -> None:

@@ -67,7 +67,7 @@ def command(
     from teco.errors import MACHINE, TecoError
     from teco.evaluate import EvaluateOptions, Row, evaluate, parse_metrics, truth_size
     from teco.machine import usable_cores
-    from teco.runtimes import RUNTIMES, Runtime, SessionOptions, find, open_session
+    from teco.runtimes import RUNTIMES, Runtime, SessionOptions, find, of_engine, open_session
 
     started, here = datetime.now(UTC), machine.inspect()
     specs = artifacts or (DEFAULT_MODEL,)
@@ -92,6 +92,12 @@ def command(
     )
     for spec, model in zip(specs, models, strict=True):
         check_frame_size(model, *size)
+        engine = of_engine(model)
+        if engine is not None and names in (["all"], ["auto"]):
+            # It runs on one runtime only, and what is in its way is said before all else.
+            engine.open(model, SessionOptions(threads=threads)).close()
+            pairs.append((spec, engine))
+            continue
         if names == ["auto"]:
             session = open_session(model, "auto", SessionOptions(threads=threads))
             pairs.append((spec, find(session.runtime)))

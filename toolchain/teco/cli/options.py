@@ -52,7 +52,8 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--model",
         default=None,
         metavar="NAME|FILE",
-        help="A shipped model, an .onnx file or a weights file. [default: teco-x4-b3-c64-bp-lk]",
+        help="A shipped model, an .onnx file, weights or an engine. "
+        "[default: teco-x4-b3-c64-bp-lk]",
     )(function)
 
 
@@ -178,10 +179,11 @@ def weights_file(spec: str) -> Path:
     from teco.artifact import open_model
     from teco.errors import USAGE, TecoError
 
-    source = open_model(spec).weights
+    opened = open_model(spec)
+    source = opened.weights
     if source is None:
         raise TecoError(
-            f"{spec} is an ONNX file, which holds no weights to work on",
+            f"{spec} is {opened.kind}, which holds no weights to work on",
             hint="give the .safetensors or .pth file it was exported from",
             exit_code=USAGE,
         )

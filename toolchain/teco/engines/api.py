@@ -1,4 +1,4 @@
-"""The part of TensorRT's Python bindings that teco builds with, as protocols.
+"""The part of TensorRT's Python bindings that teco builds and runs with, as protocols.
 
 ``tensorrt`` 10 and 11 and ``tensorrt_rtx`` have the same class names, so one piece of code builds
 with either and takes the module as an argument. None of them need be installed to read or check
@@ -126,12 +126,64 @@ class Inspector(Protocol):
     def get_engine_information(self, form: Any, /) -> str: ...
 
 
+class Context(Protocol):
+    """An engine with what it needs to run."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...], /) -> bool: ...
+    def infer_shapes(self) -> list[str]: ...  # names of inputs that lack something
+    def get_tensor_shape(self, name: str, /) -> Any: ...  # Dims
+    def set_tensor_address(self, name: str, memory: int, /) -> bool: ...
+    def update_device_memory_size_for_shapes(self) -> int: ...
+    def set_device_memory(self, memory: int, size: int, /) -> None: ...
+    def execute_async_v3(self, stream_handle: int, /) -> bool: ...
+
+
+class RtxContext(Context, Protocol):
+    """What ``tensorrt_rtx`` adds."""
+
+    def is_stream_capturable(self, stream: int, /) -> bool: ...
+
+
+class RuntimeCache(Protocol):
+    """Kernels that TensorRT-RTX compiled on this machine."""
+
+    def deserialize(self, blob: bytes, /) -> bool: ...
+    def serialize(self) -> HostMemory: ...
+
+
+class RuntimeConfig(Protocol):
+    """How a context of ``tensorrt_rtx`` runs."""
+
+    cuda_graph_strategy: Any
+    dynamic_shapes_kernel_specialization_strategy: Any
+
+    def create_runtime_cache(self) -> Any: ...  # RuntimeCache; stubs lack its name
+    def set_runtime_cache(self, cache: Any, /) -> bool: ...
+    def set_execution_context_allocation_strategy(self, strategy: Any, /) -> None: ...
+
+
 class Engine(Protocol):
+    @property
+    def num_io_tensors(self) -> int: ...
+    def get_tensor_name(self, index: int, /) -> str: ...
+    def get_tensor_mode(self, name: str, /) -> Named: ...
+    def get_tensor_dtype(self, name: str, /) -> Named: ...
+    def get_tensor_shape(self, name: str, /) -> Any: ...  # Dims
+    # How: an allocation strategy, or with RTX a RuntimeConfig. None where it fails.
+    def create_execution_context(self, how: Any, /) -> Context | None: ...
     def create_engine_inspector(self) -> Inspector: ...
     def serialize(self) -> HostMemory: ...
 
 
+class RtxEngine(Engine, Protocol):
+    """What ``tensorrt_rtx`` adds."""
+
+    def create_runtime_config(self) -> RuntimeConfig: ...
+
+
 class Runtime(Protocol):
+    engine_host_code_allowed: bool
+
     def deserialize_cuda_engine(self, data: bytes, /) -> Engine | None: ...
 
 
@@ -177,6 +229,8 @@ class Bindings(Protocol):
     def LayerInformationFormat(self) -> Any: ...
     @property
     def HardwareCompatibilityLevel(self) -> Any: ...
+    @property
+    def ExecutionContextAllocationStrategy(self) -> Any: ...
 
 
 class RtxRuntime(Runtime, Protocol):
@@ -184,6 +238,7 @@ class RtxRuntime(Runtime, Protocol):
 
     @property
     def engine_header_size(self) -> int: ...
+    def deserialize_cuda_engine(self, data: bytes, /) -> RtxEngine | None: ...
     def get_engine_validity(self, data: bytes, /) -> Any: ...  # (EngineValidity, bits of reasons)
 
 
@@ -196,6 +251,10 @@ class RtxBindings(Bindings, Protocol):
     def ComputeCapability(self) -> Any: ...
     @property
     def EngineInvalidityDiagnostics(self) -> Any: ...
+    @property
+    def CudaGraphStrategy(self) -> Any: ...
+    @property
+    def DynamicShapesKernelSpecializationStrategy(self) -> Any: ...
 
 
 def to_bytes(memory: HostMemory) -> bytes:

@@ -81,6 +81,11 @@ def build_rtx(
             value = getattr(trt.ComputeCapability, f"SM{capability}")
             if not rtx.set_compute_capability(value, index):
                 raise TecoError(f"TensorRT-RTX {trt.__version__} refused SM {capability}")
+        # Without it a run may allocate by itself, and what does cannot be captured in a CUDA graph.
+        # Releases before 1.2 lack it.
+        flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if flag is not None:
+            config.set_flag(flag)
 
     def inspect(plan: bytes) -> Proof | None:
         found = header.parse(plan[: header.LENGTH])

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from teco.artifact import Model
+from teco.artifact import ENGINE_SUFFIX, Model
 from teco.errors import MACHINE, USAGE, TecoError
 from teco.runtimes.base import Runtime, Session, SessionOptions
 from teco.runtimes.onnxruntime import OnnxRuntime
+from teco.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from teco.runtimes.openvino import OpenVino
 from teco.runtimes.pytorch import PyTorch
+from teco.runtimes.tensorrt import TensorRt
+from teco.runtimes.tensorrt_rtx import TensorRtRtx
 
 RUNTIMES: tuple[Runtime, ...] = (
-    OnnxRuntime(name="onnxruntime", device="cpu"),
-    OnnxRuntime(name="onnxruntime-cuda", device="cuda"),
+    OnnxRuntime(name="onnxruntime"),
+    OnnxRuntimeGpu(name="onnxruntime-cuda", kind="cuda"),
+    OnnxRuntimeGpu(name="onnxruntime-tensorrt", kind="tensorrt"),
+    OnnxRuntimeGpu(name="onnxruntime-rtx", kind="rtx"),
     OpenVino(name="openvino", precision="f32"),
     OpenVino(name="openvino-bf16", precision="bf16"),
     PyTorch(name="pytorch", device="cpu"),
     PyTorch(name="pytorch-cuda", device="cuda"),
     PyTorch(name="pytorch-compile", device="cpu", compiled=True),
+    TensorRt(name="tensorrt", target="tensorrt"),
+    TensorRtRtx(name="tensorrt-rtx", target="rtx"),
 )
 
 NAMES = tuple(runtime.name for runtime in RUNTIMES)
@@ -38,6 +45,13 @@ def find(name: str) -> Runtime:
     )
 
 
+def of_engine(model: Model) -> Runtime | None:
+    """The one runtime an engine is for; None for a model that is no engine."""
+    if model.engine is None:
+        return None
+    return next(r for r in RUNTIMES if ENGINE_SUFFIX in r.suffixes and r.why_not(model) is None)
+
+
 def usable(model: Model) -> list[Runtime]:
     """Runtimes that can run this model on this machine."""
     return [r for r in RUNTIMES if r.why_not(model) is None and r.why_unavailable() is None]
@@ -46,11 +60,15 @@ def usable(model: Model) -> list[Runtime]:
 def open_session(model: Model, name: str, options: SessionOptions) -> Session:
     """A session of the named runtime; ``auto`` measures which exact one is fastest here.
 
+    An engine has no choice: ``auto`` is the runtime it was built for, whatever its precision.
+
     Raises:
         TecoError: the runtime is unknown, unavailable or cannot open the model.
     """
     if name != "auto":
         return find(name).open(model, options)
+    if (only := of_engine(model)) is not None:
+        return only.open(model, options)
     from teco.runtimes.auto import fastest
 
     candidates = [r for r in usable(model) if r.exact]
@@ -71,6 +89,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "find",
+    "of_engine",
     "open_session",
     "usable",
 ]

@@ -120,4 +120,4 @@ def needs_onnx(model: Model, runtime: str) -> str | None:
     """The sentence for a model that has no ONNX file."""
     if model.onnx is not None:
         return None
-    return f"{runtime} runs ONNX files, and {model.name} is weights"
+    return f"{runtime} runs ONNX files, and {model.name} is {model.kind}"

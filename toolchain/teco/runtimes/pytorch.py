@@ -42,7 +42,7 @@ class PyTorch:
     def why_not(self, model: Model) -> str | None:
         if model.weights is not None:
             return None
-        return f"{self.name} runs weights, and {model.name} is an ONNX file"
+        return f"{self.name} runs weights, and {model.name} is {model.kind}"
 
     def open(self, model: Model, options: SessionOptions) -> Session:
         if reason := self.why_unavailable():

@@ -1,0 +1,64 @@
+"""CUDA behind one small protocol, through cuda-python or PyCUDA, whichever is installed.
+
+Nothing of either is imported before a device is opened. None of it has yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from teco.device.protocol import CudaError, Device
+from teco.errors import MACHINE, TecoError
+
+INSTALL = "pip install 'teco[cuda]', or 'teco[pycuda]' where that is compiled already"
+"""What provides the bindings; cuda-python comes as wheels, PyCUDA is compiled."""
+
+
+def installed() -> str | None:
+    """ "cuda-python" or "pycuda", the first that is installed; nothing is imported of it."""
+    for name, module in (("cuda-python", "cuda.bindings.runtime"), ("pycuda", "pycuda.driver")):
+        try:
+            if importlib.util.find_spec(module) is not None:
+                return name
+        except ModuleNotFoundError:  # the parent package is not there
+            continue
+    return None
+
+
+def why_unavailable(purpose: str) -> str | None:
+    """None when a device can be opened as far as packages tell, else one sentence.
+
+    Args:
+        purpose: what needs it, to begin the sentence with.
+    """
+    if installed() is not None:
+        return None
+    return f"{purpose} needs cuda-python or PyCUDA, and neither is installed: {INSTALL}"
+
+
+def open_device(purpose: str = "this") -> Device:
+    """The first GPU, as CUDA orders them (``CUDA_VISIBLE_DEVICES`` chooses).
+
+    Args:
+        purpose: what needs it, to begin the sentence with.
+
+    Raises:
+        TecoError: no bindings, no driver or no GPU; exit code 3.
+    """
+    found = installed()
+    if found == "cuda-python":
+        from teco.device.cuda_python import CudaPython
+
+        return CudaPython()
+    if found == "pycuda":
+        from teco.device.pycuda import PyCuda
+
+        return PyCuda()
+    raise TecoError(
+        f"{purpose} needs cuda-python or PyCUDA, and neither is installed",
+        hint=INSTALL,
+        exit_code=MACHINE,
+    )
+
+
+__all__ = ["INSTALL", "CudaError", "Device", "installed", "open_device", "why_unavailable"]

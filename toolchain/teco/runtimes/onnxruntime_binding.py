@@ -1,0 +1,262 @@
+"""Stepping an ONNX Runtime session whose tensors stay on the GPU. Not yet run on a GPU.
+
+As in :mod:`teco.runtimes.engine_session`: every tensor that outlives a step exists twice, and steps
+take turns, so that nothing is copied to become state. Two bindings hold the addresses of the two
+turns, and where CUDA graphs are on, ``gpu_graph_id`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teco import device
+from teco.artifact import StreamContract
+from teco.device.interface import DeviceArray, borrow, is_device_array
+from teco.device.protocol import Device
+from teco.errors import USAGE, TecoError
+from teco.runtimes.base import Array, State
+from teco.runtimes.onnxruntime import shape_of
+
+_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+
+
+class Place:
+    """Memory of the first GPU, as an ONNX Runtime built for CUDA gives it."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """A new ``OrtValue``."""
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, "cuda", 0)
+
+    def upload(self, target: Any, source: NDArray[Any]) -> None:
+        """Fill an ``OrtValue`` of the same shape and type; done when it returns."""
+        target.update_inplace(source)
+
+    def download(self, source: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A new array with an ``OrtValue``'s values."""
+        return source.numpy()
+
+
+class PluginPlace(Place):
+    """The same through a plugin, whose memory ONNX Runtime itself was not built for.
+
+    Such memory is named by kind and vendor, and copied by ``copy_tensors``, which asks the plugin.
+
+    Args:
+        vendor: PCI vendor.
+    """
+
+    def __init__(self, vendor: int) -> None:
+        self._vendor = vendor
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_shape_and_type(
+            shape, dtype.type, "gpu", 0, vendor_id=self._vendor
+        )
+
+    def upload(self, target: Any, source: NDArray[Any]) -> None:
+        import onnxruntime as ort
+
+        ort.copy_tensors([ort.OrtValue.ortvalue_from_numpy(source)], [target])
+
+    def download(self, source: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        import onnxruntime as ort
+
+        values = np.empty(shape, dtype)
+        ort.copy_tensors([source], [ort.OrtValue.ortvalue_from_numpy(values)])
+        return values
+
+
+@dataclass(frozen=True)
+class _Token:
+    """The state after a step: which session's, and which step it was."""
+
+    session: object
+    step: int
+
+
+class BoundSession:
+    """See :class:`teco.runtimes.base.Session`.
+
+    Args:
+        runtime: name to report.
+        details: what it runs on, for people.
+        session: ``InferenceSession`` on one of the GPU providers.
+        contract: how it is driven.
+        place: where its tensors lie.
+        graphs: whether the provider was told to run CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        details: str,
+        session: Any,
+        contract: StreamContract,
+        place: Place,
+        *,
+        graphs: bool,
+    ) -> None:
+        self.runtime = runtime
+        self.details = details
+        self._session: Any = session
+        self._contract = contract
+        self._place = place
+        self._graphs = graphs
+        ports = [*session.get_inputs(), *session.get_outputs()]
+        self._dtypes = {p.name: _dtype(p.name, p.type) for p in ports}
+        self._size: tuple[int, int] | None = None
+        self._sides: dict[str, tuple[Any, Any]] = {}
+        self._zeros: dict[str, Any] = {}
+        self._bindings: list[Any] = []
+        self._steps = 0
+        self._device: Device | None = None
+
+    def step(self, lr: Any, state: State | None) -> tuple[Array, State]:
+        """See :meth:`teco.runtimes.base.Session.step`.
+
+        Args:
+            lr: an array on the host, or anything on this GPU with ``__cuda_array_interface__`` of
+                the port's type, for which cuda-python or PyCUDA must be installed.
+            state: of the last step; an older one is gone.
+
+        Raises:
+            TecoError: the frame or the state is not as it must be.
+        """
+        turn = self._run(lr, state)
+        name = self._contract.picture
+        value = self._sides[name][turn]
+        picture = self._place.download(value, tuple(value.shape()), self._dtypes[name])
+        return picture.astype(np.float32, copy=False), _Token(self, self._steps)
+
+    def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
+        """The same with the picture left on the GPU until the step after next or the next scene."""
+        turn = self._run(lr, state)
+        picture = self._contract.picture
+        value = self._sides[picture][turn]
+        array = DeviceArray(
+            address=int(value.data_ptr()),
+            shape=tuple(int(x) for x in value.shape()),
+            dtype=self._dtypes[picture],
+            stream=1,  # a run returns when it is done, so any stream will do
+            owner=self,
+        )
+        return array, _Token(self, self._steps)
+
+    def close(self) -> None:
+        self._bindings, self._sides, self._zeros = [], {}, {}
+        self._session = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def _run(self, lr: Any, state: State | None) -> int:
+        if self._session is None:
+            raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
+        found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
+        if len(found) != 4 or tuple(found[:2]) != (1, 3):
+            raise TecoError(
+                f"the frame is {'x'.join(map(str, found))}, expected 1x3xHEIGHTxWIDTH",
+                exit_code=USAGE,
+            )
+        size = int(found[2]), int(found[3])
+        self._take_state(state, size)
+        turn = self._steps % 2
+        self._put_frame(lr, self._sides[self._contract.frame][turn])
+        self._session.run_with_iobinding(self._bindings[turn], self._run_options(turn))
+        self._steps += 1
+        return turn
+
+    def _run_options(self, turn: int) -> Any:
+        if not self._graphs:
+            return None
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(turn + 1))
+        return options
+
+    def _take_state(self, state: State | None, size: tuple[int, int]) -> None:
+        if state is None:
+            if self._size != size:
+                self._resize(size)
+            past = 1 - self._steps % 2
+            for source, zeros in self._zeros.items():
+                self._place.upload(self._sides[source][past], zeros)
+            return
+        if (
+            not isinstance(state, _Token)
+            or state.session is not self
+            or state.step != self._steps
+            or self._size is None
+        ):
+            raise TecoError(
+                f"the state is not that of the last step, the only one that {self.runtime} keeps",
+                exit_code=USAGE,
+            )
+        if self._size != size:
+            raise TecoError(
+                f"the frame is {size[0]}x{size[1]} and the scene's are "
+                f"{self._size[0]}x{self._size[1]}",
+                hint="start a new scene (state None) where the size changes",
+                exit_code=USAGE,
+            )
+
+    def _resize(self, size: tuple[int, int]) -> None:
+        contract, (h, w) = self._contract, size
+        scale = contract.scale
+        shapes = {s.source: shape_of(s.shape, h, w) for s in contract.states}
+        shapes[contract.frame] = (1, 3, h, w)
+        shapes[contract.picture] = (1, 3, scale * h, scale * w)
+        self._size, self._bindings, self._sides, self._zeros = None, [], {}, {}
+        for source, shape in shapes.items():
+            dtype = self._dtypes[source]
+            self._sides[source] = (self._place.empty(shape, dtype), self._place.empty(shape, dtype))
+        for state in contract.states:
+            shape = shapes[state.source]
+            self._zeros[state.source] = np.zeros(shape, self._dtypes[state.source])
+        for turn in (0, 1):
+            binding = self._session.io_binding()
+            for name in (contract.frame, *contract.outputs):
+                value = self._sides[name][turn]
+                bind = (
+                    binding.bind_ortvalue_input
+                    if name == contract.frame
+                    else binding.bind_ortvalue_output
+                )
+                bind(name, value)
+            for state in contract.states:
+                binding.bind_ortvalue_input(state.input, self._sides[state.source][1 - turn])
+            self._bindings.append(binding)
+        self._size = size
+
+    def _put_frame(self, lr: Any, target: Any) -> None:
+        dtype = self._dtypes[self._contract.frame]
+        if not is_device_array(lr):
+            self._place.upload(target, np.ascontiguousarray(lr, dtype=dtype))
+            return
+        shape = tuple(int(x) for x in target.shape())
+        found = borrow(lr, shape, dtype)
+        if self._device is None:
+            self._device = device.open_device("a frame on the GPU")
+        if found.stream is not None:
+            self._device.wait_for(found.stream)
+        self._device.copy(int(target.data_ptr()), found.address, prod(shape) * dtype.itemsize)
+        self._device.synchronise()  # ONNX Runtime's own stream knows nothing of this one
+
+
+def _dtype(name: str, kind: str) -> np.dtype[Any]:
+    if kind not in _DTYPES:
+        raise TecoError(
+            f"port {name} is {kind}, expected {' or '.join(_DTYPES)}",
+            hint="export it again with float32 or float16 ports",
+        )
+    return _DTYPES[kind]
