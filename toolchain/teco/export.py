@@ -15,6 +15,7 @@ where ONNX Runtime shows 0.0015 and 0.023.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -42,13 +43,13 @@ from teco.artifact import (
 )
 from teco.engines import precision
 from teco.errors import TecoError
-from teco.gating import GateClip, default_frames, gate_model, moving_frames
+from teco.gating import GateClip, default_frames, gate_model
 from teco.machine import require_extra, version_of
+from teco.parity import ParityError, measure_parity, reference_session
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.onnxruntime import shape_of
-from teco.runtimes.pytorch import PyTorchSession
+from teco.runtimes.ports import shape_of
 from teco_calibration.verdict import FP16
-from teco_models.variant import MIN_SIZE, SCALE, Variant
+from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from teco_calibration.verdict import Verdict
     from teco_models.checkpoint import Weights
     from teco_models.deploy import Precision
+    from teco_models.ports import Io
 
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
@@ -73,16 +75,8 @@ GATE_SIZE = (20, 28)
 multiple of 8, so that the flow is mirrored. A static file of more pixels is judged by its form: the
 same graph traced at this size. The file itself is compared frame by frame all the same."""
 
-MAX_DIFFERENCE_BACK = 1e-3
-"""The same with back-projection, a quarter of a step: what rounding puts into the past comes round
-again. Random networks reach 5e-4 after 30 frames, the shipped one stays below 1e-4."""
-
 DYNAMIC_SIZES = ((45, 75), (64, 96))
 """LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
-
-
-class ParityError(TecoError):
-    """The exported file does not compute what PyTorch computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +85,8 @@ class ExportOptions:
 
     Attributes:
         size: (h, w) of a static LR frame, None for any size.
-        precision: of the convolutions, see :mod:`teco_models.deploy`; ports are float32.
+        precision: of the convolutions, see :mod:`teco_models.deploy`.
+        io: type of frames and pictures at the ports, see :mod:`teco_models.ports`.
         target: runtime whose fastest form is written, see :data:`teco_models.deploy.TARGETS`; every
             form runs on every runtime.
         without: names of :class:`teco_models.deploy.Rewrites` fields to switch off besides.
@@ -105,6 +100,7 @@ class ExportOptions:
 
     size: tuple[int, int] | None = None
     precision: Precision = "fp32"
+    io: Io = "fp32"
     target: str = DEFAULT_TARGET
     without: tuple[str, ...] = ()
     half_weights: bool = False
@@ -113,10 +109,21 @@ class ExportOptions:
     name: str | None = None
 
     @property
+    def is_half(self) -> bool:
+        """Whether values are rounded to float16 anywhere, so that the gate has the word."""
+        return "fp16" in (self.precision, self.io)
+
+    @property
+    def without_half(self) -> str:
+        """A hint for those whose network does not stand it."""
+        return f"export it without {'--fp16' if self.precision == 'fp16' else '--io fp16'}"
+
+    @property
     def suffix(self) -> str:
-        """What a file name says of these: "-180x320-fp16-openvino", without what is usual."""
+        """What a file name says of these: "-180x320-fp16-uint8io-openvino" at most."""
         words = [f"{self.size[0]}x{self.size[1]}"] if self.size else []
         words += [self.precision] if self.precision != "fp32" else []
+        words += [f"{self.io}io"] if self.io != "fp32" else []
         words += [self.target] if self.target != DEFAULT_TARGET else []
         return "".join(f"-{word}" for word in words)
 
@@ -161,6 +168,7 @@ def export_onnx(
         require_extra(module, "train", "exporting")
     from teco_models.checkpoint import build
     from teco_models.deploy import TARGETS, deploy_step
+    from teco_models.ports import with_ports
 
     if options.frames < 10:
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
@@ -169,8 +177,8 @@ def export_onnx(
     check_target(path, overwrite)
     rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
     say(f"tracing {weights.variant.name}")
-    contract = StreamContract.of(weights.variant)
-    step = deploy_step(build(weights), rewrites, options.precision)
+    contract = StreamContract.of(weights.variant, options.io)
+    step = with_ports(deploy_step(build(weights), rewrites, options.precision), options.io)
     model = trace(step, contract, options.size)
     _forget_origins(model)
     if options.half_weights:
@@ -205,9 +213,9 @@ def export_onnx(
         sizes = (options.size,) if options.size else DYNAMIC_SIZES
         say(f"verifying {options.frames} recurrent frames at {_sizes(sizes)} against PyTorch")
         parity = measure_parity(candidate, weights, sizes, options.frames)
-        _check_parity(parity, options.precision, name, allowed_difference(weights.variant))
+        _check_parity(parity, options, name)
         final = replace(manifest, parity=parity, sha256=sha256_of(part))
-        if options.precision == "fp16":
+        if options.is_half:
             small = candidate
             if options.size and options.size[0] * options.size[1] > GATE_SIZE[0] * GATE_SIZE[1]:
                 twin = trace(step, contract, GATE_SIZE)
@@ -222,7 +230,7 @@ def export_onnx(
                 raise ParityError(
                     f"{name} in fp16 is not close enough to float32: "
                     f"{'; '.join(verdict.reasons)}; no file was written",
-                    hint="export it without --fp16",
+                    hint=options.without_half,
                 )
             final = replace(final, gate=verdict, gate_size=_sizes((gate_size,)))
         # An older manifest goes first, so that at no moment does one describe another file; the
@@ -238,36 +246,22 @@ def export_onnx(
     return path
 
 
-def _reference(weights: Weights) -> PyTorchSession:
-    """The float32 PyTorch step; channels last, which is 1.6 times as fast on AVX-512 CPUs."""
-    import torch
-
-    from teco_models.checkpoint import build
-
-    return PyTorchSession(build(weights).to(memory_format=torch.channels_last))
-
-
-def allowed_difference(variant: Variant) -> float:
-    """Largest difference from PyTorch that is rounding, for this kind of network."""
-    return MAX_DIFFERENCE_BACK if variant.back_projection else MAX_DIFFERENCE
-
-
-def _check_parity(parity: Parity, asked: Precision, name: str, allowed: float) -> None:
+def _check_parity(parity: Parity, options: ExportOptions, name: str) -> None:
     """Raise ParityError where a file is further from PyTorch than its precision explains."""
-    if asked == "fp32" and parity.max_abs > allowed:
+    if not options.is_half and (parity.max_abs > MAX_DIFFERENCE or parity.max_steps > 1):
         raise ParityError(
             f"{name} differs from PyTorch by {parity.max_abs:.2e} after {parity.frames} "
-            f"frames (allowed {allowed:.0e}; {parity.max_steps} 8-bit steps); "
+            f"frames (allowed {MAX_DIFFERENCE:.0e}; {parity.max_steps} 8-bit steps); "
             "no file was written",
             hint="report this with the versions that `teco doctor` prints",
         )
     least = FP16.worst_psnr
     assert least is not None
-    if asked == "fp16" and parity.min_psnr is not None and parity.min_psnr < least:
+    if options.is_half and parity.min_psnr is not None and parity.min_psnr < least:
         raise ParityError(
             f"{name} in fp16 has {parity.min_psnr:.2f} dB against PyTorch's float32 in its worst "
             f"of {parity.frames} frames, required {least:g} dB; no file was written",
-            hint="export it without --fp16",
+            hint=options.without_half,
         )
 
 
@@ -280,7 +274,7 @@ def judge_half(model: Model, weights: Weights, size: tuple[int, int]) -> Verdict
         size: (h, w).
     """
     candidate = find("onnxruntime").open(model, SessionOptions())
-    reference = _reference(weights)
+    reference = reference_session(weights)
     clip = GateClip(default_frames(*size, FP16.frames))
     try:
         return gate_model(candidate, reference, clip, bounds=FP16)
@@ -292,7 +286,7 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
     """The step as an ONNX model.
 
     Args:
-        step: the deploy form; its arguments have the names of the contract's inputs.
+        step: the deploy form between its ports; its arguments are the contract's inputs in order.
         contract: names and shapes.
         size: static (h, w), or None for symbolic h and w, which the state's shapes follow.
     """
@@ -301,14 +295,18 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
 
     # 45 x 75 as the example of a dynamic size: no multiple of 8, so the mirroring is traced.
     h, w = size or DYNAMIC_SIZES[0]
-    ports = {contract.frame: ("1", "3", "h", "w"), **{x.input: x.shape for x in contract.states}}
-    example = tuple(torch.zeros(shape_of(shape, h, w)) for shape in ports.values())
+    ports = contract.inputs
+    kinds = (contract.dtype, *(state.dtype for state in contract.states))
+    example = tuple(
+        torch.zeros(shape_of(shape, h, w), dtype=getattr(torch, kind))
+        for shape, kind in zip(ports.values(), kinds, strict=True)
+    )
     shapes: Any = None
     if size is None:
         dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
         dims |= {f"{SCALE}*{name}": SCALE * dim for name, dim in dims.items()}
-        shapes = {name: {2: dims[s[2]], 3: dims[s[3]]} for name, s in ports.items()}
-    with _quiet():
+        shapes = tuple({n: dims[x] for n, x in enumerate(s) if x in dims} for s in ports.values())
+    with _quiet(), _no_collection():
         program = torch.onnx.export(
             step.requires_grad_(False),
             example,
@@ -411,8 +409,8 @@ def share_data(model: ModelProto, weights: Path) -> int:
 def tensor_types(model: ModelProto) -> dict[str, int]:
     """Element types that computing nodes write, counted: the precision the file really has.
 
-    Shape arithmetic (integers) and the Casts after stored weights do not compute pictures and are
-    left out.
+    Shape arithmetic (integers), the Casts after stored weights and those that make a port's type do
+    not compute pictures and are left out.
     """
     import onnx
 
@@ -422,52 +420,15 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
         for v in (*inferred.graph.value_info, *inferred.graph.output)
     }
     stored = {t.name for t in model.graph.initializer}
+    ports = {v.name for v in model.graph.output}
     names = Counter(
         onnx.helper.tensor_dtype_to_np_dtype(types[out]).name
         for node in model.graph.node
         for out in node.output
-        if out in types and not (node.op_type == "Cast" and node.input[0] in stored)
+        if out in types
+        and not (node.op_type == "Cast" and (node.input[0] in stored or out in ports))
     )
     return {name: n for name, n in sorted(names.items()) if name.startswith(("float", "bfloat"))}
-
-
-def measure_parity(
-    model: Model, weights: Weights, sizes: tuple[tuple[int, int], ...], frames: int
-) -> Parity:
-    """Run ONNX Runtime (CPU) beside the float32 PyTorch step over recurrent frames.
-
-    Each keeps its own state, so that differences may grow as they would in use.
-    """
-    reference = _reference(weights)
-    candidate = find("onnxruntime").open(model, SessionOptions())
-    worst, steps, psnr = 0.0, 0, float("inf")
-    try:
-        for h, w in sizes:
-            state = expected_state = None
-            for lr in moving_frames(h, w, frames):
-                expected, expected_state = reference.step(lr, expected_state)
-                found, state = candidate.step(lr, state)
-                if found.shape != expected.shape or not np.isfinite(found).all():
-                    raise ParityError(
-                        f"{model.name} gave {list(found.shape)} with "
-                        f"{int((~np.isfinite(found)).sum())} values that are not finite, expected "
-                        f"{list(expected.shape)}; no file was written"
-                    )
-                worst = max(worst, float(np.abs(found - expected).max()))
-                a, b = (np.clip(np.rint(x * 255), 0, 255) for x in (found, expected))
-                steps = max(steps, int(np.abs(a - b).max()))
-                error = float(np.mean((a - b) ** 2))
-                if error:
-                    psnr = min(psnr, float(10 * np.log10(255**2 / error)))
-    finally:
-        candidate.close()
-    return Parity(
-        frames=frames,
-        sizes=tuple(f"{h}x{w}" for h, w in sizes),
-        max_abs=worst,
-        max_steps=steps,
-        min_psnr=None if psnr == float("inf") else round(psnr, 2),
-    )
 
 
 def _sizes(sizes: tuple[tuple[int, int], ...]) -> str:
@@ -479,6 +440,18 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _no_collection() -> Generator[None]:
+    """Tracing makes millions of objects that stay; looking for garbage took a sixth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

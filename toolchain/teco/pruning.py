@@ -19,7 +19,7 @@ import numpy as np
 from teco.errors import USAGE, TecoError
 from teco.evaluate import truth_frames, truth_size
 from teco.export import MAX_DIFFERENCE, weights_digest
-from teco.stream import Picture, to_picture, to_tensor
+from teco.pictures import Picture, to_picture, to_tensor
 from teco_calibration.degrade import degrade
 from teco_calibration.quality import SequenceQuality
 

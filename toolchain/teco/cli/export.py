@@ -13,6 +13,7 @@ from teco.cli.options import Size, say
 
 if TYPE_CHECKING:
     from teco.formats import Product
+    from teco_models.ports import Io
     from teco_models.zoo import Entry
 
 
@@ -58,6 +59,14 @@ class _Blocks(_BlocksType):
     help="Static LR size HEIGHTxWIDTH, or dynamic.",
 )
 @click.option("--fp16", is_flag=True, help="Convolutions in float16; positions and pictures stay.")
+@click.option(
+    "--io",
+    type=click.Choice(["fp32", "fp16", "uint8"]),
+    default="fp32",
+    show_default=True,
+    help="Frames and pictures at the ports: (1, 3, h, w) floats in [0, 1], or uint8 RGB "
+    "(1, h, w, 3); with uint8 the state stays float32.",
+)
 @click.option(
     "--formats",
     default="onnx",
@@ -106,6 +115,7 @@ def command(
     weights: Path | None,
     size: tuple[int, int] | None,
     fp16: bool,
+    io: Io,
     formats: str,
     sm: str | None,
     output: Path,
@@ -154,6 +164,7 @@ def command(
         onnx=ExportOptions(
             size=size,
             precision="fp16" if fp16 else "fp32",
+            io=io,
             half_weights=half_weights,
             frames=frames,
         ),

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
 from teco.artifact import Model, StreamContract
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra, nvidia_gpus
-from teco.runtimes.base import Array, Session, SessionOptions, State, needs_onnx
+from teco.runtimes.base import Session, SessionOptions, State, needs_onnx
+from teco.runtimes.ports import PortedPictureSession, PortedSession, size_of, zeros
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -80,77 +81,72 @@ class OnnxRuntime:
                 exit_code=MACHINE,
             )
         contract = model.manifest.contract
+        pictures = contract.dtype == "uint8"
         if self.device == "cuda":
-            return _CudaSession(self.name, session, contract)
-        return _CpuSession(self.name, session, contract, options.thread_count)
+            on_gpu = _CudaPictureSession if pictures else _CudaSession
+            return on_gpu(self.name, session, contract)
+        on_cpu = _CpuPictureSession if pictures else _CpuSession
+        return on_cpu(self.name, session, contract, options.thread_count)
 
 
-def _zeros(contract: StreamContract, lr: Array) -> dict[str, Array]:
-    h, w = lr.shape[2:]
-    return {s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states}
-
-
-def shape_of(expressions: tuple[str, ...], h: int, w: int) -> tuple[int, ...]:
-    """Evaluate a contract's shape: products of numbers, h and w, such as ``4*h``."""
-    names = {"h": h, "w": w}
-    sizes: list[int] = []
-    for text in expressions:
-        value = 1
-        for factor in text.split("*"):
-            value *= names[factor] if factor in names else int(factor)
-        sizes.append(value)
-    return tuple(sizes)
-
-
-class _CpuSession:
+class _CpuSession(PortedSession):
     """State is a dict of arrays; outputs are fresh arrays, so nothing is copied."""
 
     def __init__(self, runtime: str, session: Any, contract: StreamContract, threads: int) -> None:
-        self.runtime = runtime
-        self.details = f"CPU, {threads} threads, float32"
+        super().__init__(runtime, f"CPU, {threads} threads, float32", contract)
         self._session: Any = session
-        self._contract = contract
 
-    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+    def _run(
+        self, frame: NDArray[Any], state: State | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
         contract = self._contract
-        feeds = {contract.frame: lr, **(_zeros(contract, lr) if state is None else state)}
-        fetched = self._session.run(contract.outputs, feeds)
-        values = {contract.frame: lr, **dict(zip(contract.outputs, fetched, strict=True))}
-        return values[contract.picture], {s.input: values[s.source] for s in contract.states}
+        given = zeros(contract, *size_of(contract, frame)) if state is None else state
+        fetched = self._session.run(contract.outputs, {contract.frame: frame, **given})
+        values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
+        following = {s.input: values[s.source] for s in contract.states}
+        return values[contract.picture], values.get(contract.check), following
 
     def close(self) -> None:
         self._session = None
 
 
-class _CudaSession:
+class _CpuPictureSession(PortedPictureSession, _CpuSession):
+    """The same for a file with 8-bit ports."""
+
+
+class _CudaSession(PortedSession):
     """State is OrtValues on the device; only the picture is copied to the host."""
 
     def __init__(self, runtime: str, session: Any, contract: StreamContract) -> None:
-        self.runtime = runtime
-        self.details = "CUDA, device 0"
+        super().__init__(runtime, "CUDA, device 0", contract)
         self._session: Any = session
-        self._contract = contract
 
-    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+    def _run(
+        self, frame: NDArray[Any], state: State | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
         import onnxruntime as ort
 
         contract = self._contract
-        frame = ort.OrtValue.ortvalue_from_numpy(lr, "cuda", 0)
+        given = ort.OrtValue.ortvalue_from_numpy(frame, "cuda", 0)
         if state is None:
-            zeros = _zeros(contract, lr)
-            state = {k: ort.OrtValue.ortvalue_from_numpy(v, "cuda", 0) for k, v in zeros.items()}
+            fresh = zeros(contract, *size_of(contract, frame))
+            state = {k: ort.OrtValue.ortvalue_from_numpy(v, "cuda", 0) for k, v in fresh.items()}
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(contract.frame, frame)
+        binding.bind_ortvalue_input(contract.frame, given)
         for name, value in state.items():
             binding.bind_ortvalue_input(name, value)
         for name in contract.outputs:
             binding.bind_output(name, "cuda", 0)
         self._session.run_with_iobinding(binding)
         fetched = binding.get_outputs()
-        values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
-        return values[contract.picture].numpy(), {
-            s.input: values[s.source] for s in contract.states
-        }
+        values = {contract.frame: given, **dict(zip(contract.outputs, fetched, strict=True))}
+        check = values[contract.check].numpy() if contract.check else None
+        following = {s.input: values[s.source] for s in contract.states}
+        return values[contract.picture].numpy(), check, following
 
     def close(self) -> None:
         self._session = None
+
+
+class _CudaPictureSession(PortedPictureSession, _CudaSession):
+    """The same for a file with 8-bit ports."""
