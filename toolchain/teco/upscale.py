@@ -17,7 +17,8 @@ from typing import Self
 
 from teco.errors import TecoError
 from teco.runtimes.base import Session
-from teco.stream import Picture, Stream
+from teco.pictures import Picture
+from teco.stream import Stream
 from teco_calibration.clips import Frame, FrameSink, FrameSource, open_sink, open_source
 from teco_models.variant import SCALE, check_size
 

@@ -137,8 +137,7 @@ def _engine(path: Path, as_json: bool) -> None:
 
 def _stream(contract: dict[str, Any]) -> list[str]:
     """How the step is driven: its ports, then its state, as plain as a manifest's data."""
-    usual = {"dtype": "float32", "layout": "NCHW", "check": ""}
-    c = usual | contract
+    c: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "check": ""} | contract
     low, high = c["range"]
     check = f"; {c['check']} is finite where the picture is" if c["check"] else ""
     states = ", ".join(

@@ -118,6 +118,8 @@ def with_ports(
     from openvino.preprocess import PrePostProcessor
 
     carried = [s for s in contract.states if s.source in contract.carried and s.dtype == "float32"]
+    # A float picture beside the 8-bit one is not rounded at its port; only states at LR are.
+    carried = [s for s in carried if s.shape[2] == "h"]
     if pictures:
         made_of = network.output(carried[0].source).get_node().input_value(0)
         total = ops.reduce_sum(made_of, ops.constant([0, 1, 2, 3]))
