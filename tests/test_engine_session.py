@@ -59,7 +59,7 @@ class Reference:
     def __call__(self, lr: np.ndarray, state: dict | None) -> tuple[np.ndarray, dict]:
         c, (h, w) = self.contract, lr.shape[2:]
         if state is None:
-            from teco.runtimes.onnxruntime import shape_of
+            from teco.runtimes.ports import shape_of
 
             state = {s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in c.states}
         out = {c.frame: lr, **step({c.frame: lr, **state}, c)}

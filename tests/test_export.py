@@ -247,7 +247,7 @@ def test_every_kind_of_variant_exports(tmp_path: Path, variant: Variant) -> None
     manifest = open_model(str(path)).manifest
     assert manifest is not None
     assert manifest.parity is not None
-    assert manifest.parity.max_abs <= (1e-3 if variant.back_projection else 1e-4)
+    assert manifest.parity.max_abs <= 1e-4
 
 
 def test_the_file_alone_says_how_to_be_driven(exported: Path, tmp_path: Path) -> None:

@@ -747,7 +747,7 @@ def test_presets_are_what_the_acceptance_says():
 
 
 def test_fp32_follows_from_what_export_calls_rounding():
-    from teco.export import MAX_DIFFERENCE
+    from teco.parity import MAX_DIFFERENCE
 
     assert FP32.max_steps == 1
     lowest = 10 * math.log10(255**2 / (MAX_DIFFERENCE * 255))
@@ -958,7 +958,7 @@ def test_of_a_long_clip_only_what_comes_again_is_used(clip, fake_session):
 
 def test_a_session_is_rounded_as_a_user_would_see_it(clip, fake_session):
     from teco.gating import GateClip, gate_model
-    from teco.stream import to_picture
+    from teco.pictures import to_picture, to_tensor
 
     class Half(fake_session):
         """Off by 0.4 steps, which rounding hides; with a NaN or too much once if told to."""
@@ -973,8 +973,8 @@ def test_a_session_is_rounded_as_a_user_would_see_it(clip, fake_session):
             return hr, state
 
     class Pictures(Half):
-        def enlarge(self, lr, state):
-            hr, state = self.step(lr, state)
+        def enlarge(self, frame, state):
+            hr, state = self.step(to_tensor(frame), state)
             if not np.isfinite(hr).all():
                 raise FloatingPointError
             return to_picture(hr) + np.uint8(1), state

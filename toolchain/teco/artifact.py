@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from teco.engines.manifest import EngineManifest
     from teco.quantise.record import Int8
     from teco_calibration.verdict import Verdict
+    from teco_models.ports import Io
 
 SCHEMA = 1
 """Version of the manifest's layout; a reader refuses what it does not know."""
@@ -34,6 +35,9 @@ METADATA_KEY = "teco.manifest"
 DEFAULT_MODEL = "teco-x4-b3-c64-bp-lk"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 ENGINE_SUFFIX = ".plan"
+
+DTYPES: dict[Io, str] = {"fp32": "float32", "fp16": "float16", "uint8": "uint8"}
+"""Element type of frames and pictures by what ``teco export --io`` calls it."""
 
 _SIZE = re.compile(r"dynamic|\d+x\d+")
 _EXTENT = re.compile(r"(\d+|h|w)(\*(\d+|h|w))*")
@@ -49,21 +53,27 @@ class StatePort:
             are no picture exist only for this.
         shape: four entries, numbers or expressions in h and w (the LR frame's size).
         zero: what zeros mean.
+        dtype: element type at the port, a NumPy name: float32, float16 or uint8.
     """
 
     input: str
     source: str
     shape: tuple[str, str, str, str]
     zero: str
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
 class StreamContract:
     """How the step is driven, the same on every runtime.
 
+    What is not said in an older manifest has the value that is the default here, and defaults are
+    not written: float files say what they always said, and a teco that knows no other ports refuses
+    a file that has them, for fields it does not know.
+
     Attributes:
-        frame: graph input for the frame, (1, 3, h, w).
-        picture: graph output, (1, 3, scale*h, scale*w); not clamped.
+        frame: graph input for the frame, (1, 3, h, w) or, with layout NHWC, (1, h, w, 3).
+        picture: graph output, the same scaled; floats are not clamped.
         states: the recurrent state.
         scale: upsampling factor.
         reset: when the state must be replaced by zeros.
@@ -72,6 +82,11 @@ class StreamContract:
         minimum: smallest h and w.
         colour: channel order.
         range: values of black and white.
+        dtype: element type of the frame and the picture: float32, float16 or uint8.
+        layout: order of their axes: NCHW, or NHWC for uint8, as decoders and screens have pictures.
+            A state's shape says its own.
+        check: graph output, (1,) float32, that is finite exactly where the whole picture consists
+            of numbers; for uint8, which cannot show it. "" where the picture itself does.
     """
 
     frame: str = "lr"
@@ -87,10 +102,38 @@ class StreamContract:
     minimum: int = MIN_SIZE
     colour: str = "RGB"
     range: tuple[float, float] = (0.0, 1.0)
+    dtype: str = "float32"
+    layout: str = "NCHW"
+    check: str = ""
 
     @classmethod
-    def of(cls, variant: Variant) -> StreamContract:
-        """The contract of a variant's deployed step (:mod:`teco_models.deploy`)."""
+    def of(cls, variant: Variant, io: Io = "fp32") -> StreamContract:
+        """The contract of a variant's deployed step (:mod:`teco_models.deploy`).
+
+        Args:
+            variant: what is deployed.
+            io: its ports (:mod:`teco_models.ports`).
+        """
+        plain = cls._of_floats(variant)
+        if io == "fp32":
+            return plain
+        if io == "fp16":
+            states = tuple(replace(s, dtype="float16") for s in plain.states)
+            return replace(plain, dtype="float16", states=states)
+        previous = StatePort("lr8_prev", "lr8", ("1", "h", "w", "3"), "no previous frame", "uint8")
+        return replace(
+            plain,
+            frame="lr8",
+            picture="hr8",
+            states=(previous, *plain.states[1:]),
+            range=(0.0, 255.0),
+            dtype="uint8",
+            layout="NHWC",
+            check="check",
+        )
+
+    @classmethod
+    def _of_floats(cls, variant: Variant) -> StreamContract:
         if variant.has_flow:
             return cls()
         phases, channels = str(3 * SCALE * SCALE), str(variant.channels)
@@ -103,10 +146,43 @@ class StreamContract:
         )
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Graph outputs a step must fetch: the picture, then what only becomes state."""
+    def io(self) -> Io:
+        """The ports as ``teco export --io`` calls them.
+
+        Raises:
+            ValueError: no teco writes such.
+        """
+        for io, dtype in DTYPES.items():
+            if dtype == self.dtype:
+                return io
+        raise ValueError(f"dtype is {self.dtype!r}, which this teco cannot do")
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, str, str, str]]:
+        """Shape of every graph input, in the graph's order."""
+        frame = ("1", "h", "w", "3") if self.layout == "NHWC" else ("1", "3", "h", "w")
+        return {self.frame: frame, **{s.input: s.shape for s in self.states}}
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Graph outputs that only become state."""
         known = (self.frame, self.picture)
-        return (self.picture, *(s.source for s in self.states if s.source not in known))
+        return tuple(s.source for s in self.states if s.source not in known)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Graph outputs a step must fetch: the picture, what only becomes state, the check."""
+        return (self.picture, *self.carried, *((self.check,) if self.check else ()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the later fields where they are what they always were."""
+        data = asdict(self)
+        usual = {"dtype": "float32", "layout": "NCHW", "check": ""}
+        for part in (data, *data["states"]):
+            for name, value in usual.items():
+                if part.get(name) == value:
+                    del part[name]
+        return data
 
 
 @dataclass(frozen=True)
@@ -116,7 +192,8 @@ class Parity:
     Attributes:
         frames: recurrent frames compared.
         sizes: LR sizes, "HxW", at which they were.
-        max_abs: largest difference of any value, pictures in [0, 1].
+        max_abs: largest difference of any value, pictures in [0, 1]; where pictures are 8-bit, of
+            the float32 state (features relative to their largest).
         max_steps: the same in 8-bit steps after rounding.
         min_psnr: lowest PSNR of a frame in dB; None when all are equal.
     """
@@ -168,7 +245,7 @@ class Manifest:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; the verdict with its judgement spelt out."""
-        data = asdict(replace(self, gate=None))
+        data = asdict(replace(self, gate=None)) | {"contract": self.contract.as_dict()}
         return data if self.gate is None else data | {"gate": self.gate.as_dict()}
 
     def to_json(self) -> str:
@@ -226,22 +303,27 @@ class Manifest:
         if bad := [name for name in self.data_sha256 if Path(name).name != name]:
             raise ValueError(f"data_sha256 names {bad[0]!r}, which is not beside the file")
         self._check_precision()
-        ours = StreamContract.of(Variant.parse(self.variant))
+        ours = StreamContract.of(Variant.parse(self.variant), self.contract.io)
         if not _SIZE.fullmatch(self.size):
             raise ValueError(f"size is {self.size!r}")
         contract = self.contract
         if contract.scale != SCALE:
             raise ValueError(f"scale is {contract.scale!r}")
-        for name in ("multiple_of", "minimum", "colour", "range"):
+        for name in ("multiple_of", "minimum", "colour", "range", "layout"):
             # A runner that ignored these would give wrong pictures without a word.
             if getattr(contract, name) != getattr(ours, name):
                 raise ValueError(
                     f"{name} is {getattr(contract, name)!r}, which this teco cannot do"
                 )
-        sources = (contract.frame, contract.picture, *ours.outputs[1:])
+        if bool(contract.check) != bool(ours.check):
+            raise ValueError(f"check is {contract.check!r} with {contract.dtype} ports")
+        sources = (contract.frame, contract.picture, *ours.carried)
         for state in contract.states:
             if state.source not in sources:
                 raise ValueError(f"the source of state {state.input} is {state.source!r}")
+            ported = state.source in (contract.frame, contract.picture) or contract.io == "fp16"
+            if state.dtype != (contract.dtype if ported else "float32"):
+                raise ValueError(f"the dtype of state {state.input} is {state.dtype!r}")
             if len(state.shape) != 4 or not all(_EXTENT.fullmatch(x) for x in state.shape):
                 raise ValueError(f"the shape of state {state.input} is {list(state.shape)}")
 

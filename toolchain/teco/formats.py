@@ -71,8 +71,9 @@ class Request:
     def engine_name(self, base: str, target: str) -> str:
         """``teco-x4-b3-c64-180x320-fp16-rtx``: the form is told by the target."""
         size = self.onnx.size
-        words = [base, f"{size[0]}x{size[1]}" if size else "dynamic", self.onnx.precision, target]
-        return "-".join(words)
+        words = [base, f"{size[0]}x{size[1]}" if size else "dynamic", self.onnx.precision]
+        words += [f"{self.onnx.io}io"] if self.onnx.io != "fp32" else []
+        return "-".join((*words, target))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The temporal gate on models: sessions as the gate drives them, and clips to drive them with.
 
 What is measured and what is allowed is :mod:`teco_calibration.gate` and
-:mod:`teco_calibration.verdict`; pictures are made of tensors as in :mod:`teco.stream`, so that the
-gate judges what a user would see.
+:mod:`teco_calibration.verdict`; pictures are made of tensors as in :mod:`teco.pictures`, so that
+the gate judges what a user would see.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teco.evaluate import truth_frames, truth_size
+from teco.pictures import Picture, to_picture, to_tensor
 from teco.runtimes.base import PictureSession, Session, State
-from teco.stream import Picture, to_picture, to_tensor
 from teco_calibration.degrade import degrade
 from teco_calibration.gate import EVERY, compare, endless
 from teco_calibration.quality import Lpips
@@ -44,11 +44,10 @@ class SessionStepper:
         Raises:
             FloatingPointError: the model gave values that are no numbers.
         """
-        frame = to_tensor(lr)
         if isinstance(self._session, PictureSession):
-            picture, self._state = self._session.enlarge(frame, self._state)
+            picture, self._state = self._session.enlarge(lr, self._state)
             return picture
-        hr, self._state = self._session.step(frame, self._state)
+        hr, self._state = self._session.step(to_tensor(lr), self._state)
         if not np.isfinite(hr.sum()):
             raise FloatingPointError
         return to_picture(hr)

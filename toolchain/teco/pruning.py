@@ -20,7 +20,7 @@ from teco.errors import USAGE, TecoError
 from teco.evaluate import truth_frames, truth_size
 from teco.export import weights_digest
 from teco.parity import MAX_DIFFERENCE
-from teco.stream import Picture, to_picture, to_tensor
+from teco.pictures import Picture, to_picture, to_tensor
 from teco_calibration.degrade import degrade
 from teco_calibration.quality import SequenceQuality
 

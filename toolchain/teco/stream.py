@@ -7,39 +7,18 @@ needs them in another order (players) stands on top.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from teco.errors import USAGE, TecoError
-from teco.runtimes.base import Array, PictureSession, Session, State
+from teco.pictures import Picture, to_picture, to_tensor
+from teco.runtimes.base import PictureSession, Session, State
 from teco_models.variant import check_size
-
-Picture = NDArray[np.uint8]
-_Out = TypeVar("_Out")
-
-
-def to_tensor(picture: Picture) -> Array:
-    """(h, w, 3) uint8 RGB -> (1, 3, h, w) float32 in [0, 1], contiguous."""
-    # Divided, not multiplied by 1/255: the training data and the references divide.
-    planes = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32)
-    planes /= 255
-    return planes
-
-
-def to_picture(tensor: Array) -> Picture:
-    """(1, 3, H, W) float32 -> (H, W, 3) uint8: rounded to nearest (ties to even), then clipped."""
-    import cv2
-
-    # OpenCV scales, rounds and saturates in one pass per plane; numpy takes four passes.
-    multiply: Any = cv2.multiply  # its stubs know no scalar operand
-    planes = [multiply(plane, 255.0, dtype=cv2.CV_8U) for plane in tensor[0]]
-    return np.asarray(cv2.merge(planes), dtype=np.uint8)
 
 
 @dataclass
@@ -137,15 +116,8 @@ class Stream:
                 scene = list(takewhile(lambda item: not item[1], ahead))
                 # Mirrored: frame k, ..., 2, 1, then the scene itself from frame 0.
                 for other, _ in reversed(scene):
-                    self._step(other, self._any_step)
+                    self._step(other)
             yield self._emit(picture)
-
-    @property
-    def _any_step(self) -> Callable[[Array, State | None], tuple[Any, State]]:
-        """The step that is used, so that all of a scene's state is of one kind."""
-        if isinstance(self.session, PictureSession):
-            return self.session.enlarge
-        return self.session.step
 
     def _starts_scene(self, picture: Picture) -> bool:
         check_size(*picture.shape[:2])
@@ -155,15 +127,13 @@ class Stream:
         return changed or cut
 
     def _emit(self, picture: Picture) -> Picture:
-        if isinstance(self.session, PictureSession):
-            out = self._step(picture, self.session.enlarge)
-        else:
-            hr = self._step(picture, self.session.step)
+        out = self._step(picture)
+        if not isinstance(self.session, PictureSession):
             # A sum is the cheapest look at every value; half-precision models are known to
             # overflow, and a black picture would hide it.
-            if not np.isfinite(hr.sum()):
+            if not np.isfinite(out.sum()):
                 raise self._no_numbers()
-            out = to_picture(hr)
+            out = to_picture(out)
         self.stats.frames += 1
         return out
 
@@ -173,15 +143,22 @@ class Stream:
             hint="try another --runtime; report it with what `teco doctor` prints",
         )
 
-    def _step(
-        self, picture: Picture, step: Callable[[Array, State | None], tuple[_Out, State]]
-    ) -> _Out:
+    def _step(self, picture: Picture) -> Any:
+        """One step with the session's best kind of output, so that a scene's state is of one kind.
+
+        Returns:
+            A picture from a PictureSession, else a tensor that has not been looked at.
+        """
         if self._state is None and (self.recurrent or not self.stats.steps):
             self.stats.resets += 1
-        lr = to_tensor(picture)
-        began = perf_counter()
         try:
-            out, state = step(lr, self._state)
+            if isinstance(self.session, PictureSession):
+                began = perf_counter()
+                out, state = self.session.enlarge(picture, self._state)
+            else:
+                lr = to_tensor(picture)
+                began = perf_counter()
+                out, state = self.session.step(lr, self._state)
         except FloatingPointError as error:
             raise self._no_numbers() from error
         self.stats.step_seconds += perf_counter() - began

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
-
 from teco.artifact import Model
 from teco.bench import memory
 from teco.bench.report import Candidate
 from teco.machine import usable_cores
 from teco.runtimes import Runtime, Session, SessionOptions
-from teco.runtimes.base import State
+from teco.runtimes.base import State, on_noise
 
 WARM_UP = 3
 """Steps of each candidate before any counts: allocation, planning and, for compilers, compiling."""
@@ -27,6 +25,7 @@ class _Open:
     """A candidate with its session and what it has produced so far."""
 
     session: Session
+    step: Callable[[State | None], State]
     candidate: Candidate
     state: State | None
     samples: list[float]
@@ -52,8 +51,6 @@ def measure_latency(
     Raises:
         TecoError: a candidate cannot be opened.
     """
-    # The values do not change the time: convolutions take as long whatever they multiply.
-    lr = np.random.default_rng(0).random((1, 3, *size), np.float32)
     opened: list[_Open] = []
     total = len(pairs) * repetitions
     try:
@@ -61,7 +58,9 @@ def measure_latency(
             began = perf_counter()
             session = runtime.open(model, SessionOptions(threads=threads))
             loaded = perf_counter()
-            _, state = session.step(lr, None)
+            step = on_noise(model, session, *size)
+            made = perf_counter()
+            state = step(None)
             first = perf_counter()
             candidate = Candidate(
                 model=model.name,
@@ -69,18 +68,18 @@ def measure_latency(
                 details=session.details,
                 samples=(),
                 load_seconds=loaded - began,
-                first_seconds=first - loaded,
+                first_seconds=first - made,
             )
-            opened.append(_Open(session, candidate, state, []))
+            opened.append(_Open(session, step, candidate, state, []))
         for one in opened:
             for _ in range(WARM_UP):
-                _, one.state = one.session.step(lr, one.state)
+                one.state = one.step(one.state)
         done = 0
         while done < total:
             for one in opened:
                 for _ in range(min(BLOCK, repetitions - len(one.samples))):
                     began = perf_counter()
-                    _, one.state = one.session.step(lr, one.state)
+                    one.state = one.step(one.state)
                     one.samples.append(perf_counter() - began)
                     done += 1
                 report(done, total)

@@ -13,6 +13,7 @@ from teco.cli.options import Size, say
 
 if TYPE_CHECKING:
     from teco.formats import Product
+    from teco_models.ports import Io
     from teco_models.zoo import Entry
 
 
@@ -77,6 +78,14 @@ class _Blocks(_BlocksType):
     help="With --int8: where ranges end. [default: percentile]",
 )
 @click.option(
+    "--io",
+    type=click.Choice(["fp32", "fp16", "uint8"]),
+    default="fp32",
+    show_default=True,
+    help="Frames and pictures at the ports: (1, 3, h, w) floats in [0, 1], or uint8 RGB "
+    "(1, h, w, 3); with uint8 the state stays float32.",
+)
+@click.option(
     "--formats",
     default="onnx",
     show_default=True,
@@ -127,6 +136,7 @@ def command(
     int8: bool,
     calibrate: tuple[str, ...],
     range_: str | None,
+    io: Io,
     formats: str,
     sm: str | None,
     output: Path,
@@ -178,6 +188,7 @@ def command(
             size=size,
             precision="int8" if int8 else "fp16" if fp16 else "fp32",
             calibration=Calibration(clips=calibrate, range=range_ or Calibration.range),
+            io=io,
             half_weights=half_weights,
             frames=frames,
         ),

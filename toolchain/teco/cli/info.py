@@ -138,6 +138,21 @@ def _engine(path: Path, as_json: bool) -> None:
     click.echo(f"sha256 {manifest.sha256}")
 
 
+def _stream(contract: dict[str, Any]) -> list[str]:
+    """How the step is driven: its ports, then its state, as plain as a manifest's data."""
+    c: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "check": ""} | contract
+    low, high = c["range"]
+    check = f"; {c['check']} is finite where the picture is" if c["check"] else ""
+    states = ", ".join(
+        f"{s['input']} ({' x '.join(s['shape'])}) {s.get('dtype', 'float32')}" for s in c["states"]
+    )
+    return [
+        f"stream: {c['frame']} -> {c['picture']}, {c['dtype']} {c['layout']} {c['colour']} "
+        f"{low:g} to {high:g}{check}",
+        f"state: {states}; reset {c['reset']}",
+    ]
+
+
 def cost_record(variant: Any, size: tuple[int, int]) -> dict[str, Any]:
     """What one step of a variant costs at an LR size, as plain data."""
     cost = variant.cost(*size)
@@ -201,10 +216,6 @@ def _print(facts: dict[str, Any], variant: Any) -> None:
 
         for text in Int8.of(manifest["int8"]).lines:
             click.echo(text)
-    contract = manifest["contract"]
-    states = ", ".join(f"{s['input']} ({' x '.join(s['shape'])})" for s in contract["states"])
-    click.echo(
-        f"stream: {contract['frame']} -> {contract['picture']}, state {states}; reset "
-        f"{contract['reset']}"
-    )
+    for line in _stream(manifest["contract"]):
+        click.echo(line)
     click.echo(f"sha256 {manifest['sha256'] or '(no manifest beside the file)'}")

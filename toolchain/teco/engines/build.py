@@ -29,7 +29,7 @@ from teco.engines.api import PRODUCTS, Bindings, Builder, Config, Network, OnnxP
 from teco.engines.manifest import EngineManifest
 from teco.errors import USAGE, TecoError
 from teco.machine import version_of
-from teco.runtimes.onnxruntime import shape_of
+from teco.runtimes.ports import shape_of
 
 Say = Callable[[str], None]
 Size = tuple[int, int]
@@ -146,8 +146,7 @@ def build(
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    ports = {contract.frame: ("1", "3", "h", "w"), **{s.input: s.shape for s in contract.states}}
-    _add_profile(parsed, config, ports, profile, str(model.onnx))
+    _add_profile(parsed, config, contract.inputs, profile, str(model.onnx))
     _check_outputs(parsed.network, contract.outputs, str(model.onnx))
     order.configure(config)
     monitor = make_monitor(trt, clock)

@@ -104,6 +104,8 @@ class EngineManifest:
         words += [f"--formats {self.target}", f"--size {self.size}"]
         if self.target == "rtx":
             words.append(f"--sm {','.join(map(str, self.compute_capabilities))}")
+        if self.model.contract.io != "fp32":
+            words.append(f"--io {self.model.contract.io}")
         words += {"fp16": ["--fp16"], "int8": ["--int8"]}.get(self.precision_asked, [])
         return " ".join(words)
 

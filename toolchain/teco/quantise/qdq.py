@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _FLOAT_ISLANDS = ("back.", "refine.")
 """Beginnings of weights that are positions or pictures, see :mod:`teco_models.deploy`."""
 
+_PORTED = "step."
+"""What comes before them where other ports were put around the step."""
+
 _AXIS = {"Conv": 0, "ConvTranspose": 1}
 """Of the output channels in the weight."""
 
@@ -36,7 +39,7 @@ def learned(model: ModelProto) -> dict[str, NodeProto]:
         for node in model.graph.node
         if node.op_type in _AXIS
         and node.input[1].endswith(".weight")
-        and not node.input[1].startswith(_FLOAT_ISLANDS)
+        and not node.input[1].removeprefix(_PORTED).startswith(_FLOAT_ISLANDS)
     }
 
 

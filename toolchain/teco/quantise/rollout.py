@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teco.artifact import StreamContract
-from teco.runtimes.base import Array, SessionOptions
-from teco.runtimes.onnxruntime import shape_of
-from teco.stream import Picture, to_tensor
+from teco.pictures import Array, Picture, to_tensor
+from teco.runtimes.base import SessionOptions
+from teco.runtimes.ports import from_port, to_port, zeros
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,9 +48,9 @@ class OnnxRollout:
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
         self._fetched = [*contract.outputs, *extra]
-        self._state: dict[str, Array] | None = None
+        self._state: dict[str, NDArray[Any]] | None = None
         self.picture: Array = np.zeros((1, 3, 0, 0), np.float32)
-        """The last output, (1, 3, 4h, 4w), not clipped."""
+        """The last output, (1, 3, 4h, 4w), not clipped where ports are float."""
 
     def reset(self) -> None:
         self._state = None
@@ -58,14 +58,11 @@ class OnnxRollout:
     def step(self, lr: Picture) -> dict[str, NDArray[np.float32]]:
         """The next frame, uint8 (h, w, 3); what was asked to be shown of it."""
         contract = self._contract
-        frame = to_tensor(lr)
-        h, w = lr.shape[:2]
-        state = self._state or {
-            s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states
-        }
+        frame = to_port(contract, to_tensor(lr))
+        state = self._state or zeros(contract, *lr.shape[:2])
         feeds = {contract.frame: frame, **state}
         fetched = dict(zip(self._fetched, self._session.run(self._fetched, feeds), strict=True))
-        self.picture = fetched[contract.picture]
+        self.picture = from_port(contract, fetched[contract.picture])
         values = {**feeds, **fetched}
         self._state = {s.input: values[s.source] for s in contract.states}
         return {name: values[tensor] for name, tensor in self._shown.items()}

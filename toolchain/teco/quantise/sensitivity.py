@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from teco.artifact import StreamContract
+from teco.pictures import Array, Picture
 from teco.quantise.qdq import insert
 from teco.quantise.rollout import OnnxRollout
-from teco.runtimes.base import Array
-from teco.stream import Picture
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -11,11 +11,9 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
 from teco.artifact import Model, sha256_of, write_beside
 from teco.machine import inspect
-from teco.runtimes.base import Runtime, SessionOptions
+from teco.runtimes.base import Runtime, SessionOptions, on_noise
 from teco_calibration.cache import cache_dir
 
 TRIAL_SIZE = (96, 160)
@@ -62,14 +60,14 @@ def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) ->
 
 def _trial(candidate: Runtime, model: Model, options: SessionOptions) -> float:
     h, w = model.static_size or TRIAL_SIZE
-    lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
     session = candidate.open(model, options)
     try:
-        _, state = session.step(lr, None)
+        step = on_noise(model, session, h, w)
+        state = step(None)
         best = float("inf")
         for _ in range(TRIAL_STEPS):
             began = time.perf_counter()
-            _, state = session.step(lr, state)
+            state = step(state)
             best = min(best, time.perf_counter() - began)
         return best
     finally:

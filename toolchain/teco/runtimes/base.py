@@ -1,21 +1,22 @@
 """What every runtime offers: open a model, run its step. No runtime is imported here.
 
-Pictures cross this border as float32 arrays (1, 3, h, w), RGB in [0, 1]; the recurrent state is
+Pictures cross this border as float32 arrays (1, 3, h, w), RGB in [0, 1], or, where a session can
+take and make them (:class:`PictureSession`), as the 8-bit pictures they are; the recurrent state is
 opaque and stays where the runtime computes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from teco.artifact import Model
 from teco.machine import usable_cores
+from teco.pictures import Array, Picture, to_picture
 
-Array = NDArray[np.float32]
 State = Any
 """Whatever a session hands out as state; only the session that made it may look inside."""
 
@@ -57,7 +58,12 @@ class Session(Protocol):
 
         Returns:
             The (1, 3, 4h, 4w) output, not clamped, and the state for the next step. The array is
-            only promised until the step after next: runtimes reuse their memory.
+            only promised until the step after next: runtimes reuse their memory. A file with 8-bit
+            ports rounds the frame to 8-bit levels and gives such levels, both as floats.
+
+        Raises:
+            FloatingPointError: a file with 8-bit ports met values that are no numbers; elsewhere
+                they are in the output.
         """
         ...
 
@@ -68,12 +74,22 @@ class Session(Protocol):
 
 @runtime_checkable
 class PictureSession(Protocol):
-    """A session that can also make the 8-bit picture where it computes, which saves two passes."""
+    """A session that also takes 8-bit pictures and makes them where it computes.
 
-    def enlarge(self, lr: Array, state: State | None) -> tuple[NDArray[np.uint8], State]:
-        """As :meth:`Session.step`, giving (4h, 4w, 3) uint8, rounded to nearest, then clipped.
+    Files with 8-bit ports do nothing else; for others it saves passes over the picture.
+    """
 
-        The picture is the caller's to keep.
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+        """As :meth:`Session.step`, from picture to picture.
+
+        Args:
+            frame: (h, w, 3) uint8 RGB; the caller may change it afterwards.
+            state: what the last call of this method returned; None starts a scene. States of
+                :meth:`Session.step` may be of another kind.
+
+        Returns:
+            (4h, 4w, 3) uint8, rounded to nearest, then clipped, which is the caller's to keep; and
+            the state for the next call.
 
         Raises:
             FloatingPointError: the model gave values that are no numbers.
@@ -114,6 +130,27 @@ class Runtime(Protocol):
             TecoError: it is unavailable, cannot open this model, or fails to.
         """
         ...
+
+
+def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State | None], State]:
+    """A step on one random frame, through the ports that the model has: for timing.
+
+    The values do not change the time: convolutions take as long whatever they multiply.
+
+    Args:
+        model: what the session runs.
+        session: open.
+        h, w: LR size.
+
+    Returns:
+        Takes a state and gives the next.
+    """
+    lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
+    if model.manifest is not None and model.manifest.contract.dtype == "uint8":
+        assert isinstance(session, PictureSession)
+        picture, enlarge = to_picture(lr), session.enlarge
+        return lambda state: enlarge(picture, state)[1]
+    return lambda state: session.step(lr, state)[1]
 
 
 def needs_onnx(model: Model, runtime: str) -> str | None:

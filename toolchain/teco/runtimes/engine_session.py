@@ -24,8 +24,9 @@ from teco.artifact import StreamContract
 from teco.device.interface import DeviceArray, borrow, is_device_array
 from teco.device.protocol import Bytes, CudaError, Device
 from teco.errors import FAILED, USAGE, TecoError
-from teco.runtimes.base import Array, State
-from teco.runtimes.onnxruntime import shape_of
+from teco.pictures import Array
+from teco.runtimes.base import State
+from teco.runtimes.ports import shape_of
 
 DTYPES = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
 """TensorRT's name of a type -> NumPy's, of ports that a session can drive."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from teco.artifact import Model, StreamContract
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra
-from teco.runtimes.base import Array, Session, SessionOptions, State, needs_onnx
+from teco.runtimes.base import Session, SessionOptions, State, needs_onnx
+from teco.runtimes.ports import PortedPictureSession, PortedSession, size_of, zeros
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -48,41 +49,31 @@ class OnnxRuntime:
                 f"{self.name} cannot load {model.onnx}: {str(error).splitlines()[0][:200]}",
                 hint="export it again with `teco export`",
             ) from error
-        return _CpuSession(self.name, session, model.manifest.contract, options.thread_count)
+        contract = model.manifest.contract
+        kind = _CpuPictureSession if contract.dtype == "uint8" else _CpuSession
+        return kind(self.name, session, contract, options.thread_count)
 
 
-def _zeros(contract: StreamContract, lr: Array) -> dict[str, Array]:
-    h, w = lr.shape[2:]
-    return {s.input: np.zeros(shape_of(s.shape, h, w), np.float32) for s in contract.states}
-
-
-def shape_of(expressions: tuple[str, ...], h: int, w: int) -> tuple[int, ...]:
-    """Evaluate a contract's shape: products of numbers, h and w, such as ``4*h``."""
-    names = {"h": h, "w": w}
-    sizes: list[int] = []
-    for text in expressions:
-        value = 1
-        for factor in text.split("*"):
-            value *= names[factor] if factor in names else int(factor)
-        sizes.append(value)
-    return tuple(sizes)
-
-
-class _CpuSession:
+class _CpuSession(PortedSession):
     """State is a dict of arrays; outputs are fresh arrays, so nothing is copied."""
 
     def __init__(self, runtime: str, session: Any, contract: StreamContract, threads: int) -> None:
-        self.runtime = runtime
-        self.details = f"CPU, {threads} threads, float32"
+        super().__init__(runtime, f"CPU, {threads} threads, float32", contract)
         self._session: Any = session
-        self._contract = contract
 
-    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+    def _run(
+        self, frame: NDArray[Any], state: State | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
         contract = self._contract
-        feeds = {contract.frame: lr, **(_zeros(contract, lr) if state is None else state)}
-        fetched = self._session.run(contract.outputs, feeds)
-        values = {contract.frame: lr, **dict(zip(contract.outputs, fetched, strict=True))}
-        return values[contract.picture], {s.input: values[s.source] for s in contract.states}
+        given = zeros(contract, *size_of(contract, frame)) if state is None else state
+        fetched = self._session.run(contract.outputs, {contract.frame: frame, **given})
+        values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
+        following = {s.input: values[s.source] for s in contract.states}
+        return values[contract.picture], values.get(contract.check), following
 
     def close(self) -> None:
         self._session = None
+
+
+class _CpuPictureSession(PortedPictureSession, _CpuSession):
+    """The same for a file with 8-bit ports."""

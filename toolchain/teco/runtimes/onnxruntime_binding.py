@@ -19,8 +19,9 @@ from teco.artifact import StreamContract
 from teco.device.interface import DeviceArray, borrow, is_device_array
 from teco.device.protocol import Device
 from teco.errors import USAGE, TecoError
-from teco.runtimes.base import Array, State
-from teco.runtimes.onnxruntime import shape_of
+from teco.pictures import Array
+from teco.runtimes.base import State
+from teco.runtimes.ports import shape_of
 
 _DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 

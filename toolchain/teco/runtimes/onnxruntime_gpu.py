@@ -28,8 +28,8 @@ from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra, nvidia_gpus
 from teco.runtimes import linked
 from teco.runtimes.base import Session, SessionOptions, needs_onnx
-from teco.runtimes.onnxruntime import shape_of
 from teco.runtimes.onnxruntime_binding import BoundSession, Place, PluginPlace
+from teco.runtimes.ports import shape_of
 from teco_calibration.cache import cache_dir
 
 PROVIDERS = {

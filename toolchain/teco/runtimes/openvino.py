@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from teco.artifact import Model, StreamContract
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra
-from teco.runtimes.base import Array, Session, SessionOptions, State, needs_onnx
-from teco.runtimes.onnxruntime import shape_of
+from teco.pictures import Array, Picture, to_tensor
+from teco.runtimes.base import Session, SessionOptions, State, needs_onnx
+from teco.runtimes.ports import (
+    PortedPictureSession,
+    PortedSession,
+    shape_of,
+    size_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,9 @@ class OpenVino:
             )
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         details = f"CPU, {threads} threads, {found}"
-        if contract.picture in {s.source for s in contract.states}:
+        if contract.dtype == "uint8":
+            return _PictureFileSession(self.name, compiled, contract, details)
+        if contract.dtype == "float16" or contract.picture in {s.source for s in contract.states}:
             return _Session(self.name, compiled, contract, details)
 
         def compile_pictures() -> Any:
@@ -109,7 +117,9 @@ def with_ports(
     from openvino import opset13 as ops
     from openvino.preprocess import PrePostProcessor
 
-    carried = [s for s in contract.states if s.source not in (contract.frame, contract.picture)]
+    carried = [s for s in contract.states if s.source in contract.carried and s.dtype == "float32"]
+    # A float picture beside the 8-bit one is not rounded at its port; only states at LR are.
+    carried = [s for s in carried if s.shape[2] == "h"]
     if pictures:
         made_of = network.output(carried[0].source).get_node().input_value(0)
         total = ops.reduce_sum(made_of, ops.constant([0, 1, 2, 3]))
@@ -136,13 +146,11 @@ def with_ports(
     return ports.build()
 
 
-class _Session:
+class _Session(PortedSession):
     """Two requests in turn: one reads, as its state, the memory the other wrote as its output."""
 
     def __init__(self, runtime: str, compiled: Any, contract: StreamContract, details: str) -> None:
-        self.runtime = runtime
-        self.details = details
-        self._contract = contract
+        super().__init__(runtime, details, contract)
         self._take(compiled)
 
     def _take(self, compiled: Any) -> None:
@@ -150,31 +158,31 @@ class _Session:
         self._requests: list[Any] = [compiled.create_infer_request() for _ in range(2)]
         self._turn = 0
 
-    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
-        values = self._run(lr, state)
-        return values[self._contract.picture].data, self._following(values)
-
-    def _run(self, lr: Array, state: State | None) -> dict[str, Any]:
-        """The frame and every output that the contract names, as OpenVINO's tensors."""
+    def _run(
+        self, frame: NDArray[Any], state: State | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
         import openvino as ov
 
         contract = self._contract
-        frame = ov.Tensor(lr, shared_memory=True)
+        given = ov.Tensor(frame, shared_memory=True)
         request = self._requests[self._turn]
         self._turn = 1 - self._turn
-        given = self._zeros(lr) if state is None else state
-        for name, value in {contract.frame: frame, **given}.items():
+        past = self._zeros(*size_of(contract, frame)) if state is None else state
+        for name, value in {contract.frame: given, **past}.items():
             request.set_tensor(name, value)
         request.infer()
-        return {contract.frame: frame, **{n: request.get_tensor(n) for n in contract.outputs}}
+        values = {contract.frame: given, **{n: request.get_tensor(n) for n in contract.outputs}}
+        check = values[contract.check].data if contract.check else self._own_check(request)
+        following = {s.input: values[s.source] for s in contract.states}
+        return values[contract.picture].data, check, following
 
-    def _following(self, values: dict[str, Any]) -> dict[str, Any]:
-        return {s.input: values[s.source] for s in self._contract.states}
+    def _own_check(self, request: Any) -> NDArray[Any] | None:
+        """What stands for the contract's check where the file has none."""
+        return None
 
-    def _zeros(self, lr: Array) -> dict[str, Any]:
+    def _zeros(self, h: int, w: int) -> dict[str, Any]:
         import openvino as ov
 
-        h, w = lr.shape[2:]
         zeros: dict[str, Any] = {}
         for state in self._contract.states:
             kind = self._compiled.input(state.input).get_element_type()
@@ -186,6 +194,16 @@ class _Session:
     def close(self) -> None:
         self._requests = []
         self._compiled = None
+
+
+class _PictureFileSession(PortedPictureSession, _Session):
+    """A session for a file with 8-bit ports."""
+
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+        """See :class:`teco.runtimes.base.PictureSession`."""
+        picture, state = super().enlarge(frame, state)
+        # It is handed to others, who keep it; this memory is written again two steps on.
+        return picture.copy(), state
 
 
 class _PictureSession(_Session):
@@ -223,12 +241,13 @@ class _PictureSession(_Session):
         self._switch(pictures=False)
         return super().step(lr, state)
 
-    def enlarge(self, lr: Array, state: State | None) -> tuple[NDArray[np.uint8], State]:
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
         """See :class:`teco.runtimes.base.PictureSession`."""
         self._switch(pictures=True)
-        request = self._requests[self._turn]
-        values = self._run(lr, state)
-        if not np.isfinite(request.get_tensor(CHECK).data).all():
-            raise FloatingPointError
+        picture, check, state = self._run(to_tensor(frame), state)
+        self._require_numbers(check)
         # The picture is handed to others, who keep it; this memory is written again two steps on.
-        return values[self._contract.picture].data[0].copy(), self._following(values)
+        return picture[0].copy(), state
+
+    def _own_check(self, request: Any) -> NDArray[Any] | None:
+        return request.get_tensor(CHECK).data if self._makes_pictures else None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from teco.artifact import WEIGHTS_SUFFIXES, Model
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra
-from teco.runtimes.base import Array, Session, SessionOptions, State
+from teco.pictures import Array
+from teco.runtimes.base import Session, SessionOptions, State
 
 if TYPE_CHECKING:
     from teco_models.generator import Generator

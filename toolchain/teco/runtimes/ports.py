@@ -1,0 +1,115 @@
+"""From frames to what a model's ports take, and back: what all sessions share.
+
+A session subclasses :class:`PortedSession` and says how one step runs on tensors as the contract
+names them (:class:`teco.artifact.StreamContract`); for a file with 8-bit ports it subclasses
+:class:`PortedPictureSession` too, which makes it a :class:`teco.runtimes.base.PictureSession`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teco.artifact import StreamContract
+from teco.pictures import Array, Picture, to_picture, to_tensor
+from teco.runtimes.base import State
+
+
+def shape_of(expressions: tuple[str, ...], h: int, w: int) -> tuple[int, ...]:
+    """Evaluate a contract's shape: products of numbers, h and w, such as ``4*h``."""
+    names = {"h": h, "w": w}
+    sizes: list[int] = []
+    for text in expressions:
+        value = 1
+        for factor in text.split("*"):
+            value *= names[factor] if factor in names else int(factor)
+        sizes.append(value)
+    return tuple(sizes)
+
+
+def size_of(contract: StreamContract, frame: NDArray[Any]) -> tuple[int, int]:
+    """(h, w) of a frame that is in the port's own form."""
+    h, w = (frame.shape[contract.layout.index(axis)] for axis in "HW")
+    return h, w
+
+
+def zeros(contract: StreamContract, h: int, w: int) -> dict[str, NDArray[Any]]:
+    """The state that starts a scene, by the names of the inputs that take it."""
+    return {s.input: np.zeros(shape_of(s.shape, h, w), np.dtype(s.dtype)) for s in contract.states}
+
+
+def to_port(contract: StreamContract, lr: Array) -> NDArray[Any]:
+    """(1, 3, h, w) float32 in [0, 1] -> the frame as the port takes it.
+
+    Raises:
+        FloatingPointError: values that are no numbers, for a port that could not show them.
+    """
+    if contract.dtype == "float32":
+        return lr
+    if contract.dtype == "float16":
+        return lr.astype(np.float16)
+    if not np.isfinite(lr.sum()):
+        raise FloatingPointError
+    return to_picture(lr)[None]
+
+
+def from_port(contract: StreamContract, picture: NDArray[Any]) -> Array:
+    """The picture as the port gives it -> (1, 3, H, W) float32."""
+    if contract.dtype == "uint8":
+        return to_tensor(picture[0])
+    return picture.astype(np.float32, copy=False)
+
+
+class PortedSession(ABC):
+    """:class:`teco.runtimes.base.Session` over a contract's own tensors.
+
+    Args:
+        runtime: name of the runtime.
+        details: what it runs on.
+        contract: of the file.
+    """
+
+    def __init__(self, runtime: str, details: str, contract: StreamContract) -> None:
+        self.runtime = runtime
+        self.details = details
+        self._contract = contract
+
+    @abstractmethod
+    def _run(
+        self, frame: NDArray[Any], state: State | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
+        """One step.
+
+        Args:
+            frame: as the port takes it; it is not changed and may be kept as state.
+            state: what the last step returned, or None.
+
+        Returns:
+            The picture as the port gives it, on the host; the contract's ``check`` if it has one;
+            the state for the next step.
+        """
+
+    def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
+        """See :class:`teco.runtimes.base.Session`."""
+        contract = self._contract
+        picture, check, state = self._run(to_port(contract, lr), state)
+        self._require_numbers(check)
+        return from_port(contract, picture), state
+
+    def _require_numbers(self, check: NDArray[Any] | None) -> None:
+        if check is not None and not np.isfinite(check).all():
+            raise FloatingPointError
+
+
+class PortedPictureSession(PortedSession):
+    """The same for a file whose ports are 8-bit pictures."""
+
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+        """See :class:`teco.runtimes.base.PictureSession`."""
+        # A copy, because the frame becomes state and the caller's memory is the caller's.
+        picture, check, state = self._run(np.array(frame, order="C")[None], state)
+        self._require_numbers(check)
+        return picture[0], state
