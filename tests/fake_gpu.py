@@ -18,7 +18,7 @@ import numpy as np
 
 from teco.artifact import StreamContract
 from teco.device.protocol import CudaError
-from teco.runtimes.onnxruntime import shape_of
+from teco.runtimes.ports import shape_of
 
 STREAM = 0x57
 

@@ -12,6 +12,8 @@ import click
 from teco.cli.options import Size, say
 
 if TYPE_CHECKING:
+    from teco.errors import TecoError
+    from teco.export import Precision
     from teco.formats import Product
     from teco_models.ports import Io
     from teco_models.zoo import Entry
@@ -57,6 +59,11 @@ class _Blocks(_BlocksType):
     default="dynamic",
     show_default=True,
     help="Static LR size HEIGHTxWIDTH, or dynamic.",
+)
+@click.option(
+    "--fp32",
+    is_flag=True,
+    help="In float32: the default, or also where other precisions are asked.",
 )
 @click.option("--fp16", is_flag=True, help="Convolutions in float16; positions and pictures stay.")
 @click.option(
@@ -132,6 +139,7 @@ def command(
     model: str | None,
     weights: Path | None,
     size: tuple[int, int] | None,
+    fp32: bool,
     fp16: bool,
     int8: bool,
     calibrate: tuple[str, ...],
@@ -146,7 +154,10 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make an ONNX file and engines, verified against PyTorch before they get their names."""
+    """Make ONNX files and engines, verified against PyTorch before they get their names.
+
+    Several precisions make a file each.
+    """
     from teco.errors import USAGE, TecoError
     from teco.machine import require_extra
 
@@ -156,14 +167,9 @@ def command(
             hint="for example `teco export --blocks 3`",
             exit_code=USAGE,
         )
-    if fp16 and half_weights:
-        raise TecoError(
-            "--half-weights stores the weights of a float32 network as float16, --fp16 makes it a "
-            "float16 network, which stores them so anyway",
-            hint="give one of the two",
-            exit_code=USAGE,
-        )
-    _check_int8(int8, fp16, half_weights, calibrate, range_)
+    precisions = _precisions(fp32=fp32, fp16=fp16, int8=int8)
+    of_int8 = "--calibrate" if calibrate else "--range" if range_ else ""
+    _check_options(precisions, half_weights, of_int8)
     if weights is not None:
         sources = [(weights, None)]
     else:
@@ -172,7 +178,9 @@ def command(
     from teco.engines.rtx import DEFAULT_SM
     from teco.export import ExportOptions
     from teco.formats import Request, check, parse_formats, parse_sm, produce
+    from teco.parity import ParityError
     from teco.quantise.clips import Calibration
+    from teco.quantise.run import QuantisationError
 
     chosen = parse_formats(formats)
     if sm is not None and "rtx" not in chosen:
@@ -181,12 +189,11 @@ def command(
             hint="add rtx: --formats onnx,rtx",
             exit_code=USAGE,
         )
-    request = Request(
+    asked = Request(
         formats=chosen,
         sm=DEFAULT_SM if sm is None else parse_sm(sm),
         onnx=ExportOptions(
             size=size,
-            precision="int8" if int8 else "fp16" if fp16 else "fp32",
             calibration=Calibration(clips=calibrate, range=range_ or Calibration.range),
             io=io,
             half_weights=half_weights,
@@ -196,54 +203,84 @@ def command(
     )
     from teco_models.checkpoint import load_weights
 
-    for _, base in sources:  # before the first of them is worked on
-        if base is not None:
-            check(request, output, base, overwrite=force)
+    requests = [
+        (source, replace(asked, base=base, onnx=replace(asked.onnx, precision=precision)))
+        for source, base in sources
+        for precision in precisions
+    ]
+    for _, request in requests:  # before the first of them is worked on
+        if request.base is not None:
+            check(request, output, request.base, overwrite=force)
     products: list[Product] = []
-    for source, base in sources:
+    refused: list[tuple[str, TecoError]] = []
+    told: Path | None = None
+    for source, request in requests:
         loaded = load_weights(source)
-        for note in loaded.notes:
-            say(f"note: {note}")
-        made = produce(loaded, output, replace(request, base=base), say=say, overwrite=force)
+        if source != told:
+            for note in loaded.notes:
+                say(f"note: {note}")
+            told = source
+        try:
+            made = produce(loaded, output, request, say=say, overwrite=force)
+        except (ParityError, QuantisationError) as error:
+            if len(requests) == 1:
+                raise
+            say(f"refused: {error.message}")
+            refused.append((f"{request.base or source.stem} {request.onnx.precision}", error))
+            continue
         products += made
         if not as_json:
             for product in made:
                 click.echo(product.path)
     if as_json:
         # One file of one model is its manifest, as ever; more are a list.
-        if len(products) == 1 and blocks != "all":
+        if len(products) == 1 and blocks != "all" and len(requests) == 1:
             click.echo(products[0].manifest.to_json(), nl=False)
         else:
             click.echo(json.dumps([p.as_dict() for p in products], indent=2))
-    _report(products, table=blocks == "all")
+    _report(products, refused, table=blocks == "all" or len(requests) > 1)
+    if refused:
+        raise TecoError(
+            f"{len(refused)} of {len(requests)} were refused: {', '.join(x for x, _ in refused)}",
+            hint=refused[0][1].hint,
+        )
 
 
-def _check_int8(
-    int8: bool, fp16: bool, half_weights: bool, calibrate: tuple[str, ...], range_: str | None
-) -> None:
+def _precisions(*, fp32: bool, fp16: bool, int8: bool) -> list[Precision]:
+    """What the flags ask for; float32 where there are none."""
+    flags: dict[Precision, bool] = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    return [name for name, given in flags.items() if given] or ["fp32"]
+
+
+def _check_options(precisions: list[Precision], half_weights: bool, of_int8: str) -> None:
     """Refuse what does not go together.
+
+    Args:
+        precisions: asked for.
+        half_weights: whether weights are to be stored as float16.
+        of_int8: an option that was given and is for int8 only, or "".
 
     Raises:
         TecoError: exit code 2.
     """
     from teco.errors import USAGE, TecoError
 
-    alone = "--calibrate" if calibrate else "--range" if range_ else ""
-    if not int8 and alone:
+    if of_int8 and "int8" not in precisions:
         raise TecoError(
-            f"{alone} is for int8, and --int8 was not given", hint="add --int8", exit_code=USAGE
+            f"{of_int8} is for int8, and --int8 was not given", hint="add --int8", exit_code=USAGE
         )
-    if int8 and (fp16 or half_weights):
-        other, why = (
-            ("--fp16", "a convolution computes in one of the two")
-            if fp16
-            else ("--half-weights", "weights in int8 are stored in a byte each anyway")
-        )
-        raise TecoError(
-            f"--int8 and {other} do not go together: {why}",
-            hint="give one of the two",
-            exit_code=USAGE,
-        )
+    if not half_weights or precisions == ["fp32"]:
+        return
+    why = (
+        "--fp16 makes a float16 network, which stores them so anyway"
+        if "fp16" in precisions
+        else "with --int8 they are stored in a byte each anyway"
+    )
+    raise TecoError(
+        f"--half-weights stores the weights of a float32 network as float16; {why}",
+        hint="leave --half-weights out",
+        exit_code=USAGE,
+    )
 
 
 def _shipped(blocks: int | str | None, model: str | None) -> list[Entry]:
@@ -275,12 +312,12 @@ def _shipped(blocks: int | str | None, model: str | None) -> list[Entry]:
     return [entry]
 
 
-def _report(products: list[Product], *, table: bool) -> None:
+def _report(products: list[Product], refused: list[tuple[str, TecoError]], *, table: bool) -> None:
     """What was made, on stderr: a line or two each, or a table."""
     from teco.artifact import manifest_path
 
     if table:
-        _table(products)
+        _table(products, refused)
         return
     for product in products:
         asked = product.model.precision_asked
@@ -302,9 +339,9 @@ def _report(products: list[Product], *, table: bool) -> None:
     say(f"next: teco {'bench' if first.format == 'onnx' else 'info'} {first.path}")
 
 
-def _table(products: list[Product]) -> None:
-    """Size, proof, parity and gate of each; plain, so that it can be pasted."""
-    rows = [("file", "MB", "proof", "parity", "gate")]
+def _table(products: list[Product], refused: list[tuple[str, TecoError]]) -> None:
+    """Size, proof, parity, gate and speed of each; plain, so that it can be pasted."""
+    rows = [("file", "MB", "proof", "parity", "gate", "int8's speed")]
     for product in products:
         model = product.model
         parity, gate = model.parity, model.gate
@@ -316,9 +353,12 @@ def _table(products: list[Product]) -> None:
         if gate is not None:
             worst = gate.numbers.worst_psnr
             verdict = f"accepted, {'equal' if worst is None else f'{worst:.1f} dB'}"
+        timings = model.int8.timings if model.int8 else ()
+        speed = ", ".join(f"{t.fp32_ms / t.int8_ms:.2f}x fp32 on {t.runtime}" for t in timings)
         size = f"{product.size / 1e6:.1f}"
         proof = product.proof.text(model.precision_asked)
-        rows.append((product.path.name, size, proof, close, verdict))
+        rows.append((product.path.name, size, proof, close, verdict, speed))
+    rows += [(name, "", "", "", "refused", "") for name, _ in refused]
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
