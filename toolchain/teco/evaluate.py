@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from teco.errors import MACHINE, USAGE, TecoError
-from teco.runtimes.base import Session
 from teco.pictures import Picture
+from teco.runtimes.base import Session
 from teco.stream import Stream
 from teco_calibration.clips import open_source
 from teco_calibration.degrade import baseline, crop_to_multiple, degrade, shrink_by_area

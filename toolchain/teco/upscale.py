@@ -16,8 +16,8 @@ from time import perf_counter
 from typing import Self
 
 from teco.errors import TecoError
-from teco.runtimes.base import Session
 from teco.pictures import Picture
+from teco.runtimes.base import Session
 from teco.stream import Stream
 from teco_calibration.clips import Frame, FrameSink, FrameSource, open_sink, open_source
 from teco_models.variant import SCALE, check_size

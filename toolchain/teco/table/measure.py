@@ -16,8 +16,8 @@ from teco.bench.measure import measure_latency, warnings_for
 from teco.errors import MACHINE, USAGE, TecoError
 from teco.evaluate import BASELINES, Row, parse_metrics, row_of, truth_frames, truth_size
 from teco.machine import usable_cores
-from teco.runtimes import Runtime, Session, SessionOptions, find, open_session
 from teco.pictures import Picture
+from teco.runtimes import Runtime, Session, SessionOptions, find, open_session
 from teco.stream import Stream
 from teco.table.report import (
     Entrant,
