@@ -57,6 +57,7 @@ class Sleeper:
 
 class Named:
     name = "model"
+    manifest = None
 
 
 def test_candidates_are_interleaved_and_every_sample_is_kept() -> None:

@@ -76,7 +76,9 @@ def generator_of(variant: Variant) -> Generator:
     with torch.no_grad():
         # The start's flow is nearly zero; the warp is to be tested with some.
         if generator.fnet is not None:
-            generator.fnet.flow[2].weight.mul_(20)  # type: ignore[operator]
+            # With back-projection less of it: on a chaotic past, rounding comes round and grows.
+            gain = 2 if variant.back_projection else 20
+            generator.fnet.flow[2].weight.mul_(gain)  # type: ignore[operator]
         if generator.srnet.back is not None:
             generator.srnet.back.mask.weight.normal_(std=0.1)  # it starts as zero
     return generator.eval()
