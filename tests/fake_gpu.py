@@ -18,7 +18,7 @@ import numpy as np
 
 from teco.artifact import StreamContract
 from teco.device.protocol import CudaError
-from teco.runtimes.ports import shape_of
+from teco.runtimes.ports import shape_of, shapes_of, size_of
 
 STREAM = 0x57
 
@@ -181,6 +181,8 @@ def grown(x: np.ndarray) -> np.ndarray:
 
 def step(values: dict[str, np.ndarray], contract: StreamContract) -> dict[str, np.ndarray]:
     """What the fake network computes: every state takes part, each with its own weight."""
+    if contract.dtype == "uint8":
+        return step_on_pictures(values, contract)
     frame = values[contract.frame].astype(np.float32)
     out = {contract.picture: 0.5 * grown(frame)}
     for n, state in enumerate(contract.states):
@@ -193,10 +195,30 @@ def step(values: dict[str, np.ndarray], contract: StreamContract) -> dict[str, n
     return out
 
 
+def step_on_pictures(
+    values: dict[str, np.ndarray], contract: StreamContract
+) -> dict[str, np.ndarray]:
+    """The same between 8-bit ports: the float picture is a state beside the one that is shown."""
+    frame, past = (
+        values[name].transpose(0, 3, 1, 2).astype(np.float32) / 255
+        for name in (contract.frame, contract.states[0].input)
+    )
+    hr = 0.5 * grown(frame) + 0.25 * grown(past.mean(axis=1, keepdims=True))
+    hr = hr + 0.125 * values[contract.states[1].input]
+    levels = np.rint(hr * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    bad = np.float32(np.nan) if (values[contract.frame] == 13).all() else np.float32(0)
+    return {
+        contract.picture: levels,
+        contract.states[1].source: hr,
+        contract.check: hr.sum(axis=(1, 2, 3)) + bad,
+    }
+
+
 class Kind(enum.Enum):
     FLOAT = np.float32
     HALF = np.float16
     UINT8 = np.uint8
+    BF16 = "bfloat16"  # NumPy has none
 
 
 class Mode(enum.Enum):
@@ -236,10 +258,8 @@ class Made:
     @property
     def ports(self) -> list[tuple[str, Mode, tuple[int, ...]]]:
         c = self.contract
-        wanted = [(c.frame, Mode.INPUT, ("1", "3", "h", "w"))]
-        wanted += [(s.input, Mode.INPUT, s.shape) for s in c.states]
-        shapes = {s.source: s.shape for s in c.states} | {c.picture: ("1", "3", "4*h", "4*w")}
-        wanted += [(name, Mode.OUTPUT, shapes[name]) for name in c.outputs]
+        wanted = [(name, Mode.INPUT, shape) for name, shape in c.inputs.items()]
+        wanted += [(name, Mode.OUTPUT, shapes_of(c)[name]) for name in c.outputs]
         ports = []
         for name, mode, shape in wanted:
             if self.size is None:
@@ -269,10 +289,9 @@ class Context:
         fixed = next(shape for n, _, shape in self.made.ports if n == name)
         if -1 not in fixed:
             return fixed
-        h, w = self.shapes[self.made.contract.frame][2:]
-        sources = {s.source: s.shape for s in self.made.contract.states}
-        sources[self.made.contract.picture] = ("1", "3", "4*h", "4*w")
-        return self.shapes.get(name) or shape_of(sources[name], h, w)
+        contract = self.made.contract
+        size = size_of(contract, self.shapes[contract.frame])
+        return self.shapes.get(name) or shape_of(shapes_of(contract)[name], *size)
 
     def update_device_memory_size_for_shapes(self) -> int:
         return self.made.scratch

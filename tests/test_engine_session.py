@@ -16,6 +16,7 @@ from teco.engines import api, gpus, preflight
 from teco.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.runtimes import SessionOptions, find, of_engine, open_session
 from teco.runtimes import tensorrt_rtx as tensorrt_rtx_module
+from teco.runtimes.base import PictureSession
 from teco_models.variant import Variant
 
 FREE = StreamContract.of(Variant.parse("teco-x4-b1-c16-f0-shuffle"))
@@ -89,7 +90,7 @@ def test_follows_the_contract(tmp_path, made, target, size, contract, can_captur
     made.size, made.contract, made.device.can_capture = size, contract, can_capture
     if contract is FREE:
         monkeypatch.setattr("test_preflight.StreamContract", lambda: FREE)
-        monkeypatch.setattr(StreamContract, "of", classmethod(lambda cls, variant: FREE))
+        monkeypatch.setattr(StreamContract, "of", classmethod(lambda cls, variant, io="fp32": FREE))
     session = open_engine(tmp_path, made, target=target)
     assert session.runtime == ("tensorrt-rtx" if target == "rtx" else "tensorrt")
     for seed in (0, 1):  # the second clip starts afresh
@@ -123,7 +124,7 @@ def test_state_never_leaves_the_device(tmp_path, made, monkeypatch):
     """Only frames go up and only pictures come down, through page-locked memory."""
     made.contract = FREE
     monkeypatch.setattr("test_preflight.StreamContract", lambda: FREE)
-    monkeypatch.setattr(StreamContract, "of", classmethod(lambda cls, variant: FREE))
+    monkeypatch.setattr(StreamContract, "of", classmethod(lambda cls, variant, io="fp32": FREE))
     session = open_engine(tmp_path, made)
     follows(session, FREE, frames(4))
     down = [entry for entry in made.device.log if entry[0] == "download"]
@@ -164,12 +165,59 @@ def test_an_output_lives_until_the_step_after_next_and_beyond_close(tmp_path, ma
     made.device.assert_empty()
 
 
-def test_half_precision_ports(tmp_path, made):
-    ports = (made.contract.frame, "lr_prev", "hr_prev", made.contract.picture)
-    made.kinds = dict.fromkeys(ports, Kind.HALF)
+def with_ports(made, monkeypatch, io: str) -> StreamContract:
+    """The fake engine and its manifest with such ports."""
+    contract = StreamContract.of(Variant(), io)
+    kinds = {"float32": Kind.FLOAT, "float16": Kind.HALF, "uint8": Kind.UINT8}
+    made.contract = contract
+    made.kinds = dict.fromkeys((contract.frame, contract.picture), kinds[contract.dtype])
+    made.kinds |= {s.input: kinds[s.dtype] for s in contract.states}
+    monkeypatch.setattr("test_preflight.StreamContract", lambda: contract)
+    return contract
+
+
+def test_half_precision_ports(tmp_path, made, monkeypatch):
+    contract = with_ports(made, monkeypatch, "fp16")
     session = open_engine(tmp_path, made)
-    follows(session, made.contract, frames(4), tolerance=2e-3)
+    follows(session, contract, frames(4), tolerance=2e-3)
     session.close()
+
+
+@pytest.mark.parametrize("size", [(16, 24), None])
+def test_pictures_go_in_and_come_out(tmp_path, made, monkeypatch, size):
+    """8-bit frames and pictures at the ports; between steps the float state is what counts."""
+    contract = with_ports(made, monkeypatch, "uint8")
+    made.size = size
+    session = open_engine(tmp_path, made)
+    assert isinstance(session, PictureSession)
+    rng = np.random.default_rng(0)
+    clip = [rng.integers(0, 256, (16, 24, 3), np.uint8) for _ in range(5)]
+    state, past = None, (np.zeros((1, 16, 24, 3), np.uint8), np.zeros((1, 3, 64, 96), np.float32))
+    kept = []
+    for frame in clip:
+        values = {contract.frame: frame[None]}
+        values |= {s.input: x for s, x in zip(contract.states, past, strict=True)}
+        out = step(values, contract)
+        picture, state = session.enlarge(frame, state)
+        assert picture.dtype == np.uint8
+        kept.append((picture, out[contract.picture][0]))
+        past = (frame[None], out["hr"])
+    for found, expected in kept:  # pictures are the caller's to keep
+        assert np.array_equal(found, expected)
+    down = {entry[2] for entry in made.device.log if entry[0] == "download"}
+    assert down == {64 * 96 * 3, 4}, "the picture and its check, never the state"
+    # As floats: rounded to levels on the way in.
+    lr = clip[0].transpose(2, 0, 1)[None] / np.float32(255)
+    found, _ = session.step(lr, None)
+    assert np.array_equal(found[0], kept[0][0].transpose(2, 0, 1) / np.float32(255))
+    with pytest.raises(FloatingPointError):
+        session.enlarge(np.full((16, 24, 3), 13, np.uint8), None)
+    with pytest.raises(TecoError, match="expected 1xHEIGHTxWIDTHx3"):
+        session.enlarge(np.zeros((3, 16, 24), np.uint8), None)
+    session.close()
+    del found
+    gc.collect()
+    made.device.assert_empty()
 
 
 def test_timings_come_from_events(tmp_path, made):
@@ -399,8 +447,9 @@ def test_an_engine_that_cannot_be_captured_runs_without(tmp_path, made):
         ({"shapes": {"hr": (1, 3, 64, 95)}}, "hr of step-16x24-fp16-rtx.plan is 1x3x64x95"),
         ({"shapes": {"lr": (1, 3, 16)}}, "lr of step-16x24-fp16-rtx.plan is 1x3x16, its"),
         ({"size": (16, 25)}, "is 1x3x16x25, its manifest says 1x3x16x24"),
-        ({"kinds": {"lr": Kind.UINT8}}, "port lr of step-16x24-fp16-rtx.plan is UINT8"),
-        ({"kinds": {"hr": Kind.HALF}}, "state hr_prev of step-16x24-fp16-rtx.plan is float32 and"),
+        ({"kinds": {"lr": Kind.BF16}}, "port lr of step-16x24-fp16-rtx.plan is BF16"),
+        ({"kinds": {"lr": Kind.UINT8}}, "lr of step-16x24-fp16-rtx.plan is uint8, its manifest"),
+        ({"kinds": {"hr": Kind.HALF}}, "hr of step-16x24-fp16-rtx.plan is float16, its manifest"),
     ],
 )
 def test_engines_that_are_not_what_their_manifest_says(tmp_path, made, changes, words):

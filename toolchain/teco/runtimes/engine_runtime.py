@@ -126,7 +126,12 @@ class EngineRuntime:
         """
         from teco.engines import api, preflight
         from teco.engines.build import make_logger
-        from teco.runtimes.engine_session import EngineSession, check_ports, ports_of
+        from teco.runtimes.engine_session import (
+            EnginePictureSession,
+            EngineSession,
+            check_ports,
+            ports_of,
+        )
 
         trt = api.load(self.target, f"running {name}")
         log = make_logger(trt)
@@ -140,15 +145,17 @@ class EngineRuntime:
                 exit_code=MACHINE,
             )
         ports = ports_of(engine, name)
-        check_ports(ports, manifest.model.contract, manifest.limits, name)
+        contract = manifest.model.contract
+        check_ports(ports, contract, manifest.limits, name)
+        kind = EnginePictureSession if contract.dtype == "uint8" else EngineSession
         undo.pop_all()
-        return EngineSession(
+        return kind(
             self.name,
             f"{gpu.name}, {manifest.product} {trt.__version__}, {manifest.precision_asked}",
             gpu,
             prepared.context,
             ports,
-            manifest.model.contract,
+            contract,
             check_size=lambda size: preflight.check_size(manifest, name, size),
             capturable=prepared.capturable,
             keep=prepared.keep,

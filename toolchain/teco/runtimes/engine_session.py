@@ -24,11 +24,15 @@ from teco.artifact import StreamContract
 from teco.device.interface import DeviceArray, borrow, is_device_array
 from teco.device.protocol import Bytes, CudaError, Device
 from teco.errors import FAILED, USAGE, TecoError
-from teco.pictures import Array
+from teco.pictures import Array, Picture
 from teco.runtimes.base import State
-from teco.runtimes.ports import shape_of
+from teco.runtimes.ports import from_port, shape_of, shapes_of, size_of, to_port
 
-DTYPES = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
+DTYPES = {
+    "FLOAT": np.dtype(np.float32),
+    "HALF": np.dtype(np.float16),
+    "UINT8": np.dtype(np.uint8),
+}
 """TensorRT's name of a type -> NumPy's, of ports that a session can drive."""
 
 _ALIGNMENT = 256
@@ -69,7 +73,7 @@ def ports_of(engine: Any, name: str) -> dict[str, Port]:
         if kind not in DTYPES:
             raise TecoError(
                 f"port {port} of {name} is {kind}, expected {' or '.join(DTYPES)}",
-                hint="export it again with float32 or float16 ports",
+                hint="export it again with --io fp32, fp16 or uint8",
             )
         shape = tuple(int(x) for x in engine.get_tensor_shape(port))
         is_input = engine.get_tensor_mode(port).name == "INPUT"
@@ -95,7 +99,7 @@ def check_ports(
         TecoError: they differ.
     """
     again = "the manifest is of another engine; build both again with `teco export`"
-    inputs = {contract.frame: ("1", "3", "h", "w"), **{s.input: s.shape for s in contract.states}}
+    inputs = contract.inputs
     found = {p.name for p in ports.values() if p.is_input}
     if found != set(inputs):
         raise TecoError(
@@ -107,10 +111,7 @@ def check_ports(
             f"{name} has outputs {_list(found)}, its manifest says {_list(contract.outputs)}",
             hint=again,
         )
-    scale = contract.scale
-    outputs = {s.source: s.shape for s in contract.states if s.source != contract.frame}
-    outputs[contract.picture] = ("1", "3", f"{scale}*h", f"{scale}*w")
-    for port, expected in {**inputs, **outputs}.items():
+    for port, expected in {**inputs, **shapes_of(contract)}.items():
         low, high = (shape_of(expected, h, w) for h, w in limits)
         shape = ports[port].shape
         fits = len(shape) == len(low) and all(
@@ -122,12 +123,13 @@ def check_ports(
                 + (f" to {_size(high)}" if low != high else ""),
                 hint=again,
             )
+    promised = {contract.frame: contract.dtype, contract.picture: contract.dtype}
     for state in contract.states:
-        one, other = ports[state.input], ports[state.source]
-        if one.dtype != other.dtype:
+        promised |= {state.input: state.dtype, state.source: state.dtype}
+    for port, dtype in promised.items():
+        if ports[port].dtype.name != dtype:
             raise TecoError(
-                f"state {one.name} of {name} is {one.dtype.name} and comes from {other.name}, "
-                f"which is {other.dtype.name}; expected the same type",
+                f"{port} of {name} is {ports[port].dtype.name}, its manifest says {dtype}",
                 hint=again,
             )
 
@@ -150,6 +152,7 @@ class _Sides:
         nbytes: source -> length.
         frames: page-locked memory of the frame, for both turns.
         pictures: the same of the picture.
+        checks: the same of the contract's check, empty where it has none.
         graphs: for both turns; empty where the engine cannot be captured.
     """
 
@@ -158,6 +161,7 @@ class _Sides:
     nbytes: dict[str, int]
     frames: tuple[Bytes, Bytes]
     pictures: tuple[Bytes, Bytes]
+    checks: tuple[Bytes, ...] = ()
     graphs: tuple[Any, ...] = ()
 
 
@@ -238,23 +242,38 @@ class EngineSession:
         """See :meth:`teco.runtimes.base.Session.step`.
 
         Args:
-            lr: an array on the host, or anything on this GPU with ``__cuda_array_interface__`` of
-                the port's own type, which is float32 unless the engine was exported otherwise.
+            lr: (1, 3, h, w) floats on the host, or anything on this GPU with
+                ``__cuda_array_interface__`` of the port's own type and shape: what the contract
+                says, such as (1, h, w, 3) uint8.
             state: of the last step, None for a new scene. An older one is gone: the memory of two
                 steps is all there is.
 
         Raises:
             TecoError: a size the engine was not built for, or that changes within a scene; a frame
                 that is not as it must be; an older state; CUDA or the engine failed.
+            FloatingPointError: see :meth:`teco.runtimes.base.Session.step`.
         """
-        turn = self._run(lr, state)
-        sides = self._sized_sides
-        picture = self._contract.picture
+        if not is_device_array(lr):
+            if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
+                raise TecoError(
+                    f"the frame is {_size(np.shape(lr))}, expected 1x3xHEIGHTxWIDTH",
+                    exit_code=USAGE,
+                )
+            lr = to_port(self._contract, np.asarray(lr, np.float32))
+        return from_port(self._contract, self._fetch(self._run(lr, state))), self._token()
+
+    def _fetch(self, turn: int) -> NDArray[Any]:
+        """The picture of the step that was started, on the host and as the port gives it."""
+        sides, contract = self._sized_sides, self._contract
+        picture = contract.picture
         self._device.download(sides.pictures[turn], sides.addresses[picture][turn])
+        if sides.checks:
+            self._device.download(sides.checks[turn], sides.addresses[contract.check][turn])
         self._wait()
+        if sides.checks and not np.isfinite(sides.checks[turn].view(np.float32)).all():
+            raise FloatingPointError
         shape = self._shape(picture, sides.size)
-        values = sides.pictures[turn].view(self._ports[picture].dtype).reshape(shape)
-        return values.astype(np.float32, copy=False), self._token()
+        return sides.pictures[turn].view(self._ports[picture].dtype).reshape(shape)
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
         """The same with the picture left on the GPU, in the port's own type; does not wait.
@@ -301,13 +320,9 @@ class EngineSession:
 
     def _shape(self, source: str, size: tuple[int, int]) -> tuple[int, ...]:
         """Of the frame, the picture or an output, for LR frames of (h, w)."""
-        contract, (h, w) = self._contract, size
-        if source == contract.frame:
-            return (1, 3, h, w)
-        if source == contract.picture:
-            return (1, 3, contract.scale * h, contract.scale * w)
-        shape = next(s.shape for s in contract.states if s.source == source)
-        return shape_of(shape, h, w)
+        contract = self._contract
+        shapes = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
+        return shape_of(shapes[source], *size)
 
     def _run(self, lr: Any, state: State | None) -> int:
         """Start a step; returns its turn."""
@@ -329,11 +344,13 @@ class EngineSession:
 
     def _size_of(self, lr: Any) -> tuple[int, int]:
         found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
-        if len(found) != 4 or tuple(found[:2]) != (1, 3):
-            raise TecoError(
-                f"the frame is {_size(tuple(found))}, expected 1x3xHEIGHTxWIDTH", exit_code=USAGE
-            )
-        return int(found[2]), int(found[3])
+        shape = tuple(int(x) for x in found)
+        contract = self._contract
+        size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
+        if shape != self._shape(contract.frame, size):
+            expected = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}[contract.layout]
+            raise TecoError(f"the frame is {_size(shape)}, expected {expected}", exit_code=USAGE)
+        return size
 
     def _take_state(self, state: State | None, size: tuple[int, int]) -> None:
         """Have the right past in place: that of the last step, or zeros."""
@@ -416,7 +433,8 @@ class EngineSession:
             frame, picture = nbytes[contract.frame], nbytes[contract.picture]
             pin = device.alloc_host
             frames, pictures = (pin(frame), pin(frame)), (pin(picture), pin(picture))
-            sides = _Sides(size, addresses, nbytes, frames, pictures)
+            checks = (pin(4), pin(4)) if contract.check else ()
+            sides = _Sides(size, addresses, nbytes, frames, pictures, checks)
             inputs = {contract.frame: shapes[contract.frame]}
             inputs |= {s.input: shapes[s.source] for s in contract.states}
             for name, shape in inputs.items():
@@ -472,6 +490,22 @@ class EngineSession:
         finally:
             self._sides, self._unread = None, False
             self._sized.close()
+
+
+class EnginePictureSession(EngineSession):
+    """The same for an engine with 8-bit ports; see :class:`teco.runtimes.base.PictureSession`."""
+
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+        """See :meth:`teco.runtimes.base.PictureSession.enlarge`.
+
+        Args:
+            frame: (h, w, 3) uint8 on the host; on the GPU, (1, h, w, 3).
+            state: as :meth:`step`'s, and the same kind.
+        """
+        given = frame if is_device_array(frame) else np.asarray(frame)[None]
+        picture = self._fetch(self._run(given, state))
+        # The host memory is written again two steps on, and the picture is the caller's to keep.
+        return picture[0].copy(), self._token()
 
 
 def _list(names: Any) -> str:

@@ -65,7 +65,7 @@ class _CpuSession(PortedSession):
         self, frame: NDArray[Any], state: State | None
     ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
         contract = self._contract
-        given = zeros(contract, *size_of(contract, frame)) if state is None else state
+        given = zeros(contract, *size_of(contract, frame.shape)) if state is None else state
         fetched = self._session.run(contract.outputs, {contract.frame: frame, **given})
         values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
         following = {s.input: values[s.source] for s in contract.states}

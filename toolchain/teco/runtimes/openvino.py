@@ -167,7 +167,7 @@ class _Session(PortedSession):
         given = ov.Tensor(frame, shared_memory=True)
         request = self._requests[self._turn]
         self._turn = 1 - self._turn
-        past = self._zeros(*size_of(contract, frame)) if state is None else state
+        past = self._zeros(*size_of(contract, frame.shape)) if state is None else state
         for name, value in {contract.frame: given, **past}.items():
             request.set_tensor(name, value)
         request.infer()

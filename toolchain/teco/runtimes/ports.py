@@ -30,10 +30,22 @@ def shape_of(expressions: tuple[str, ...], h: int, w: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def size_of(contract: StreamContract, frame: NDArray[Any]) -> tuple[int, int]:
-    """(h, w) of a frame that is in the port's own form."""
-    h, w = (frame.shape[contract.layout.index(axis)] for axis in "HW")
+def size_of(contract: StreamContract, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(h, w) of a frame of this shape, which is in the port's own form."""
+    h, w = (shape[contract.layout.index(axis)] for axis in "HW")
     return h, w
+
+
+def shapes_of(contract: StreamContract) -> dict[str, tuple[str, ...]]:
+    """Shape of every graph output, as expressions in the LR frame's h and w."""
+    h, w = (f"{contract.scale}*{extent}" for extent in "hw")
+    shapes: dict[str, tuple[str, ...]] = {
+        s.source: s.shape for s in contract.states if s.source in contract.outputs
+    }
+    shapes[contract.picture] = ("1", h, w, "3") if contract.layout == "NHWC" else ("1", "3", h, w)
+    if contract.check:
+        shapes[contract.check] = ("1",)
+    return shapes
 
 
 def zeros(contract: StreamContract, h: int, w: int) -> dict[str, NDArray[Any]]:
