@@ -13,9 +13,10 @@ import pytest
 
 from teco.artifact import Model, open_model
 from teco.errors import MACHINE, USAGE, TecoError
-from teco.gating import moving_frames
+from teco.gating import default_frames, moving_frames
 from teco.runtimes import SessionOptions, find, linked, onnxruntime_gpu
-from teco.runtimes.onnxruntime_binding import BoundSession, Place
+from teco.runtimes.base import PictureSession
+from teco.runtimes.onnxruntime_binding import BoundPictureSession, BoundSession, Place
 from teco.runtimes.onnxruntime_gpu import (
     engine_cache,
     provider_options,
@@ -291,6 +292,38 @@ def test_bound_tensors_take_turns(model: Model, graphs) -> None:
     session.close()
     with pytest.raises(TecoError, match="is closed"):
         session.step(moving_frames(16, 24, 1)[0], None)
+
+
+def test_bound_pictures(tmp_path: Path) -> None:
+    """8-bit ports: what the CPU session gives, bit for bit, in memory that takes turns."""
+    torch = pytest.importorskip("torch")
+    from teco.export import ExportOptions, export_onnx
+    from teco_models.checkpoint import Weights
+    from teco_models.generator import Generator
+    from teco_models.variant import Variant
+
+    variant = Variant.parse("teco-x4-b1-c8-f0-shuffle")
+    torch.manual_seed(0)
+    weights = Weights(variant, Generator(variant).state_dict())
+    options = ExportOptions(size=(12, 16), io="uint8")
+    model = open_model(str(export_onnx(weights, tmp_path, options)))
+    assert model.manifest is not None
+    session = BoundPictureSession(
+        "bound", "host", real_session(model), model.manifest.contract, HostPlace(), graphs=False
+    )
+    reference = find("onnxruntime").open(model, SessionOptions(threads=1))
+    assert isinstance(session, PictureSession)
+    assert isinstance(reference, PictureSession)
+    state = expected_state = None
+    for frame in default_frames(12, 16, 5):
+        expected, expected_state = reference.enlarge(frame, expected_state)
+        found, state = session.enlarge(frame, state)
+        assert np.array_equal(found, expected)
+    lr = moving_frames(12, 16, 1)[0]
+    assert np.array_equal(session.step(lr, None)[0], reference.step(lr, None)[0])
+    with pytest.raises(TecoError, match="expected 1xHEIGHTxWIDTHx3"):
+        session.enlarge(np.zeros((3, 12, 16), np.uint8), None)
+    session.close()
 
 
 # --- which libraries -------------------------------------------------------------------------

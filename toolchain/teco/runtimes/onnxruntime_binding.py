@@ -19,11 +19,15 @@ from teco.artifact import StreamContract
 from teco.device.interface import DeviceArray, borrow, is_device_array
 from teco.device.protocol import Device
 from teco.errors import USAGE, TecoError
-from teco.pictures import Array
+from teco.pictures import Array, Picture
 from teco.runtimes.base import State
-from teco.runtimes.ports import shape_of
+from teco.runtimes.ports import from_port, shape_of, shapes_of, size_of, to_port
 
-_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
 
 
 class Place:
@@ -132,11 +136,26 @@ class BoundSession:
         Raises:
             TecoError: the frame or the state is not as it must be.
         """
-        turn = self._run(lr, state)
-        name = self._contract.picture
+        if not is_device_array(lr):
+            if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
+                raise TecoError(
+                    f"the frame is {'x'.join(map(str, np.shape(lr)))}, expected 1x3xHEIGHTxWIDTH",
+                    exit_code=USAGE,
+                )
+            lr = to_port(self._contract, np.asarray(lr, np.float32))
+        picture = self._fetch(self._run(lr, state))
+        return from_port(self._contract, picture), _Token(self, self._steps)
+
+    def _fetch(self, turn: int) -> NDArray[Any]:
+        """The picture of a step, on the host and as the port gives it."""
+        contract = self._contract
+        if contract.check and not np.isfinite(self._download(contract.check, turn)).all():
+            raise FloatingPointError
+        return self._download(contract.picture, turn)
+
+    def _download(self, name: str, turn: int) -> NDArray[Any]:
         value = self._sides[name][turn]
-        picture = self._place.download(value, tuple(value.shape()), self._dtypes[name])
-        return picture.astype(np.float32, copy=False), _Token(self, self._steps)
+        return self._place.download(value, tuple(value.shape()), self._dtypes[name])
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
         """The same with the picture left on the GPU until the step after next or the next scene."""
@@ -163,12 +182,13 @@ class BoundSession:
         if self._session is None:
             raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
         found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
-        if len(found) != 4 or tuple(found[:2]) != (1, 3):
+        contract, shape = self._contract, tuple(int(x) for x in found)
+        size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
+        if shape != shape_of(contract.inputs[contract.frame], *size):
+            expected = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}[contract.layout]
             raise TecoError(
-                f"the frame is {'x'.join(map(str, found))}, expected 1x3xHEIGHTxWIDTH",
-                exit_code=USAGE,
+                f"the frame is {'x'.join(map(str, shape))}, expected {expected}", exit_code=USAGE
             )
-        size = int(found[2]), int(found[3])
         self._take_state(state, size)
         turn = self._steps % 2
         self._put_frame(lr, self._sides[self._contract.frame][turn])
@@ -212,11 +232,9 @@ class BoundSession:
             )
 
     def _resize(self, size: tuple[int, int]) -> None:
-        contract, (h, w) = self._contract, size
-        scale = contract.scale
-        shapes = {s.source: shape_of(s.shape, h, w) for s in contract.states}
-        shapes[contract.frame] = (1, 3, h, w)
-        shapes[contract.picture] = (1, 3, scale * h, scale * w)
+        contract = self._contract
+        named = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
+        shapes = {source: shape_of(shape, *size) for source, shape in named.items()}
         self._size, self._bindings, self._sides, self._zeros = None, [], {}, {}
         for source, shape in shapes.items():
             dtype = self._dtypes[source]
@@ -254,10 +272,25 @@ class BoundSession:
         self._device.synchronise()  # ONNX Runtime's own stream knows nothing of this one
 
 
+class BoundPictureSession(BoundSession):
+    """The same for a file with 8-bit ports; see :class:`teco.runtimes.base.PictureSession`."""
+
+    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+        """See :meth:`teco.runtimes.base.PictureSession.enlarge`.
+
+        Args:
+            frame: (h, w, 3) uint8 on the host; on the GPU, (1, h, w, 3).
+            state: as :meth:`step`'s, and the same kind.
+        """
+        given = frame if is_device_array(frame) else np.asarray(frame)[None]
+        picture = self._fetch(self._run(given, state))
+        return picture[0], _Token(self, self._steps)
+
+
 def _dtype(name: str, kind: str) -> np.dtype[Any]:
     if kind not in _DTYPES:
         raise TecoError(
             f"port {name} is {kind}, expected {' or '.join(_DTYPES)}",
-            hint="export it again with float32 or float16 ports",
+            hint="export it again with --io fp32, fp16 or uint8",
         )
     return _DTYPES[kind]

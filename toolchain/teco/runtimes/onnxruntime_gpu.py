@@ -28,7 +28,7 @@ from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra, nvidia_gpus
 from teco.runtimes import linked
 from teco.runtimes.base import Session, SessionOptions, needs_onnx
-from teco.runtimes.onnxruntime_binding import BoundSession, Place, PluginPlace
+from teco.runtimes.onnxruntime_binding import BoundPictureSession, BoundSession, Place, PluginPlace
 from teco.runtimes.ports import shape_of
 from teco_calibration.cache import cache_dir
 
@@ -145,11 +145,13 @@ class OnnxRuntimeGpu:
             raise self._cannot_open(model, error) from error
         self._check_placement(session, static=model.static_size is not None)
         graphs = self.kind == "cuda" and model.static_size is not None
-        return BoundSession(
+        contract = model.manifest.contract
+        bound = BoundPictureSession if contract.dtype == "uint8" else BoundSession
+        return bound(
             self.name,
             f"{self.provider}, device 0" + (", two CUDA graphs" if graphs else ""),
             session,
-            model.manifest.contract,
+            contract,
             place,
             graphs=graphs,
         )
@@ -253,8 +255,7 @@ def shape_profile(prefix: str, model: Model) -> dict[str, str]:
         return {}
     from teco.engines.build import profile_of
 
-    contract = model.manifest.contract
-    shapes = {contract.frame: ("1", "3", "h", "w"), **{s.input: s.shape for s in contract.states}}
+    shapes = model.manifest.contract.inputs
     sizes = profile_of(model.manifest, None)
     return {
         f"{prefix}_profile_{which}_shapes": ",".join(
