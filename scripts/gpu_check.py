@@ -29,7 +29,6 @@ from teco.engines import RtxOptions, TensorRtOptions, build_rtx, build_tensorrt,
 from teco.errors import MACHINE, TecoError
 from teco.gating import moving_frames
 from teco.runtimes import SessionOptions, find
-from teco_models.deploy import Precision
 
 PARITY_FRAMES = 30
 WARM_UP = 10
@@ -152,7 +151,7 @@ def export_all(
     spec: str, size: tuple[int, int], folder: Path, say: Callable[[str], None]
 ) -> dict[str, Model]:
     """Precision -> ONNX file of one size, in every precision that can be exported."""
-    from teco.export import ExportOptions, export_onnx
+    from teco.export import ExportOptions, Precision, export_onnx
     from teco_models.checkpoint import load_weights
 
     weights = open_model(spec).weights
@@ -165,6 +164,8 @@ def export_all(
         try:
             path = export_onnx(load_weights(weights), folder, options)
         except TecoError as error:
+            if precision == "fp32":
+                raise  # the reference of all others
             say(f"not exported: {error.message}")
             continue
         made[precision] = replace(open_model(str(path)), weights=weights)

@@ -300,8 +300,7 @@ def test_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(device, "installed", lambda: None)
     reason = device.why_unavailable("running this")
     assert reason is not None
-    assert "teco[cuda]" in reason
-    assert "teco[pycuda]" in reason
+    assert reason.endswith("pip install 'teco[cuda]'")  # `teco doctor` shows it as a command
     with pytest.raises(TecoError, match="neither is installed") as error:
         device.open_device("running this")
     assert error.value.exit_code == MACHINE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from teco import doctor
+from teco import device, doctor
 from teco.doctor import Gpu, Part
 from teco.engines import api
 
@@ -161,15 +161,15 @@ def test_tensorrt_without_a_gpu(monkeypatch):
 
 
 def test_adapters(tmp_path, monkeypatch):
-    """cuda.bindings lies in a package without code of its own."""
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    """cuda.bindings lies in a package that need not be there either."""
+    monkeypatch.setattr(doctor.device.importlib.util, "find_spec", lambda name: None)
     assert [p.version for p in doctor.adapters().values()] == [None, None]
 
     def parent_is_missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", parent_is_missing)
-    assert doctor.adapters()["cuda-python"].command == "pip install cuda-python"
+    monkeypatch.setattr(doctor.device.importlib.util, "find_spec", parent_is_missing)
+    assert doctor.adapters()["cuda-python"].command == device.INSTALL
 
 
 def test_layout_and_keys(programs, teco):

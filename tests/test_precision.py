@@ -303,7 +303,7 @@ def test_a_gpu_that_cannot_be_built_for_is_said_before_the_work(teco, tiny_weigh
         (["--formats", ","], ["names no format"]),
         (["--sm", "89"], ["--sm chooses GPUs", "--formats onnx,rtx"]),
         (["--formats", "rtx", "--sm", "ada"], ["'ada' is no list of compute capabilities"]),
-        (["--fp16", "--half-weights"], ["give one of the two"]),
+        (["--fp16", "--half-weights"], ["leave --half-weights out"]),
         (["--blocks", "0"], ["no number of blocks"]),
         (["--blocks", "some"], ["no number of blocks"]),
     ],

@@ -33,7 +33,7 @@ from teco.stream import to_tensor
 from teco.train.init import initialise
 from teco_calibration.ranges import MinMax, observe
 from teco_calibration.verdict import INT8
-from teco_models.checkpoint import Weights, infer
+from teco_models.checkpoint import Weights, build, infer, save_weights
 from teco_models.deploy import TARGETS, deploy_step
 from teco_models.generator import Generator
 from teco_models.variant import Variant
@@ -310,6 +310,11 @@ def test_an_exported_file(weights: Weights, tmp_path: Path) -> None:
             hr, _ = session.step(np.zeros((1, 3, *SIZE), np.float32), None)
             assert np.isfinite(hr).all()
             session.close()
+    from teco.verify import VerifyOptions, verify
+
+    save_weights(tmp_path / "w.safetensors", build(weights))
+    report = verify(str(path), VerifyOptions(weights=tmp_path / "w.safetensors"))
+    assert report.holds, [(f.check, f.text) for f in report.findings]
     data = json.loads(manifest.to_json())
     assert Manifest.from_json(json.dumps(data), source="x") == manifest
     for change in ({"precision_asked": "fp32"}, {"precision_found": {"float32": 9}}):
@@ -366,7 +371,6 @@ def test_bad_questions(
         run.refuses(code, *words, after=after)  # type: ignore[attr-defined]
         assert not list(tmp_path.glob("*.onnx"))
 
-    refused("--int8 and --fp16", more=("--int8", "--fp16"))
     refused("--half-weights", more=("--int8", "--half-weights"))
     refused("--calibrate", "add --int8", more=("--calibrate", "x.mp4"))
     refused("--range", "add --int8", more=("--range", "minmax"))

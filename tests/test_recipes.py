@@ -98,7 +98,7 @@ def test_the_command_offers_what_there_is_with_the_true_defaults() -> None:
     # In recipes only: what nobody types.
     recipe_only = set(fields) - {name.replace("-", "_") for name, _, _ in FIELDS}
     assert recipe_only == {
-        "variant", "threads", "fnet_lr_share", "milestones", "lr_floor", "warm_up", "pixel_loss",
+        "variant", "threads", "fnet_lr_share", "milestones", "lr_floor", "pixel_loss",
         "pingpong_loss", "balance_limit", "clip_norm", "ema", "channels_last",
     }  # fmt: skip
 

@@ -97,7 +97,7 @@ def test_the_same_as_stepping_by_hand(
             lr = scene[n].astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
             hr, state = session.step(np.ascontiguousarray(lr), state)
             if n < 0:
-                scaled = np.rint(hr[0].astype(np.float64) * 255)
+                scaled = np.rint(hr[0] * np.float32(255))
                 expected.append(np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0))
     found = load_pictures(tmp_path / "out")
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_preflight import HOST, make, make_tensorrt, mutate
 
+import teco.verify
 import teco.verify_engine
-from teco.artifact import METADATA_KEY, Model, manifest_path, open_model, sha256_of
+from teco.artifact import METADATA_KEY, Model, StreamContract, manifest_path, open_model, sha256_of
 from teco.engines import api
 from teco.errors import MACHINE, USAGE, TecoError
 from teco.runtimes import SessionOptions, find
@@ -188,16 +189,30 @@ def test_weights_that_are_nowhere(file, tiny_weights, tmp_path):
     assert "give --weights FILE" in report.wanting
     assert answers(report)["gate"] == "not run"
     report = verify(str(file), VerifyOptions(model="live"))
-    assert "the shipped live has sha256 151c6b42e839" in refused(report)["weights"]
+    live = open_model("live").manifest
+    assert live is not None
+    assert f"the shipped live has sha256 {live.weights_sha256[:12]}" in refused(report)["weights"]
 
 
-def test_int8_wants_a_clip(file, options, monkeypatch):
-    """Its bounds are losses on a ground truth, which frames made on the spot have not."""
-    monkeypatch.setattr("teco.engines.precision.check_label", lambda *_, **__: None)
-    lie(file, inside=True, precision_asked="int8")
-    report = verify(str(file), options)
-    assert report.exit_code == USAGE
-    assert "give --clip CLIP" in report.wanting
+def test_what_a_file_is_judged_by(file):
+    """As at its export: int8 without a truth on the reference, float16 ports by fp16's bounds."""
+    from dataclasses import replace
+
+    model = open_model(str(file))
+    manifest = model.manifest
+    assert manifest is not None
+
+    def judged(precision: str, io: str = "fp32", *, on_truth: bool = False) -> str:
+        contract = StreamContract.of(model.variant, io)
+        about = replace(model, manifest=replace(manifest, contract=contract))
+        report = Report(file, "onnx", precision=precision)
+        return teco.verify._bounds(report, about, on_truth=on_truth).name
+
+    assert judged("int8") == "int8-reference"
+    assert judged("int8", on_truth=True).startswith("int8")
+    assert [judged("fp32"), judged("fp32", "fp16"), judged("fp16", "uint8")] == [
+        "fp32", "fp16", "fp16",
+    ]  # fmt: skip
 
 
 def test_on_a_clip(file, options, make_clip, tmp_path):

@@ -164,6 +164,14 @@ class StreamContract:
         return {self.frame: frame, **{s.input: s.shape for s in self.states}}
 
     @property
+    def dtypes(self) -> dict[str, str]:
+        """Element type, a NumPy name, of every port that pictures and state pass."""
+        found = {self.frame: self.dtype, self.picture: self.dtype}
+        for state in self.states:
+            found |= {state.input: state.dtype, state.source: state.dtype}
+        return found
+
+    @property
     def carried(self) -> tuple[str, ...]:
         """Graph outputs that only become state."""
         known = (self.frame, self.picture)

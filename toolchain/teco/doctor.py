@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from teco import device
 from teco.engines import api, gpus
 from teco.errors import TecoError
 from teco.machine import nvidia_smi, version_of
@@ -171,28 +172,20 @@ def _bindings(target: str) -> Part:
 
 
 _ADAPTERS = {
-    "cuda-python": ("cuda.bindings", ("cuda-python", "cuda-bindings"), "pip install cuda-python"),
-    "pycuda": ("pycuda", ("pycuda",), "pip install pycuda   (compiles; needs the CUDA toolkit)"),
+    "cuda-python": (("cuda-python", "cuda-bindings"), "pip install 'teco[cuda]'"),
+    "pycuda": (("pycuda",), "pip install 'teco[pycuda]'   (compiles; needs the CUDA toolkit)"),
 }
 
 
 def adapters() -> dict[str, Part]:
     """What sessions of engines can hold device memory with; one of them is enough."""
     found: dict[str, Part] = {}
-    for name, (module, packages, command) in _ADAPTERS.items():
-        if _is_there(module):
+    for name, (packages, command) in _ADAPTERS.items():
+        if device.is_there(name):
             found[name] = Part(next((v for p in packages if (v := version_of(p))), "?"), None)
         else:
-            found[name] = Part(None, f"{module} is not installed", command)
+            found[name] = Part(None, f"{device.MODULES[name]} is not installed", command)
     return found
-
-
-def _is_there(module: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # its parent is not there
-        return False
-    return spec is not None and spec.origin is not None
 
 
 _GOOD_AT = {

@@ -45,7 +45,15 @@ from teco.engines import precision
 from teco.errors import TecoError
 from teco.gating import GateClip, default_frames, gate_model
 from teco.machine import require_extra, version_of
-from teco.parity import MAX_DIFFERENCE, ParityError, measure_parity, reference_session
+from teco.parity import (
+    DYNAMIC_SIZES,
+    FRAMES,
+    GATE_SIZE,
+    MAX_DIFFERENCE,
+    ParityError,
+    measure_parity,
+    reference_session,
+)
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.ports import shape_of
 from teco_calibration.verdict import FP16
@@ -71,13 +79,9 @@ takes NEAREST for opset 20's "linear" (TensorRT#4646)."""
 DEFAULT_TARGET = "onnxruntime"
 """The runtime of the base install."""
 
-GATE_SIZE = (20, 28)
-"""LR size at which the gate runs, small because it runs a float32 PyTorch step 72 times, and no
-multiple of 8, so that the flow is mirrored. A static file of more pixels is judged by its form: the
-same graph traced at this size. The file itself is compared frame by frame all the same."""
-
-DYNAMIC_SIZES = ((45, 75), (64, 96))
-"""LR sizes at which a dynamic file is verified: one odd, one that FNet covers exactly."""
+LEAST_INT8_PSNR = 30.0
+"""Worst frame of an int8 file against PyTorch, dB. What int8 may cost is judged on its smaller form
+by the gate; this tells a graph that computes something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +111,19 @@ class ExportOptions:
     target: str = DEFAULT_TARGET
     without: tuple[str, ...] = ()
     half_weights: bool = False
-    frames: int = 10
+    frames: int = FRAMES
     shared_with: Path | None = None
     name: str | None = None
 
     @property
     def is_half(self) -> bool:
-        """Whether values are rounded to float16 anywhere, so that the gate has the word."""
-        return "fp16" in (self.precision, self.io)
+        """Whether float16 is what rounds most, so that the gate judges by its bounds."""
+        return self.precision != "int8" and "fp16" in (self.precision, self.io)
+
+    @property
+    def halves(self) -> str:
+        """What is rounded to float16, for messages."""
+        return "fp16" if self.precision == "fp16" else "fp32 with float16 ports"
 
     @property
     def without_half(self) -> str:
@@ -241,7 +250,7 @@ def export_onnx(
             verdict = judge_half(small, weights, gate_size)
             if not verdict.accepted:
                 raise ParityError(
-                    f"{name} in fp16 is not close enough to float32: "
+                    f"{name} in {options.halves} is not close enough to float32: "
                     f"{'; '.join(verdict.reasons)}; no file was written",
                     hint=options.without_half,
                 )
@@ -314,9 +323,16 @@ def _check_parity(parity: Parity, options: ExportOptions, name: str) -> None:
     assert least is not None
     if options.is_half and parity.min_psnr is not None and parity.min_psnr < least:
         raise ParityError(
-            f"{name} in fp16 has {parity.min_psnr:.2f} dB against PyTorch's float32 in its worst "
-            f"of {parity.frames} frames, required {least:g} dB; no file was written",
+            f"{name} in {options.halves} has {parity.min_psnr:.2f} dB against PyTorch's float32 in "
+            f"its worst of {parity.frames} frames, required {least:g} dB; no file was written",
             hint=options.without_half,
+        )
+    if options.precision == "int8" and (parity.min_psnr or LEAST_INT8_PSNR) < LEAST_INT8_PSNR:
+        raise ParityError(
+            f"{name} in int8 has {parity.min_psnr:.2f} dB against PyTorch's float32 in its worst "
+            f"of {parity.frames} frames, where the smaller form passed the gate; required "
+            f"{LEAST_INT8_PSNR:g} dB; no file was written",
+            hint="report this with the versions that `teco doctor` prints",
         )
 
 

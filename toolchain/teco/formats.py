@@ -172,6 +172,9 @@ def check(request: Request, folder: Path, base: str, *, overwrite: bool) -> None
         check_sm(trt, request.sm)
     if "tensorrt" in request.engines:
         require()
+    if "onnx" in request.formats:
+        options = request.options
+        check_target(folder / f"{options.name or base + options.suffix}.onnx", overwrite)
     for target in request.engines:
         check_target(folder / f"{request.engine_name(base, target)}{SUFFIX}", overwrite)
 

@@ -11,7 +11,7 @@ Verification stops before a file whose bytes are not those of its manifest is gi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +29,17 @@ from teco.engines import precision
 from teco.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.gating import GateClip, default_frames, gate_model, read_clip
 from teco.machine import missing_extra, require_extra
-from teco.parity import MAX_DIFFERENCE, ParityError, compare, reference_session
+from teco.parity import (
+    DYNAMIC_SIZES,
+    FRAMES,
+    GATE_SIZE,
+    MAX_DIFFERENCE,
+    ParityError,
+    compare,
+    compares_floats,
+    reference_session,
+)
+from teco.quantise.run import bounds_for
 from teco.runtimes import Runtime, Session, SessionOptions, find
 from teco_calibration.errors import ClipError
 from teco_calibration.verdict import Bounds
@@ -43,13 +53,6 @@ Answer = Literal["yes", "no", "not run"]
 
 DEFAULT_RUNTIME = "onnxruntime"
 """Runs ONNX files: the runtime of the base install, which their manifests' parity speaks of."""
-
-PARITY_FRAMES = 10
-SIZES = ((45, 75), (64, 96))
-"""LR sizes at which values of a dynamic file are compared, as at its export."""
-
-GATE_SIZE = (20, 28)
-"""LR size of the gate where neither the file nor a clip gives one, as at its export."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ def _verify_onnx(path: Path, options: VerifyOptions, progress: Progress) -> Repo
                 raise
             report.add("opens", False, error.message)
             return report
-        if manifest.precision_asked == "fp32":
+        if manifest.precision_asked == "fp32" and manifest.contract.io != "fp16":
             _check_values(candidate, reference, model, report)
         size = model.static_size or GATE_SIZE
         run_gate(candidate, reference, model, size, options, report, progress)
@@ -286,7 +289,7 @@ def _check_file(path: Path, manifest: Manifest, report: Report) -> None:
         report.add("manifest", False, error.message)
         return
     names = [f.name for f in fields(Manifest) if f.name not in _LATER]
-    differ = [n for n in names if getattr(inside, n) != getattr(manifest, n)]
+    differ = [n for n in names if _settled(inside, n) != _settled(manifest, n)]
     if differ:
         name = differ[0]
         report.add(
@@ -299,9 +302,19 @@ def _check_file(path: Path, manifest: Manifest, report: Report) -> None:
     report.add("manifest", True, f"{beside.name} and the one inside the file say the same")
 
 
+def _settled(manifest: Manifest, name: str) -> object:
+    """A field without what an export learns only from the finished file."""
+    value = getattr(manifest, name)
+    return replace(value, timings=()) if name == "int8" and value is not None else value
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_KINDS = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+"""What ONNX Runtime calls the contract's types."""
 
 
 def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
@@ -316,6 +329,7 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
     session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     inputs = {x.name: list(x.shape) for x in session.get_inputs()}
     outputs = {x.name: list(x.shape) for x in session.get_outputs()}
+    kinds = {x.name: x.type for x in (*session.get_inputs(), *session.get_outputs())}
     contract = manifest.contract
     expected = {contract.frame, *(s.input for s in contract.states)}
     ours = type(contract).of(Variant.parse(manifest.variant), contract.io)
@@ -329,6 +343,13 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
         return
     if [(s.input, s.shape) for s in contract.states] != [(s.input, s.shape) for s in ours.states]:
         report.add("ports", False, f"its state is not that of {manifest.variant}")
+        return
+    wrong = [n for n, dtype in contract.dtypes.items() if kinds[n] != _KINDS[dtype]]
+    if wrong:
+        name = wrong[0]
+        report.add(
+            "ports", False, f"{name} is {kinds[name]}, its manifest says {contract.dtypes[name]}"
+        )
         return
     shapes = contract.inputs
     static = all(isinstance(x, int) for shape in inputs.values() for x in shape)
@@ -462,19 +483,38 @@ def _shipped(entry: zoo.Entry) -> Manifest:
 
 def _check_values(candidate: Session, reference: Session, model: Model, report: Report) -> None:
     """Differences before rounding to 8 bits, where float32 is promised."""
-    sizes = (model.static_size,) if model.static_size else SIZES
+    sizes = (model.static_size,) if model.static_size else DYNAMIC_SIZES
     try:
-        parity = compare(candidate, reference, model, sizes, PARITY_FRAMES)
+        parity = compare(candidate, reference, model, sizes, FRAMES)
     except ParityError as error:
         report.add("values", False, error.message)
         return
     report.parity = parity
+    assert model.manifest is not None
+    what = "its state" if model.manifest.contract.dtype == "uint8" else "largest difference"
+    shown = (
+        f"{what} from {reference.runtime} {parity.max_abs:.1e}, allowed {MAX_DIFFERENCE:.0e}"
+        if compares_floats(candidate, reference, model)
+        else "its state was not compared"
+    )
     report.add(
         "values",
         parity.max_abs <= MAX_DIFFERENCE and parity.max_steps <= 1,
-        f"largest difference from {reference.runtime} {parity.max_abs:.1e} over {parity.frames} "
-        f"recurrent frames at {' and '.join(parity.sizes)}, allowed {MAX_DIFFERENCE:.0e}",
+        f"{shown}; {parity.max_steps} 8-bit steps, allowed 1; over {parity.frames} recurrent "
+        f"frames at {' and '.join(parity.sizes)}",
     )
+
+
+def _bounds(report: Report, model: Model, *, on_truth: bool) -> Bounds:
+    """What the file is judged by: what its label allows, as at its export."""
+    assert model.manifest is not None
+    if report.precision == "int8":
+        bounds, note = bounds_for(on_truth)
+        if note:
+            report.add("bounds", None, f"{note}; --clip CLIP has one" if not on_truth else note)
+        return bounds
+    half_ports = model.manifest.contract.io == "fp16"
+    return Bounds.named("fp16" if half_ports else report.precision)
 
 
 def run_gate(
@@ -501,7 +541,7 @@ def run_gate(
         TecoError: too few frames asked for, or a clip of another size than the file takes.
         ClipError: the clip cannot be used.
     """
-    bounds = Bounds.named(report.precision)
+    bounds = _bounds(report, model, on_truth=options.clip is not None)
     count = bounds.frames if options.frames is None else options.frames
     if count < bounds.frames:
         raise TecoError(
@@ -514,10 +554,6 @@ def run_gate(
         clip = read_clip(options.clip, model.variant.degradation)
         if clip.frames:
             check_frame_size(model, *clip.frames[0].shape[:2])
-    elif bounds.needs_truth:
-        report.wanting = f"{bounds.name} is judged on the ground truth of a clip; give --clip CLIP"
-        report.add("gate", None, report.wanting)
-        return
     else:
         clip = GateClip(default_frames(*size, count))
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import Size, say
+from teco.cli.options import Size, not_a_pipe, say
 
 if TYPE_CHECKING:
     from teco.errors import TecoError
@@ -74,6 +74,7 @@ class _Blocks(_BlocksType):
 @click.option(
     "--calibrate",
     multiple=True,
+    callback=not_a_pipe,
     metavar="CLIP",
     help="With --int8: take ranges from this clip and judge on it, itself the truth; repeatable. "
     "[default: the example clip of a checkout, else moving test frames]",

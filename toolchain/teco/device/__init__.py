@@ -10,19 +10,25 @@ import importlib.util
 from teco.device.protocol import CudaError, Device
 from teco.errors import MACHINE, TecoError
 
-INSTALL = "pip install 'teco[cuda]', or 'teco[pycuda]' where that is compiled already"
-"""What provides the bindings; cuda-python comes as wheels, PyCUDA is compiled."""
+INSTALL = "pip install 'teco[cuda]'"
+"""What provides the bindings; cuda-python comes as wheels, PyCUDA ('teco[pycuda]') is compiled."""
+
+
+MODULES = {"cuda-python": "cuda.bindings.runtime", "pycuda": "pycuda.driver"}
+"""Package -> what is imported of it, in the order in which they are taken."""
+
+
+def is_there(package: str) -> bool:
+    """Whether a package of :data:`MODULES` is installed; nothing is imported of it."""
+    try:
+        return importlib.util.find_spec(MODULES[package]) is not None
+    except ModuleNotFoundError:  # the parent package is not there
+        return False
 
 
 def installed() -> str | None:
-    """ "cuda-python" or "pycuda", the first that is installed; nothing is imported of it."""
-    for name, module in (("cuda-python", "cuda.bindings.runtime"), ("pycuda", "pycuda.driver")):
-        try:
-            if importlib.util.find_spec(module) is not None:
-                return name
-        except ModuleNotFoundError:  # the parent package is not there
-            continue
-    return None
+    """ "cuda-python" or "pycuda", the first that is installed."""
+    return next((name for name in MODULES if is_there(name)), None)
 
 
 def why_unavailable(purpose: str) -> str | None:

@@ -107,6 +107,8 @@ class EngineManifest:
         if self.model.contract.io != "fp32":
             words.append(f"--io {self.model.contract.io}")
         words += {"fp16": ["--fp16"], "int8": ["--int8"]}.get(self.precision_asked, [])
+        if (record := self.model.int8) is not None:
+            words += record.arguments
         return " ".join(words)
 
     def to_json(self) -> str:

@@ -10,12 +10,13 @@ from typing import Literal
 import teco
 from teco.errors import USAGE, TecoError
 from teco.gating import GateClip, default_frames, read_clip
+from teco.quantise.record import EXAMPLE
 from teco_calibration.ranges import RANGES
 from teco_models.variant import SCALE
 
 CROP = (60, 92)
 """Largest LR size that is looked at, from the middle; no multiples of 8, so that the flow is
-mirrored (see :data:`teco.export.GATE_SIZE`). Small, because hundreds of frames are run."""
+mirrored (see :data:`teco.parity.GATE_SIZE`). Small, because hundreds of frames are run."""
 
 MIN_FRAMES = 8
 """Of a clip's first scene. The recurrence has then got over its start, see
@@ -71,7 +72,7 @@ class Material:
 
 def example_clip() -> Path | None:
     """The example with a truth, which lies in a checkout and not in a wheel."""
-    path = Path(teco.__file__).parents[2] / "examples" / "city_hr.mp4"
+    path = Path(teco.__file__).parents[2] / "examples" / EXAMPLE
     return path if path.is_file() else None
 
 

@@ -34,13 +34,17 @@ def learned(model: ModelProto) -> dict[str, NodeProto]:
     Only learned ones: interpolation, blur and the like are buffers of the deploy form, whose names
     do not end so, and they make positions, pictures or states.
     """
-    return {
-        node.input[1]: node
-        for node in model.graph.node
-        if node.op_type in _AXIS
-        and node.input[1].endswith(".weight")
-        and not node.input[1].removeprefix(_PORTED).startswith(_FLOAT_ISLANDS)
-    }
+    found: dict[str, NodeProto] = {}
+    for node in model.graph.node:
+        if (
+            node.op_type in _AXIS
+            and node.input[1].endswith(".weight")
+            and not node.input[1].removeprefix(_PORTED).startswith(_FLOAT_ISLANDS)
+        ):
+            if node.input[1] in found:
+                raise ValueError(f"two convolutions share {node.input[1]}")  # blocks are unrolled
+            found[node.input[1]] = node
+    return found
 
 
 def insert(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+
+EXAMPLE = "city_hr.mp4"
+"""The example clip of a checkout, which is taken where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,14 @@ class Int8:
     judged_on: str
     kept: tuple[Kept, ...] = ()
     timings: tuple[Timing, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What says the same to ``teco export``; clips without their folders, which only their
+        user knows."""
+        named = () if self.clips == (EXAMPLE,) else self.clips
+        clips = [f"--calibrate {shlex.quote(clip)}" for clip in named]
+        return [f"--range {self.range}", *clips]
 
     @property
     def lines(self) -> tuple[str, ...]:

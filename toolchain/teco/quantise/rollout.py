@@ -63,6 +63,8 @@ class OnnxRollout:
         feeds = {contract.frame: frame, **state}
         fetched = dict(zip(self._fetched, self._session.run(self._fetched, feeds), strict=True))
         self.picture = from_port(contract, fetched[contract.picture])
+        if contract.check and not np.isfinite(fetched[contract.check]).all():
+            self.picture = np.full_like(self.picture, np.nan)  # as floats would show it
         values = {**feeds, **fetched}
         self._state = {s.input: values[s.source] for s in contract.states}
         return {name: values[tensor] for name, tensor in self._shown.items()}

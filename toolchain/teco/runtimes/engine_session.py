@@ -123,10 +123,7 @@ def check_ports(
                 + (f" to {_size(high)}" if low != high else ""),
                 hint=again,
             )
-    promised = {contract.frame: contract.dtype, contract.picture: contract.dtype}
-    for state in contract.states:
-        promised |= {state.input: state.dtype, state.source: state.dtype}
-    for port, dtype in promised.items():
+    for port, dtype in contract.dtypes.items():
         if ports[port].dtype.name != dtype:
             raise TecoError(
                 f"{port} of {name} is {ports[port].dtype.name}, its manifest says {dtype}",
@@ -280,6 +277,7 @@ class EngineSession:
 
         The array is promised until the step after next, or until the next scene starts: a last
         picture that is state too is where zeros are then written. Its stream says when it is there.
+        NaN behind 8-bit ports is not seen, because that would be to wait.
         """
         turn = self._run(lr, state)
         sides = self._sized_sides
@@ -306,6 +304,7 @@ class EngineSession:
         try:
             self._keep()
         finally:
+            self._events.clear()
             # Both hold on to the engine.
             self._keep, self._capturable = (lambda: None), (lambda: False)
             self._context = None

@@ -161,7 +161,7 @@ class OnnxRuntimeGpu:
         if "fallback to CPU EP has been explicitly disabled" in text:
             return TecoError(
                 f"{self.name} cannot run all of {model.name}: some of it would be left to the CPU",
-                hint="`teco export --form tensorrt` makes a file that it can",
+                hint="`teco export --for tensorrt` makes a file that it can",
                 exit_code=MACHINE,
             )
         return TecoError(
@@ -183,7 +183,7 @@ class OnnxRuntimeGpu:
         if elsewhere:
             raise TecoError(
                 f"{self.name} was asked for and ONNX Runtime left {', '.join(elsewhere)} to others",
-                hint="`teco export --form tensorrt` makes a file that it can run",
+                hint="`teco export --for tensorrt` makes a file that it can run",
                 exit_code=MACHINE,
             )
 
