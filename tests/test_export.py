@@ -261,6 +261,7 @@ def test_the_file_alone_says_how_to_be_driven(exported: Path, tmp_path: Path) ->
     assert model.manifest.contract.states[1].shape == ("1", "3", "4*h", "4*w")
 
 
+@pytest.mark.slow
 def test_half_weights_are_smaller_and_the_same(tmp_path: Path) -> None:
     generator = generator_of(SMALL).half().float()
     weights = infer(generator.state_dict(), source="x")
@@ -386,6 +387,7 @@ def _refuse(module: str, extra: str, purpose: str) -> None:
         raise TecoError(f"{purpose} needs {module}", hint=extra, exit_code=3)
 
 
+@pytest.mark.slow
 def test_weights_are_shared_with_the_file_beside(tmp_path: Path) -> None:
     from teco.runtimes import SessionOptions, find
 

@@ -335,6 +335,7 @@ def test_no_flow_stage_without_a_flow_net(tmp_path: Path, shots) -> None:
     assert error.value.hint == "give --flow-iterations 0"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("random_vgg")
 def test_float16_with_loss_scaling_runs_and_resumes(tmp_path: Path, shots) -> None:
     o = options(variant=FREE, amp="fp16", iterations=3, gan_iterations=2)

@@ -337,6 +337,7 @@ def test_info_and_bench_know_the_ports(files, teco):
     assert run.code == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_the_command(teco, tiny_weights, tmp_path):
     run = teco("export", "--weights", tiny_weights, "--io", "uint8", "--fp16", "--size", "12x20",
                "-o", tmp_path)  # fmt: skip

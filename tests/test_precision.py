@@ -17,7 +17,7 @@ from teco.engines.precision import check_label, of_onnx
 from teco.engines.preflight import read
 from teco.errors import MACHINE, USAGE, TecoError
 from teco.export import ExportOptions, export_onnx
-from teco.formats import Request, parse_formats, parse_sm, produce, shipped_with
+from teco.formats import Product, Request, parse_formats, parse_sm, produce, shipped_with
 from teco.gating import moving_frames
 from teco_calibration.verdict import FP16
 from teco_models import zoo
@@ -277,6 +277,45 @@ def test_the_command_twice(teco, tiny_weights, tmp_path):
     assert json.loads(teco("info", folders[0] / names[1], "--json").stdout)["target"] == "rtx"
 
 
+def test_several_precisions_and_what_is_refused(teco, tiny_weights, half, tmp_path, monkeypatch):
+    """A file each; one that is refused is in the table, and the others are made."""
+    from teco.parity import ParityError
+
+    asked: list[str] = []
+    made = Product(
+        "onnx", half, half.stat().st_size, open_model(str(half)).manifest,
+        of_onnx(onnx.load(str(half))),
+    )  # fmt: skip
+
+    def produce(_weights, _folder, request, **_):
+        asked.append(request.onnx.precision)
+        if request.onnx.precision == "int8":
+            raise ParityError("int8 is too far", hint="take --fp16")
+        return [made]
+
+    monkeypatch.setattr("teco.formats.produce", produce)
+    flags = ("--int8", "--fp16", "--fp32")
+    done = teco("export", "--weights", tiny_weights, "--size", "9x10", *flags, "-o", tmp_path)
+    assert asked == ["fp32", "fp16", "int8"]
+    assert done.stdout.decode().split() == [str(half)] * 2
+    done.refuses(
+        1,
+        "1 of 3 were refused: tiny int8",
+        "take --fp16",
+        after=("refused", "file", half.name, "tiny"),
+    )
+    table = done.stderr[done.stderr.index("file ") :]
+    assert table.count(half.name) == 2
+    assert "accepted" in table
+    asked.clear()
+    assert teco("export", "--weights", tiny_weights, "-o", tmp_path).code == 0
+    assert asked == ["fp32"]
+    # Alone, what is refused is the whole answer.
+    teco("export", "--weights", tiny_weights, "--int8", "-o", tmp_path).refuses(
+        1, "int8 is too far"
+    )
+
+
 @needs_rtx
 def test_an_engine_alone_leaves_no_onnx_file(weights, tmp_path):
     request = Request(formats=("rtx",), sm=(89,), onnx=ExportOptions(size=SIZE))
@@ -323,6 +362,7 @@ def test_tensorrt_without_a_gpu_is_said_before_the_work(teco, tiny_weights, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_all_shipped_models_and_a_table(teco, tiny_weights, tmp_path, monkeypatch):
     """Two of one variant under their own names, in one table."""
     places = tmp_path / "zoo"

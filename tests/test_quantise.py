@@ -190,6 +190,7 @@ def hurt(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 HURT = "fnet.decoder3.2.weight"
 
 
+@pytest.mark.slow
 def test_the_layer_that_hurts_is_found(step: onnx.ModelProto, scene: GateClip) -> None:
     model = hurt(step, HURT)
     few = scene.frames[:4]
@@ -276,6 +277,7 @@ def test_a_file_says_which_layers_stayed_in_float(step: onnx.ModelProto) -> None
     assert all(any(name in line for line in heard) for name in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_what_does_not_pass_the_gate_is_refused_and_leaves_nothing(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

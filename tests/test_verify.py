@@ -97,7 +97,7 @@ def test_what_is_right(file, options):
 
 
 BESIDE = {
-    "label": ({"precision_asked": "int8"}, "manifest", "precision_asked is 'int8' in tiny.json"),
+    "label": ({"precision_asked": "int8"}, "file", "none of the file's tensors are int8"),
     "label fp16": ({"precision_asked": "fp16"}, "file", "none of the file's tensors are float16"),
     "sha": ({"sha256": "a" * 64}, "file", "its sha256 is"),
     "size": ({"size": "16x24"}, "manifest", "size is '16x24' in tiny.json and 'dynamic' inside"),
@@ -120,7 +120,11 @@ def test_a_manifest_beside_that_lies(file, options, mutation):
 
 
 BOTH = {
-    "label": ({"precision_asked": "int8"}, "precision", "labelled int8 and its convolutions"),
+    "label": (
+        {"precision_asked": "int8", "precision_found": {"float32": 1, "int8": 1}},
+        "precision",
+        "labelled int8 and its convolutions",
+    ),
     "size": ({"size": "16x24"}, "ports", "takes dynamic frames, its manifest 16x24"),
     "weights": ({"weights_sha256": "b" * 64}, "weights", "was made from bbbbbbbbbbbb..."),
     "variant": ({"variant": "teco-x4-b2-c16-f8-shuffle"}, "weights", "the file says teco-x4-b2"),
@@ -157,6 +161,7 @@ def test_an_exponent_in_the_weights_is_found_by_the_gate(file, options):
     assert {"values", "gate max_steps", "gate worst_psnr"} <= set(refused(report))
 
 
+@pytest.mark.slow
 def test_an_exponent_in_half_precision(tmp_path, tiny_weights, options):
     """Values are not compared one by one there: the gate alone must find it."""
     from teco.export import ExportOptions, export_onnx
