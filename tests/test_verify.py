@@ -402,7 +402,7 @@ def test_a_real_engine(engine, options, monkeypatch):
     monkeypatch.setattr("teco.engines.preflight.look", lambda *_: here)
     monkeypatch.setattr("teco.engines.rtx.check_validity", lambda _: None)
     runtime = FakeRuntime(engine.with_name("step.onnx"))
-    monkeypatch.setattr(teco.verify_engine, "RUNTIMES", (runtime,))
+    monkeypatch.setattr(teco.verify_engine, "find", lambda _: runtime)
     monkeypatch.setattr(teco.verify_engine, "open_model", lambda _: open_model(str(runtime.onnx)))
     report = verify(str(engine), options)
     assert set(answers(report).values()) == {"yes"}

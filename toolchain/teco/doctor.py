@@ -6,7 +6,6 @@ Everything here is read: nothing is installed, no model is opened, and nothing i
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shutil

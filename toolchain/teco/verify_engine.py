@@ -13,9 +13,9 @@ from teco.engines.manifest import EngineManifest, parse_size
 from teco.engines.precision import Proof
 from teco.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.machine import missing_extra
-from teco.runtimes import RUNTIMES, Runtime, Session, SessionOptions
+from teco.parity import GATE_SIZE
+from teco.runtimes import Session, SessionOptions, find
 from teco.verify import (
-    GATE_SIZE,
     Progress,
     Report,
     VerifyOptions,
@@ -150,7 +150,7 @@ def _run(
         return
     try:
         preflight.check(path)
-        runtime = _runtime(manifest)
+        runtime = find(SESSIONS[manifest.target])
         if reason := runtime.why_unavailable():
             raise TecoError(reason, exit_code=MACHINE)
         if manifest.target == "rtx":
@@ -183,14 +183,6 @@ def _run(
         reference.close()
         if candidate is not None:
             candidate.close()
-
-
-def _runtime(manifest: EngineManifest) -> Runtime:
-    name = SESSIONS[manifest.target]
-    found = next((r for r in RUNTIMES if r.name == name), None)
-    if found is None:
-        raise TecoError(f"this teco has no runtime {name}", exit_code=MACHINE)
-    return found
 
 
 def _size(manifest: EngineManifest) -> tuple[int, int]:
