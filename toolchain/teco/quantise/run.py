@@ -8,7 +8,8 @@ run; the integers and scales found there are put into the graph that is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from teco.artifact import Model
 from teco.engines.precision import LEAST_SHARE
 from teco.errors import TecoError
 from teco.gating import GateClip, gate_model
+from teco.pictures import Array, Picture, to_tensor
 from teco.quantise.clips import Calibration, Material, material
 from teco.quantise.qdq import insert, learned, same_integers
 from teco.quantise.record import Int8, Kept
@@ -122,6 +124,8 @@ def quantise(
     thresholds = {name: RANGES[calibration.range].threshold(seen[name]) for name in shown}
     few = stuff.scenes[:PROBE_SCENES]
     frames = [s.frames[: PROBE_FRAMES // len(few)] for s in few]
+    bounds, note = bounds_for(few[0].truth is not None)
+    judge = _Judge(about, reference, stuff, bounds, target)
     steps = OnnxRollout(twin, contract)
     probe = Probe(
         model=twin,
@@ -129,12 +133,11 @@ def quantise(
         thresholds=thresholds,
         scenes=frames,
         pictures=[steps.pictures(scene) for scene in frames],
+        run=judge.pictures,
     )
-    bounds, note = bounds_for(few[0].truth is not None)
     if note:
         say(f"note: {note}")
     room = _Room.of(probe, few, bounds)
-    judge = _Judge(about, reference, stuff, bounds, target)
     total = sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
     least = max(1, LEAST_SHARE["int8"] * total)
     costs: dict[str, float] = {}
@@ -246,21 +249,36 @@ class _Judge:
 
     def __call__(self, twin: ModelProto) -> Verdict:
         """The first refusal, or the verdict of the scene where most was lost."""
+        verdicts: list[Verdict] = []
+        with self._session(twin) as session:
+            for scene in self._scenes:
+                verdicts.append(gate_model(session, self._reference, scene, bounds=self._bounds))
+                if not verdicts[-1].accepted:
+                    return verdicts[-1]
+        return max(verdicts, key=_lost)
+
+    def pictures(self, model: ModelProto, scenes: Sequence[Sequence[Picture]]) -> list[list[Array]]:
+        """What a model makes of scenes, each from a cold start."""
+        found: list[list[Array]] = []
+        with self._session(model) as session:
+            for frames in scenes:
+                state, pictures = None, list[Array]()
+                for frame in frames:
+                    picture, state = session.step(to_tensor(frame), state)
+                    pictures.append(picture.copy())  # sessions write their memory again
+                found.append(pictures)
+        return found
+
+    @contextmanager
+    def _session(self, model: ModelProto) -> Generator[Session]:
         with TemporaryDirectory(prefix="teco-int8-") as folder:
-            path = Path(folder) / "twin.onnx"
-            path.write_bytes(twin.SerializeToString())
+            path = Path(folder) / "step.onnx"
+            path.write_bytes(model.SerializeToString())
             session = find(self.runtime).open(replace(self._about, onnx=path), SessionOptions())
-            verdicts: list[Verdict] = []
             try:
-                for scene in self._scenes:
-                    verdicts.append(
-                        gate_model(session, self._reference, scene, bounds=self._bounds)
-                    )
-                    if not verdicts[-1].accepted:
-                        return verdicts[-1]
+                yield session
             finally:
                 session.close()
-        return max(verdicts, key=_lost)
 
 
 def _lost(verdict: Verdict) -> float:
