@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teco import machine
+from teco.artifact import open_model
 from teco.bench import memory
 from teco.bench.measure import BLOCK, measure_latency, warnings_for
 from teco.bench.render import bench_table
@@ -174,3 +175,60 @@ def test_metrics_that_cannot_be_computed_are_said_before_measuring(
     done = teco("bench", tiny_onnx, "--clip", clip, "--metrics", "lpips")
     done.refuses(3, "lpips")
     assert "timing" not in done.stderr
+
+
+# --- the gate --------------------------------------------------------------------------------
+
+
+def test_candidates_are_judged(tiny_onnx, tiny_weights, tmp_path, make_clip) -> None:
+    """Beside the float32 step of the weights: what is right passes, what was bent does not."""
+    from teco.bench.gate import judge
+    from teco.runtimes import find
+
+    model = open_model(str(tiny_onnx))
+    runtime = find("onnxruntime")
+    nowhere = judge(model, runtime)
+    assert nowhere.verdict is None
+    assert "weights that are not shipped" in nowhere.note
+    honest = judge(replace(model, weights=tiny_weights), runtime)
+    assert honest.verdict is not None
+    assert honest.verdict.accepted
+    assert honest.verdict.bounds.name == "fp32"
+    assert honest.reference == "pytorch"
+
+    class Bent:
+        """A runtime that brightens by two steps and says so of its precision."""
+
+        name, exact = "bent", False
+
+        def open(self, model: object, options: object) -> object:
+            session = runtime.open(model, options)  # type: ignore[arg-type]
+            step = session.step
+
+            def brighter(lr: np.ndarray, state: object) -> tuple[np.ndarray, object]:
+                hr, state = step(lr, state)
+                return hr + np.float32(2 / 255), state
+
+            session.step = brighter  # type: ignore[method-assign]
+            return session
+
+    clip = make_clip(tmp_path / "clip.mp4", width=96, height=80, frames=6)
+    bent = judge(replace(model, weights=tiny_weights), Bent(), clip=str(clip))  # type: ignore[arg-type]
+    assert bent.verdict is not None
+    assert bent.verdict.bounds.name.startswith("int8"), "judged by what its precision costs"
+    assert bent.verdict.numbers.on_truth
+    assert max(bent.verdict.numbers.max_steps) >= 2
+    record = BenchReport("1x1", 1, (), (), machine.inspect(), gate=(nowhere, bent)).as_dict()
+    assert record["gate"][0]["verdict"] is None
+    assert record["gate"][1]["verdict"]["bounds"]["name"].startswith("int8")
+
+
+def test_the_gate_in_the_command(teco, tiny_weights) -> None:
+    done = teco(
+        "bench", tiny_weights, "--runtime", "pytorch", "--size", "16x24", "--repetitions", 1,
+        "--gate",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    text = done.stdout.decode()
+    assert "accepted" in text
+    assert "the temporal gate, beside the float32 step on pytorch" in text

@@ -20,12 +20,12 @@ from teco.artifact import Manifest, Model, StreamContract, open_model
 from teco.engines import precision
 from teco.errors import TecoError
 from teco.export import ExportOptions, export_onnx, trace
-from teco.gating import GateClip
+from teco.gating import WITHOUT_TRUTH, GateClip
 from teco.quantise.clips import Calibration, Material, material
 from teco.quantise.qdq import insert, integers, learned, same_integers
 from teco.quantise.record import Int8, Kept, Timing
 from teco.quantise.rollout import OnnxRollout
-from teco.quantise.run import WITHOUT_TRUTH, QuantisationError, quantise
+from teco.quantise.run import QuantisationError, quantise
 from teco.quantise.sensitivity import Probe, alone, keep_in_float
 from teco.runtimes import find
 from teco.runtimes.base import SessionOptions
@@ -235,7 +235,7 @@ def test_the_prediction_is_mended_by_measuring() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, scene: GateClip) -> None:
     """A gate of 16 frames on a scene of 16x24."""
-    monkeypatch.setattr(teco.quantise.run, "bounds_for", lambda on_truth: (SHORT, ""))
+    monkeypatch.setattr(teco.quantise.run, "lossy_bounds", lambda on_truth: (SHORT, ""))
     monkeypatch.setattr(
         teco.quantise.run, "material", lambda clips, kind: Material(names=("x",), scenes=(scene,))
     )
@@ -283,7 +283,7 @@ def test_what_does_not_pass_the_gate_is_refused_and_leaves_nothing(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = replace(SHORT, psnr_loss=None, worst_psnr=90.0)
-    monkeypatch.setattr(teco.quantise.run, "bounds_for", lambda on_truth: (strict, ""))
+    monkeypatch.setattr(teco.quantise.run, "lossy_bounds", lambda on_truth: (strict, ""))
     heard: list[str] = []
     options = ExportOptions(size=SIZE, precision="int8")
     with pytest.raises(QuantisationError, match="no file was written"):
@@ -317,7 +317,7 @@ def test_an_exported_file(
     from teco.verify import VerifyOptions, verify
 
     loose = replace(WITHOUT_TRUTH, frames=16, worst_psnr=20.0)
-    monkeypatch.setattr("teco.verify.bounds_for", lambda on_truth: (loose, ""))
+    monkeypatch.setattr("teco.verify.bounds_of", lambda *_, **__: (loose, ""))
     save_weights(tmp_path / "w.safetensors", build(weights))
     report = verify(str(path), VerifyOptions(weights=tmp_path / "w.safetensors"))
     assert report.holds, [(f.check, f.text) for f in report.findings]

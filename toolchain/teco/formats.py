@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from teco.artifact import Manifest, open_model
+from teco.artifact import check_target as check_file
 from teco.engines import RtxOptions, TensorRtOptions, build_rtx, build_tensorrt, precision
 from teco.engines.api import RtxBindings, load
 from teco.engines.build import SUFFIX, check_target
@@ -174,7 +175,7 @@ def check(request: Request, folder: Path, base: str, *, overwrite: bool) -> None
         require()
     if "onnx" in request.formats:
         options = request.options
-        check_target(folder / f"{options.name or base + options.suffix}.onnx", overwrite)
+        check_file(folder / f"{options.name or base + options.suffix}.onnx", overwrite)
     for target in request.engines:
         check_target(folder / f"{request.engine_name(base, target)}{SUFFIX}", overwrite)
 

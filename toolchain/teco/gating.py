@@ -8,7 +8,7 @@ the gate judges what a user would see.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,8 +20,45 @@ from teco.runtimes.base import PictureSession, Session, State
 from teco_calibration.degrade import degrade
 from teco_calibration.gate import EVERY, compare, endless
 from teco_calibration.quality import Lpips
-from teco_calibration.verdict import Bounds, Verdict
+from teco_calibration.verdict import INT8, Bounds, Verdict
 from teco_models.variant import check_size
+
+WITHOUT_TRUTH = replace(
+    INT8, name="int8-reference", psnr_loss=None, lpips_loss=None, loss_drift=None, worst_psnr=41.5
+)
+"""Where there is no truth: as far from the reference as costs a picture at 30 dB on its truth 0.3
+dB, if both errors are independent: -10 log10((10^0.03 - 1) 10^-3) = 41.45."""
+
+
+def lossy_bounds(on_truth: bool) -> tuple[Bounds, str]:
+    """Bounds for what is allowed to cost something, and a sentence where they are not all there.
+
+    Args:
+        on_truth: whether there is one.
+    """
+    if not on_truth:
+        return WITHOUT_TRUTH, "the moving test frames have no truth; judged on the reference"
+    if reason := Lpips.why_unavailable():
+        return replace(INT8, name="int8-psnr", lpips_loss=None), f"LPIPS is not judged: {reason}"
+    return INT8, ""
+
+
+def bounds_of(precision: str, io: str, *, on_truth: bool, exact: bool = True) -> tuple[Bounds, str]:
+    """What a file is judged by: what its label allows, as at its export.
+
+    Args:
+        precision: of its label.
+        io: its ports, as ``teco export --io`` calls them.
+        on_truth: whether there is one.
+        exact: whether the runtime computes what the file says; one that lowers the precision by
+            itself is judged by what that costs.
+
+    Returns:
+        The bounds, and a sentence on what of them cannot be judged here, or "".
+    """
+    if precision == "int8" or not exact:
+        return lossy_bounds(on_truth)
+    return Bounds.named("fp16" if io == "fp16" else precision), ""
 
 
 class SessionStepper:

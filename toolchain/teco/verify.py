@@ -27,7 +27,7 @@ from teco.artifact import (
 )
 from teco.engines import precision
 from teco.errors import FAILED, MACHINE, USAGE, TecoError
-from teco.gating import GateClip, default_frames, gate_model, read_clip
+from teco.gating import GateClip, bounds_of, default_frames, gate_model, read_clip
 from teco.machine import missing_extra, require_extra
 from teco.parity import (
     DYNAMIC_SIZES,
@@ -39,10 +39,8 @@ from teco.parity import (
     compares_floats,
     reference_session,
 )
-from teco.quantise.run import bounds_for
 from teco.runtimes import Runtime, Session, SessionOptions, find
 from teco_calibration.errors import ClipError
-from teco_calibration.verdict import Bounds
 from teco_models import zoo
 from teco_models.variant import Variant
 
@@ -505,18 +503,6 @@ def _check_values(candidate: Session, reference: Session, model: Model, report: 
     )
 
 
-def _bounds(report: Report, model: Model, *, on_truth: bool) -> Bounds:
-    """What the file is judged by: what its label allows, as at its export."""
-    assert model.manifest is not None
-    if report.precision == "int8":
-        bounds, note = bounds_for(on_truth)
-        if note:
-            report.add("bounds", None, f"{note}; --clip CLIP has one" if not on_truth else note)
-        return bounds
-    half_ports = model.manifest.contract.io == "fp16"
-    return Bounds.named("fp16" if half_ports else report.precision)
-
-
 def run_gate(
     candidate: Session,
     reference: Session,
@@ -541,7 +527,11 @@ def run_gate(
         TecoError: too few frames asked for, or a clip of another size than the file takes.
         ClipError: the clip cannot be used.
     """
-    bounds = _bounds(report, model, on_truth=options.clip is not None)
+    assert model.manifest is not None
+    io = model.manifest.contract.io
+    bounds, note = bounds_of(report.precision, io, on_truth=options.clip is not None)
+    if note:
+        report.add("bounds", None, note if options.clip else f"{note}; --clip CLIP has one")
     count = bounds.frames if options.frames is None else options.frames
     if count < bounds.frames:
         raise TecoError(

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
+from teco.bench.gate import Judged
 from teco.bench.report import BenchReport
 from teco.evaluate import Row
 from teco_calibration.quality import HIGHER_IS_BETTER, UNITS, Metric
@@ -89,4 +90,38 @@ def bench_table(report: BenchReport) -> str:
     if report.quality:
         metrics: list[Metric] = [m for m in UNITS if m in report.quality[0].frame_average]
         text += quality_table(report.quality, metrics)
+    if report.gate:
+        text += gate_table(report.gate)
     return text
+
+
+def gate_table(gate: Sequence[Judged]) -> str:
+    """One line per candidate, and why where one was not accepted."""
+    header = ("model", "runtime", "bounds", "gate", "worst dB", "max steps", "within one")
+    body: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for one in gate:
+        if one.note:
+            notes.append(f"{one.model} on {one.runtime}: {one.note}")
+        if (verdict := one.verdict) is None:
+            body.append((one.model, one.runtime, "-", "not judged", "-", "-", "-"))
+            continue
+        numbers = verdict.numbers
+        worst, share = numbers.worst_psnr, numbers.within_one
+        body.append(
+            (
+                one.model,
+                one.runtime,
+                verdict.bounds.name,
+                "accepted" if verdict.accepted else "refused",
+                "equal" if worst is None else f"{worst:.1f}",
+                str(max(numbers.max_steps, default=0)),
+                "-" if share is None else f"{share:.2%}",
+            )
+        )
+        if not verdict.accepted:
+            notes += [f"{one.model} on {one.runtime}: {reason}" for reason in verdict.reasons]
+    references = ", ".join(sorted({one.reference for one in gate if one.reference}))
+    if references:
+        notes.insert(0, f"the temporal gate, beside the float32 step on {references}")
+    return _table(header, body, notes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from teco.bench.gate import Judged
 from teco.evaluate import Row
 from teco.machine import Machine
 
@@ -76,6 +77,7 @@ class BenchReport:
         warnings: what makes the numbers less sure.
         command: as typed.
         started: UTC, ISO 8601.
+        gate: every candidate beside the float32 step, empty where that was not asked for.
     """
 
     size: str
@@ -87,12 +89,14 @@ class BenchReport:
     warnings: tuple[str, ...] = ()
     command: str = ""
     started: str = ""
+    gate: tuple[Judged, ...] = ()
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the derived figures beside the samples."""
-        record = asdict(self)
+        record = asdict(replace(self, gate=()))
         record["kind"] = "teco bench"
+        record["gate"] = [judged.as_dict() for judged in self.gate]
         record["quality"] = [row.as_dict() for row in self.quality]
         for plain, candidate in zip(record["candidates"], self.candidates, strict=True):
             plain |= {"p50": candidate.p50, "p90": candidate.p90, "p99": candidate.p99}

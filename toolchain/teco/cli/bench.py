@@ -40,6 +40,11 @@ from teco.cli.options import Size, json_option, not_a_pipe, progress, say, threa
     show_default=True,
     help="Samples of each candidate.",
 )
+@click.option(
+    "--gate",
+    is_flag=True,
+    help="Also judge each candidate beside the float32 step, over a sequence and across cuts.",
+)
 @threads_option
 @json_option("Write the whole record.")
 def command(
@@ -51,6 +56,7 @@ def command(
     frames: int | None,
     metrics: str,
     repetitions: int,
+    gate: bool,
     threads: int | None,
     json_file: Path | None,
 ) -> None:
@@ -61,6 +67,7 @@ def command(
     """
     from teco import machine
     from teco.artifact import DEFAULT_MODEL, as_json, check_frame_size, open_model, write_beside
+    from teco.bench.gate import Judged, judge
     from teco.bench.measure import measure_latency, warnings_for, with_memory
     from teco.bench.render import bench_table
     from teco.bench.report import BenchReport
@@ -149,6 +156,19 @@ def command(
                     session, model.name, [clip], options, lambda _clip, done: show(done, frames)
                 )
             session.close()
+    judged_pairs: list[Judged] = []
+    for spec, one in pairs if gate else ():
+        with progress(f"gate of {by_spec[spec].name} on {one.name}") as show:
+            judged_pairs.append(
+                judge(
+                    by_spec[spec],
+                    one,
+                    clip=clip,
+                    shrink=shrink,
+                    threads=threads,
+                    report=show,
+                )
+            )
     report = BenchReport(
         size=f"{size[0]}x{size[1]}",
         threads=threads or usable_cores(),
@@ -159,6 +179,7 @@ def command(
         warnings=tuple(warnings),
         command=" ".join(["teco", *sys.argv[1:]]),
         started=started.isoformat(timespec="seconds"),
+        gate=tuple(judged_pairs),
     )
     click.echo(bench_table(report), nl=False)
     for what, why in skipped.items():

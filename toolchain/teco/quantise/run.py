@@ -20,7 +20,7 @@ import numpy as np
 from teco.artifact import Model
 from teco.engines.precision import LEAST_SHARE
 from teco.errors import TecoError
-from teco.gating import GateClip, gate_model
+from teco.gating import GateClip, gate_model, lossy_bounds
 from teco.pictures import Array, Picture, to_tensor
 from teco.quantise.clips import Calibration, Material, material
 from teco.quantise.qdq import insert, learned, same_integers
@@ -29,9 +29,8 @@ from teco.quantise.rollout import OnnxRollout
 from teco.quantise.sensitivity import Probe, alone, keep_in_float
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import Session
-from teco_calibration.quality import Lpips
 from teco_calibration.ranges import RANGES, observe
-from teco_calibration.verdict import INT8, Bounds, Verdict
+from teco_calibration.verdict import Bounds, Verdict
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,12 +47,6 @@ runs many times as many, over which errors feed on themselves."""
 
 MOST_GATES = 4
 """After so many refusals, each with fewer layers in int8, none is expected to pass."""
-
-WITHOUT_TRUTH = replace(
-    INT8, name="int8-reference", psnr_loss=None, lpips_loss=None, loss_drift=None, worst_psnr=41.5
-)
-"""Where there is no truth: as far from the reference as costs a picture at 30 dB on its truth 0.3
-dB, if both errors are independent: -10 log10((10^0.03 - 1) 10^-3) = 41.45."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +66,6 @@ class Quantised:
 
 class QuantisationError(TecoError):
     """No choice of layers in int8 passes the gate."""
-
-
-def bounds_for(on_truth: bool) -> tuple[Bounds, str]:
-    """The gate's bounds and, where something cannot be measured here, a sentence that says so."""
-    if not on_truth:
-        return WITHOUT_TRUTH, "the moving test frames have no truth; judged on the reference"
-    if reason := Lpips.why_unavailable():
-        return replace(INT8, name="int8-psnr", lpips_loss=None), f"LPIPS is not judged: {reason}"
-    return INT8, ""
 
 
 def quantise(
@@ -124,7 +108,7 @@ def quantise(
     thresholds = {name: RANGES[calibration.range].threshold(seen[name]) for name in shown}
     few = stuff.scenes[:PROBE_SCENES]
     frames = [s.frames[: PROBE_FRAMES // len(few)] for s in few]
-    bounds, note = bounds_for(few[0].truth is not None)
+    bounds, note = lossy_bounds(few[0].truth is not None)
     judge = _Judge(about, reference, stuff, bounds, target)
     steps = OnnxRollout(twin, contract)
     probe = Probe(

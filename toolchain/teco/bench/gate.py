@@ -1,0 +1,131 @@
+"""The temporal gate on the candidates of a benchmark: how far is each from the float32 step?
+
+What is measured and allowed is :mod:`teco_calibration.gate`; which bounds a candidate is judged by
+follows from its file's label and, where its runtime lowers the precision by itself, from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from teco.artifact import Model, check_frame_size
+from teco.gating import GateClip, bounds_of, default_frames, gate_model, read_clip
+from teco.machine import missing_extra
+from teco.parity import GATE_SIZE, reference_session
+from teco.runtimes import Runtime, Session, SessionOptions, find
+
+if TYPE_CHECKING:
+    from teco_calibration.verdict import Verdict
+
+REFERENCE = "onnxruntime"
+"""Runs the float32 file where there is no PyTorch to run the weights."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate beside its reference.
+
+    Attributes:
+        model: name.
+        runtime: name.
+        reference: runtime of the float32 step, "" where nothing was compared.
+        verdict: of the gate, or None.
+        note: why there is no verdict, or which of the bounds could not be judged.
+    """
+
+    model: str
+    runtime: str
+    reference: str = ""
+    verdict: Verdict | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        verdict = None if self.verdict is None else self.verdict.as_dict()
+        return {
+            "model": self.model, "runtime": self.runtime, "reference": self.reference,
+            "verdict": verdict, "note": self.note,
+        }  # fmt: skip
+
+
+def judge(
+    model: Model,
+    runtime: Runtime,
+    *,
+    clip: str | None = None,
+    shrink: float = 1.0,
+    threads: int | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Judged:
+    """Run a candidate and the float32 step of its weights through the gate.
+
+    Args:
+        model: an opened model.
+        runtime: that can run it.
+        clip: a ground truth, its first scene; None for moving test frames, of the size of a static
+            file or of :data:`teco.parity.GATE_SIZE`.
+        shrink: area-average the clip to 1/shrink of its size first.
+        threads: of both.
+        report: told the recurrent frames that are done and how many there will be.
+
+    Raises:
+        TecoError, ClipError: a session failed, or the clip cannot be used.
+    """
+    precision, io = "fp32", "fp32"
+    if model.manifest is not None:
+        precision, io = model.manifest.precision_asked, model.manifest.contract.io
+    bounds, note = bounds_of(precision, io, on_truth=clip is not None, exact=runtime.exact)
+    options = SessionOptions(threads=threads)
+    reference = open_reference(model, options)
+    if isinstance(reference, str):
+        return Judged(model.name, runtime.name, note=reference)
+    try:
+        if clip is None:
+            size = model.static_size or GATE_SIZE
+            scene = GateClip(default_frames(*size, bounds.frames))
+        else:
+            scene = read_clip(clip, model.variant.degradation, shrink=shrink)
+            check_frame_size(model, *scene.frames[0].shape[:2])
+        candidate = runtime.open(model, options)
+        try:
+            verdict = gate_model(
+                candidate, reference, scene, bounds=bounds,
+                report=lambda done: report(done, bounds.frames),
+            )  # fmt: skip
+        finally:
+            candidate.close()
+        return Judged(model.name, runtime.name, reference.runtime, verdict, note)
+    finally:
+        reference.close()
+
+
+def open_reference(model: Model, options: SessionOptions) -> Session | str:
+    """The float32 step of a model's weights, or a sentence on why there is none to run.
+
+    PyTorch runs the weights. Without it ONNX Runtime runs the shipped float32 file of the same
+    weights.
+    """
+    from teco.artifact import open_model
+    from teco_models import zoo
+
+    weights, manifest = model.weights, model.manifest
+    shipped = None
+    if weights is None and manifest is not None:
+        for entry in zoo.entries():
+            found = open_model(entry.name)
+            assert found.manifest is not None
+            if found.manifest.weights_sha256 == manifest.weights_sha256:
+                shipped, weights = found, found.weights
+    elif manifest is not None and manifest.precision_asked == "fp32":
+        shipped = model
+    if weights is None:
+        return f"{model.name} is made of weights that are not shipped, so nothing tells its float32"
+    if missing_extra("torch", "train", "running the float32 PyTorch step") is None:
+        from teco_models.checkpoint import load_weights
+
+        return reference_session(load_weights(weights))
+    if shipped is None:
+        return f"the float32 step of {model.name} needs PyTorch: pip install 'teco[train]'"
+    return find(REFERENCE).open(shipped, options)
