@@ -22,8 +22,7 @@ import pytest
 def _no_signal_handlers_left() -> Iterator[None]:
     """Put back what DataLoader's workers changed.
 
-    Its handler of SIGCHLD stays for good. Run on the small signal stack that pytest's faulthandler
-    has set, it ended later tests of child processes with a segmentation fault.
+    Its handler of SIGCHLD stays for good, and is not meant for the child processes of later tests.
     """
     before = signal.getsignal(signal.SIGCHLD)
     yield
