@@ -797,3 +797,17 @@ def test_bindings_have_what_the_protocols_say(tmp_path, module, protocol):
     errors = [x["message"] for x in ours if x["severity"] == "error"]
     assert len(errors) == 1, "\n".join(errors)
     assert '"int"' in errors[0]
+
+
+def test_nothing_is_collected_while_tensorrt_holds_its_lock() -> None:
+    """A collection that frees an old builder inside a callback would wait for ever."""
+    import gc
+
+    from teco.garbage import no_collection
+
+    with no_collection():
+        assert not gc.isenabled()
+        with no_collection():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()

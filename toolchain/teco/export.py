@@ -15,7 +15,6 @@ where ONNX Runtime shows 0.0015 and 0.023.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import io
 import json
@@ -43,6 +42,7 @@ from teco.artifact import (
 )
 from teco.engines import precision
 from teco.errors import TecoError
+from teco.garbage import no_collection
 from teco.gating import GateClip, default_frames, gate_model
 from teco.machine import require_extra, version_of
 from teco.parity import (
@@ -377,7 +377,7 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
         dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
         dims |= {f"{SCALE}*{name}": SCALE * dim for name, dim in dims.items()}
         shapes = tuple({n: dims[x] for n, x in enumerate(s) if x in dims} for s in ports.values())
-    with _quiet(), _no_collection():
+    with _quiet(), no_collection():
         program = torch.onnx.export(
             step.requires_grad_(False),
             example,
@@ -512,18 +512,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _no_collection() -> Generator[None]:
-    """Tracing makes millions of objects that stay; looking for garbage took a sixth of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from teco.engines import precision
 from teco.engines.api import PRODUCTS, Bindings, Builder, Config, Network, OnnxParser, to_bytes
 from teco.engines.manifest import EngineManifest
 from teco.errors import USAGE, TecoError
+from teco.garbage import no_collection
 from teco.machine import version_of
 from teco.runtimes.ports import shape_of
 
@@ -151,7 +152,8 @@ def build(
     order.configure(config)
     monitor = make_monitor(trt, clock)
     config.progress_monitor = monitor
-    plan = parsed.builder.build_serialized_network(parsed.network, config)
+    with no_collection():
+        plan = parsed.builder.build_serialized_network(parsed.network, config)
     if monitor.interrupted is not None:
         raise monitor.interrupted
     if plan is None:
@@ -251,10 +253,13 @@ def parse(trt: Bindings, data: bytes, log: Any, path: Path) -> Parsed:
         TecoError: it cannot be parsed; the parser's first error in one sentence.
     """
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    builder = trt.Builder(log)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    with no_collection():
+        builder = trt.Builder(log)
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(data, str(path)):
+    with no_collection():
+        parsed = parser.parse(data, str(path))
+    if not parsed:
         errors = [parser.get_error(n) for n in range(parser.num_errors)]
         where = told = ""
         if errors:

@@ -18,6 +18,7 @@ from teco.engines.build import BuildOptions, Order, Say, build, make_logger
 from teco.engines.gpus import Gpu
 from teco.engines.manifest import HARDWARE
 from teco.errors import MACHINE, USAGE, TecoError
+from teco.garbage import no_collection
 
 _LEVELS = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
@@ -163,10 +164,11 @@ def refit(trt: Bindings, plan: bytes, onnx: Path) -> bytes:
     engine = _deserialise(trt, plan, "the engine", log)
     refitter = trt.Refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log)
-    if (
-        not parser.refit_from_bytes(onnx.read_bytes(), str(onnx))
-        or not refitter.refit_cuda_engine()
-    ):
+    with no_collection():
+        done = (
+            parser.refit_from_bytes(onnx.read_bytes(), str(onnx)) and refitter.refit_cuda_engine()
+        )
+    if not done:
         told = parser.get_error(0).desc() if parser.num_errors else log.first_error()
         raise TecoError(
             f"the engine's weights could not be replaced: {told or 'no reason given'}",
@@ -176,7 +178,8 @@ def refit(trt: Bindings, plan: bytes, onnx: Path) -> bytes:
 
 
 def _deserialise(trt: Bindings, plan: bytes, what: str, log: Any) -> Engine:
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    with no_collection():
+        engine = trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
         raise TecoError(
             f"{what} cannot be loaded by TensorRT {trt.__version__}: "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from teco.device.protocol import Device
+from teco.garbage import no_collection
 from teco.runtimes.engine_runtime import EngineRuntime, Prepared
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class TensorRt(EngineRuntime):
         if manifest.version_compatible:
             # Such a plan carries the runtime it was built with, which is code.
             loader.engine_host_code_allowed = True
-        engine = loader.deserialize_cuda_engine(plan)
+        with no_collection():
+            engine = loader.deserialize_cuda_engine(plan)
         if engine is None:
             return None, None
         # The enumeration is older than IRuntimeConfig, which TensorRT 10.3 does not know.

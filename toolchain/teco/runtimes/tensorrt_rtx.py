@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from teco.artifact import Model, write_beside
 from teco.device.protocol import Device
+from teco.garbage import no_collection
 from teco.runtimes.base import Session, SessionOptions
 from teco.runtimes.engine_runtime import EngineRuntime, Prepared
 from teco_calibration.cache import cache_dir
@@ -45,7 +46,8 @@ class TensorRtRtx(EngineRuntime):
 
         bindings: RtxBindings = trt
         loader: RtxRuntime = runtime
-        engine = loader.deserialize_cuda_engine(plan)
+        with no_collection():
+            engine = loader.deserialize_cuda_engine(plan)
         if engine is None:
             return None, None
         config = engine.create_runtime_config()
