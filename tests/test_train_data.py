@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -823,6 +825,29 @@ def test_a_process_that_fails_beside_its_workers_ends(tmp_path) -> None:
         "raise SystemExit(7)\n"
     )
     assert subprocess.run([sys.executable, program], timeout=60, check=False).returncode == 7
+
+
+def test_workers_of_a_process_whose_opencv_has_threads(tmp_path) -> None:
+    """They are forked without those threads, and must not wait for them."""
+    program = tmp_path / "threads.py"
+    program.write_text(
+        "import cv2, numpy as np\n"
+        "from teco.train.data import SampleOptions, SequenceDataset, batches, shot_of\n"
+        "cv2.setNumThreads(2)\n"
+        "cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 2)\n"
+        "shot = shot_of('a', np.zeros((3, 80, 80, 3), np.uint8))\n"
+        "options = SampleOptions(crop=64, frames=2, batch=1, with_flow=False)\n"
+        "print(len(list(batches(SequenceDataset([shot], options, 2), workers=1))))\n"
+    )
+    # In a session of its own: a worker that hangs outlives the process that is killed here.
+    child = subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert child.communicate(timeout=60)[0] == "2\n"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def test_clips_without_any_detail_can_be_drawn() -> None:

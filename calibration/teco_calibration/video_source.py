@@ -57,8 +57,10 @@ class VideoSource(Closing):
         """Read the stream's facts; decode the first frame for those that only it knows."""
         container, stream = self._container, self._stream
         context = stream.codec_context
-        self.rate: Fraction | None = stream.average_rate or stream.guessed_rate or None
-        self._time_base = stream.time_base or Fraction(1, 90_000)
+        # PyAV 19 has a rational type of its own, whose sums are Fractions and which is none itself.
+        rate = stream.average_rate or stream.guessed_rate
+        self.rate: Fraction | None = Fraction(rate) if rate else None
+        self._time_base = Fraction(stream.time_base or Fraction(1, 90_000))
         origin = Fraction(container.start_time or 0, av.time_base)
         span = self._span
         self._start = None if span.start is None else origin + span.start
@@ -97,7 +99,8 @@ class VideoSource(Closing):
         self.count = self._count()
         # Reaching the range may have reopened the file: no use of the older objects from here.
         stream = self._stream
-        aspect: Fraction | None = stream.sample_aspect_ratio or None
+        shape = stream.sample_aspect_ratio
+        aspect = Fraction(shape) if shape else None
         self.media: Media | None = Media(
             path=self._path,
             picture_stream=stream.index,
@@ -353,6 +356,13 @@ class VideoSource(Closing):
         return total
 
 
+_METADATA: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {
+    "metadata_errors": "replace"
+}  # fmt: skip
+"""A title that is no UTF-8 is no reason not to open a clip. PyAV 19 keeps such bytes by itself, and
+no longer knows the option by which older ones do not raise."""
+
+
 def open_container(path: Path) -> Any:
     """PyAV's input container. Errors: ClipError if there is no such file or it is no video."""
     if not path.exists():
@@ -362,7 +372,7 @@ def open_container(path: Path) -> Any:
         )
     try:
         # The prefix keeps libav from taking a name with a colon for a network address.
-        return av.open(f"file:{path}", metadata_errors="replace")
+        return av.open(f"file:{path}", **_METADATA)
     except PermissionError as error:
         raise ClipError(f"{path} is not readable", hint=f"ls -l {path}") from error
     except (FFmpegError, ValueError) as error:

@@ -426,6 +426,12 @@ def batches(
     Raises:
         TecoError: a frame cannot be read, or a worker was killed.
     """
+    if workers and _FORK:
+        import cv2
+
+        # A forked worker that set this for itself would wait for the threads of a pool that its
+        # parent may have started and that the fork left behind.
+        cv2.setNumThreads(1)
     with warnings.catch_warnings():
         # It would suggest one worker a core, also where they mostly wait for the disk.
         warnings.filterwarnings("ignore", "This DataLoader will create")

@@ -101,6 +101,12 @@ class Trainer:
         self.validator = validator
         self.processes = processes or Processes()
         self.device = torch.device(loop.device)
+        if self.device.type == "cuda":
+            # Convolutions kept out of autocast are so for their precision, which TF32 would take.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            # Crops have one size, so the search for the fastest kernels is made once.
+            torch.backends.cudnn.benchmark = True
         self._variant = Variant.parse(options.variant)
         if self._variant.degradation != "bd":
             raise TecoError(
