@@ -1,6 +1,7 @@
 """Train the shipped family from clips: teacher, pruned and distilled networks, their GAN forms.
 
     python scripts/train_family.py --data clips --sharp sharp --val walk.mp4 --out runs
+    python scripts/train_family.py ... --small              # without a GPU, in a night
     python scripts/train_family.py ... --dry-run            # print the commands and leave
     python scripts/train_family.py ... --only b3,b3-gan     # these steps
 
@@ -12,8 +13,9 @@ family after a break. The model cards name the steps by the names used here.
 past: on clips whose detail is gone or flickers (compression), a network learns that the past
 is not to be trusted, and every further iteration takes from what it gains on a clean clip.
 
-The longest steps are the first, under two hours on two Zen 4 cores, and those of ``live``, about
-half an hour each on one. ``live`` takes nothing from the others and may run beside them.
+What is shipped ran from ``b10`` on with a GPU, the steps before on two Zen 4 cores: ``base`` under
+two hours, ``live``'s four about half an hour each on one. Beside an H200 and 16 cores, five of the
+others side by side take two minutes each. ``--small`` gives them what two cores finish in a night.
 """
 
 from __future__ import annotations
@@ -32,15 +34,66 @@ STUDENTS = (7, 5, 3, 1)
 # What slow hand-held footage of 30 frames a second looks like; larger steps teach a network to
 # distrust its past.
 SLOW = ("--max-stride", "1", "--still-speed", "3")
-LONG = ("--frames", "14", "--burn-in", "8", "--batch", "2", "--still-share", "0.4", *SLOW)
+SEQUENCE = ("--frames", "14", "--burn-in", "8", "--still-share", "0.4", *SLOW)
 NO_FLOW = ("--flow-iterations", "0")
-STUDENT = ("--iterations", "60", "--warm-up", "10")
-GAN = (
-    *NO_FLOW,
-    *("--iterations", "0", "--gan-iterations", "200", "--batch", "2", "--frames", "5"),
-    *("--schedule", "constant", "--warm-up", "20", "--cool-down", "40"),
-    *("--gan-lr", "3e-4", "--discriminator-lr", "2e-4"),
-    *("--perceptual", "vgg16", "--perceptual-frames", "1", "--perceptual-weight", "1", *SLOW),
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long what follows ``b10-start`` trains, and on what.
+
+    Attributes:
+        machine: options of every training.
+        teacher, student, scratch: options of the recurrent stage.
+        gan: options of the GAN stage, its length apart.
+        gan_iterations: of students, and of the teacher; over their last fifth the rate falls.
+    """
+
+    machine: tuple[str, ...]
+    teacher: tuple[str, ...]
+    student: tuple[str, ...]
+    scratch: tuple[str, ...]
+    gan: tuple[str, ...]
+    gan_iterations: tuple[int, int]
+
+    def of_gan(self, blocks: int) -> tuple[str, ...]:
+        """Options of one network's GAN stage."""
+        count = self.gan_iterations[blocks == TEACHER]
+        length = ("--gan-iterations", str(count), "--cool-down", str(count // 5))
+        return (*NO_FLOW, "--iterations", "0", *length, *self.gan)
+
+
+TEACHER = 10
+
+# Beside a GPU the flow's supervision (classical flow, on the CPU) costs more than everything else,
+# and what starts from b10-start has had it.
+_GPU = ("--flow-weight", "0", *SEQUENCE)
+_GPU_600 = ("--iterations", "600", "--batch", "16", "--warm-up", "50", *_GPU)
+_PERCEPTUAL = ("--perceptual", "vgg16", "--perceptual-weight", "1", "--schedule", "constant")
+FULL = Schedule(
+    machine=("--device", "cuda"),
+    teacher=("--iterations", "800", "--lr", "4e-4", "--batch", "32", "--warm-up", "50", *_GPU),
+    student=(*_GPU_600, "--lr", "3e-4"),
+    scratch=(*_GPU_600, "--lr", "4e-4"),
+    gan=(
+        *("--batch", "8", "--frames", "5", "--warm-up", "20", *_PERCEPTUAL),
+        *("--gan-lr", "2e-4", "--discriminator-lr", "2e-4", "--flow-weight", "0"),
+        *("--perceptual-frames", "3", *SLOW),
+    ),
+    gan_iterations=(400, 450),
+)
+_CPU_60 = ("--iterations", "60", "--batch", "2", "--warm-up", "10", *SEQUENCE)
+SMALL = Schedule(
+    machine=(),
+    teacher=("--iterations", "60", "--lr", "1e-4", "--batch", "2", "--warm-up", "10", *SEQUENCE),
+    student=(*_CPU_60, "--lr", "2e-4"),
+    scratch=(*_CPU_60, "--lr", "4e-4"),
+    gan=(
+        *("--batch", "2", "--frames", "5", "--warm-up", "20", *_PERCEPTUAL),
+        *("--gan-lr", "3e-4", "--discriminator-lr", "2e-4"),
+        *("--perceptual-frames", "1", *SLOW),
+    ),
+    gan_iterations=(200, 200),
 )
 
 
@@ -63,10 +116,12 @@ class Step:
         return "teco " + shlex.join(self.command)
 
 
-def steps(data: Path, sharp: Path, out: Path, val: str, shrink: str) -> Iterator[Step]:
+def steps(
+    data: Path, sharp: Path, out: Path, val: str, shrink: str, schedule: Schedule = FULL
+) -> Iterator[Step]:
     """All steps, in an order in which each finds what it needs."""
 
-    def train(name: str, *arguments: str, stage: str = "recurrent", clips: Path = sharp) -> Step:
+    def train(name: str, *arguments: str, stage: str = "recurrent", clips: Path = data) -> Step:
         common = ("--data", str(clips), "--out", str(out / name))
         validation = ("--val", val, "--val-shrink", shrink)
         result = out / name / f"weights-{stage}.safetensors"
@@ -76,57 +131,53 @@ def steps(data: Path, sharp: Path, out: Path, val: str, shrink: str) -> Iterator
         return str(out / name / "weights.safetensors")
 
     begin = ("--blocks", "3", "--flow-iterations", "3000", "--iterations", "5500")
-    yield train("base", *begin, clips=data)
+    yield train("base", *begin)
     yield train(
-        "b10",
-        *("--init", weights("base"), "--variant", f"teco-x4-b10-{KIND}", *NO_FLOW),
-        *("--iterations", "240", "--lr", "1e-4", *LONG),
+        "b10-start",
+        *("--init", weights("base"), "--variant", f"teco-x4-b{TEACHER}-{KIND}", *NO_FLOW),
+        *("--iterations", "240", "--lr", "1e-4", "--batch", "2", *SEQUENCE),
+        clips=sharp,
     )
+    s = schedule
+    yield train("b10", "--init", weights("b10-start"), *NO_FLOW, *s.teacher, *s.machine)
     for blocks in STUDENTS:
         cut = out / f"b{blocks}-cut.safetensors"
-        ranked = ("--clip", val, "--shrink", shrink, "--frames", "8")
+        ranked = ("--clip", val, "--shrink", shrink, "--frames", "5")
         yield Step(
             f"b{blocks}-cut",
             ("prune", weights("b10"), "--blocks", str(blocks), *ranked, "-o", str(cut)),
             cut,
         )
-        yield train(
-            f"b{blocks}",
-            *("--init", str(cut), "--teacher", weights("b10"), *NO_FLOW),
-            *(*STUDENT, "--lr", "2e-4", *LONG),
-        )
+        teacher = ("--teacher", weights("b10"))
+        yield train(f"b{blocks}", "--init", str(cut), *teacher, *NO_FLOW, *s.student, *s.machine)
         # What distillation is worth: the same network and the same iterations, from nothing.
-        yield train(
-            f"b{blocks}-scratch",
-            *("--variant", f"teco-x4-b{blocks}-{KIND}", *NO_FLOW),
-            *(*STUDENT, "--lr", "4e-4", *LONG),
-        )
-    for blocks in (10, *STUDENTS):
-        yield train(f"b{blocks}-gan", "--init", weights(f"b{blocks}"), *GAN, stage="gan")
+        variant = ("--variant", f"teco-x4-b{blocks}-{KIND}")
+        yield train(f"b{blocks}-scratch", *variant, *NO_FLOW, *s.scratch, *s.machine)
+    for blocks in (TEACHER, *STUDENTS):
+        start = ("--init", weights(f"b{blocks}"))
+        yield train(f"b{blocks}-gan", *start, *s.of_gan(blocks), *s.machine, stage="gan")
     live = ("--variant", "teco-x4-b2-c32-f0-shuffle", *NO_FLOW)
     yield train(
         "live1",
         *(*live, "--iterations", "13000", "--schedule", "constant", "--cool-down", "1000"),
         *("--batch", "4", "--frames", "8", "--lr", "6e-4"),
-        clips=data,
     )
     fine = ("--batch", "4", "--still-share", "0.3")
     yield train(
         "live2",
         *("--init", weights("live1"), *NO_FLOW, "--iterations", "9500", "--frames", "8"),
         *("--lr", "5e-4", "--max-stride", "2", "--still-speed", "6", *fine),
-        clips=data,
     )
     yield train(
         "live3",
         *("--init", weights("live2"), *NO_FLOW, "--iterations", "8000", "--frames", "10"),
         *("--lr", "5e-4", "--max-stride", "1", "--still-speed", "4", *fine),
-        clips=data,
     )
     yield train(
         "live",
         *("--init", weights("live3"), *NO_FLOW, "--iterations", "1500", "--frames", "10"),
         *("--lr", "1e-4", "--batch", "4", "--still-share", "0.4", *SLOW),
+        clips=sharp,
     )
 
 
@@ -137,12 +188,14 @@ def main() -> None:
     parser.add_argument("--val", required=True, help="clip to validate on, never trained on")
     parser.add_argument("--val-shrink", default="1.5")
     parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--small", action="store_true", help="what a CPU finishes in a night")
     parser.add_argument("--only", help="names of steps, with commas between")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and leave")
     arguments = parser.parse_args()
     sharp = arguments.sharp or arguments.data
     options = (sharp, arguments.out, arguments.val, arguments.val_shrink)
-    chosen = list(steps(arguments.data, *options))
+    schedule = SMALL if arguments.small else FULL
+    chosen = list(steps(arguments.data, *options, schedule))
     if arguments.only:
         names = arguments.only.split(",")
         known = {step.name for step in chosen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from teco.train.init import initialise
 from teco_calibration.degrade import BD_TAPS, degrade_bd
-from teco_models.backprojection import PHASES, STEP, BackProjection, blur_taps
+from teco_models.backprojection import PHASES, STEP, TRUST, BackProjection, blur_taps, trust
 from teco_models.checkpoint import Weights, build, infer, load_weights, save_weights
 from teco_models.errors import ModelError
 from teco_models.generator import Generator
@@ -105,11 +106,17 @@ def test_steps_equal_a_restatement_on_pixels() -> None:
                             for x in range(3)
                         )
                 past = past + spread
+                misfit = torch.zeros(h, w)
+                for y in range(3):
+                    for x in range(3):
+                        misfit += wide[0, :, y : y + h, x : x + w].abs().mean(dim=0) / 9
+                trusted = torch.exp(-((misfit / TRUST) ** 4)).repeat_interleave(4, dim=0)
+                trusted = trusted.repeat_interleave(4, dim=1)
             x, features = bare.srnet(lr, space_to_depth(past))
             expected = x
             if not first:
                 mask = torch.sigmoid(back.mask(features))
-                expected = x + depth_to_space(mask) * (past - x)
+                expected = x + trusted * depth_to_space(mask) * (past - x)
             found, state = generator.advance(lr, state)
             assert torch.allclose(found, expected, atol=2e-5)
 
@@ -136,6 +143,24 @@ def test_without_a_past_it_is_srnet_alone() -> None:
         alone = plain.step(lr, torch.zeros_like(lr), hr[1:])
         assert torch.allclose(out[1:], alone, atol=1e-6)
         assert float((out[:1] - alone).abs().max()) > 1e-2
+
+
+def test_a_past_that_does_not_fit_is_not_shown() -> None:
+    """A wrong past in one half of the picture: there SRNet's picture alone, beyond it the mix."""
+    assert trust(torch.zeros(1, 3, 4, 5)).flatten().tolist() == [1.0] * 6
+    assert float(trust(torch.full((1, 3, 3, 3), TRUST))) == pytest.approx(math.exp(-1), rel=1e-5)
+    back = BackProjection(8)
+    lr = torch.full((1, 3, 12, 20), 0.5)
+    past = torch.full((1, 48, 12, 20), 0.5)
+    past[..., :8] = 1.0
+    known = torch.ones(1, 1, 1, 1)
+    with torch.inference_mode():
+        corrected, trusted = back.correct(lr, past, known)
+        x = torch.zeros(1, 3, 48, 80)
+        out = back.blend(x, corrected, torch.zeros(1, 8, 12, 20), trusted)
+    assert float(out[..., :24].abs().max()) < 1e-6
+    assert torch.allclose(out[..., 44:], torch.full((), 0.5 * back.share), atol=1e-5)
+    assert float(back.correct(lr, past, 0 * known)[1].max()) == 0
 
 
 def test_sequence_equals_steps() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,16 +29,19 @@ def family() -> ModuleType:
     return module
 
 
-def steps(family: ModuleType, out: Path = Path("runs")) -> list:
-    return list(family.steps(Path("clips"), Path("sharp"), out, "gopro_max_heromode.mp4", "1.5"))
+def steps(family: ModuleType, *schedule: Any) -> list:
+    clips = (Path("clips"), Path("sharp"), Path("runs"), "gopro_max_heromode.mp4", "1.5")
+    return list(family.steps(*clips, *schedule))
 
 
-def test_every_command_parses_and_finds_what_it_needs(family: ModuleType) -> None:
+@pytest.mark.parametrize("schedule", ["FULL", "SMALL"])
+def test_every_command_parses_and_finds_what_it_needs(family: ModuleType, schedule: str) -> None:
     from teco.cli.prune import command as prune
     from teco.cli.train import command as train
 
     made: set[str] = set()
-    for step in steps(family):
+    chosen = steps(family, getattr(family, schedule))
+    for step in chosen:
         command = {"train": train, "prune": prune}[step.command[0]]
         # Raises for an option that does not exist or a value of the wrong kind.
         context = command.make_context(step.command[0], list(step.command[1:]))
@@ -47,7 +51,7 @@ def test_every_command_parses_and_finds_what_it_needs(family: ModuleType) -> Non
         out = str(context.params.get("output") or context.params["out"])
         made |= {out, f"{out}/weights.safetensors"}
         assert step.result.is_relative_to(out)
-    names = [step.name for step in steps(family)]
+    names = [step.name for step in chosen]
     assert len(set(names)) == len(names)
 
 
@@ -87,6 +91,6 @@ def test_done_steps_are_skipped_and_dry_runs_run_nothing(
     done.touch()
     assert "# base: done" in run("--only", "base").stdout
     # A step that fails stops the family with its own exit code; the clip is missing.
-    failed = run("--only", "b10")
+    failed = run("--small", "--only", "b10")
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr

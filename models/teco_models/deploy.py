@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco_models.backprojection import PHASES, BackProjection
+from teco_models.backprojection import PHASES, BackProjection, trust
 from teco_models.generator import FNet, Generator, SRNet
 from teco_models.ops import CUBIC_KERNELS, SCALE, space_to_depth, warp
 
@@ -79,6 +79,9 @@ TARGETS = {
     # For determinism, not for speed, which nobody has measured on a GPU yet: TensorRT-RTX builds
     # the same bytes each time for SM 75 only without stacking, see teco.engines.rtx.
     "tensorrt": Rewrites(stack_pixels=False),
+    # Nor in a browser: a WebGPU shader reads 8 tensors or so, and stacking takes 16. teco.web_graph
+    # does the rest of what browsers want.
+    "web": Rewrites(stack_pixels=False),
 }
 """What measured fastest per runtime on a two-core AVX-512 machine, 3 blocks at 180x320 (ms):
 ONNX Runtime 413 and 433, OpenVINO f32 480 and 395, bf16 275 and 206; as PyTorch exports it 592,
@@ -349,30 +352,31 @@ class DeployStep(_Step):
         else:
             past = warp(hr_prev, SCALE * self.generator.upsample_func(flow))
             past = F.pixel_unshuffle(past, SCALE) if self.by_colour else space_to_depth(past)
-        known: Tensor | None = None
+        trusted: Tensor | None = None
         if self.back is not None:
-            known = self.back.known(lr_prev)
-            past = self._correct(lr, past, known)
+            past, trusted = self._correct(lr, past, self.back.known(lr_prev))
         if self.rewrites.split_input:
             x = F.relu(self.past_in(self._in(past)) + self.frame_in(self._in(lr)))
         else:
             x = F.relu(self.conv_in(self._in(torch.cat((lr, past), dim=1))))
         srnet = self.generator.srnet
         x = srnet.resblocks(x)
-        if known is not None:
-            return self._blend(x, lr, past, known)
+        if trusted is not None:
+            return self._blend(x, lr, past, trusted)
         x = self._tail(x)
         if not self.variant.has_residual:
             return x
         return x + self._residual(lr)
 
-    def _correct(self, lr: Tensor, past: Tensor, known: Tensor) -> Tensor:
-        """The past after back-projection, (1, 48, h, w) with channel = c * 16 + phase."""
+    def _correct(self, lr: Tensor, past: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The past after back-projection, (1, 48, h, w) with channel = c * 16 + phase, and the
+        (1, 1, h, w) trust in it."""
         edge = (1, 1, 1, 1)
         error = lr + F.conv2d(F.pad(past, edge, mode="replicate"), self.blur)
-        return past + known * F.conv2d(F.pad(error, edge, mode="replicate"), self.spread)
+        error = F.pad(error, edge, mode="replicate")
+        return past + known * F.conv2d(error, self.spread), known * trust(error)
 
-    def _blend(self, features: Tensor, lr: Tensor, past: Tensor, known: Tensor) -> Tensor:
+    def _blend(self, features: Tensor, lr: Tensor, past: Tensor, trusted: Tensor) -> Tensor:
         """Tail t, residual r, past p and mask m: t + r + m (p - t - r), all but t in phases.
 
         That is (1 - m) t + (r + m (p - r)), so no more than the mask and the bracket become pixels.
@@ -380,7 +384,7 @@ class DeployStep(_Step):
         assert self.back is not None
         n, _, h, w = past.shape
         mask = _as(self.back.mask(features), torch.float32)
-        mask = known * torch.sigmoid(mask)  # (1, 16, h, w)
+        mask = trusted * torch.sigmoid(mask)  # (1, 16, h, w)
         by_colour = (n, 3, PHASES, h, w)
         rest = past.view(by_colour) * mask.unsqueeze(1)
         if self.variant.has_residual:

@@ -138,9 +138,9 @@ class SRNet(nn.Module):
             return self._reconstruct(lr, *past)
         warped, lr_prev = past
         known = self.back.known(lr_prev)
-        warped = self.back.correct(lr, warped, known)
+        warped, trusted = self.back.correct(lr, warped, known)
         x, features = self._reconstruct(lr, warped)
-        return self.back.blend(x, warped, features, known), features
+        return self.back.blend(x, warped, features, trusted), features
 
     def _reconstruct(self, lr: Tensor, *past: Tensor) -> tuple[Tensor, Tensor]:
         features = self.resblocks(self.conv_in(torch.cat((lr, *past), dim=1)))

@@ -1,7 +1,8 @@
 """Shipped weights. Each entry is a folder beside this file with what its name says:
 
 ``<name>.onnx`` and ``<name>.json`` (manifest) for running, ``<name>.safetensors`` (float16) for
-training and export, ``<name>.md``, the model card. No torch here.
+training and export, ``<name>.md``, the model card; ``<name>-web.onnx`` and its manifest for
+browsers, where there is one. No torch here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ class Entry:
     @property
     def onnx(self) -> Path:
         return self.folder / f"{self.name}.onnx"
+
+    @property
+    def web(self) -> Path:
+        """The form for browsers, its manifest beside it; there for some models only."""
+        return self.folder / f"{self.name}-web.onnx"
 
     @property
     def weights(self) -> Path:

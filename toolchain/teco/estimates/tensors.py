@@ -158,11 +158,13 @@ class _Step:
         if v.lucas_kanade:
             flow = self.same("flow", 2, flow, self.correction(flow))
         past = self.warp(flow)
+        trusted = ""  # back-projection's alone
         if v.back_projection:
             x = self.edged(past, 3 * P, 1, 1)
             error = self.fixed("error", 3 * self.pixels, 9 * 9 * P, x)
             error = self.same("error", 3, error, "lr")
             x = self.edged(error, 3, 1, 1)
+            trusted = self.same("trust", 1, x)
             x = self.list.add("spread", 3 * P * self.pixels, FLOAT, x, weights=9 * 9 * P)
             x = self.same("spread", 3 * P, x)
             past = self.same("past", 3 * P, past, x)
@@ -182,7 +184,7 @@ class _Step:
                 self.rename(x)
             return
         mask = self.cast(self.conv(c, P, features), P, FLOAT)
-        mask = self.same("mask", P, mask)
+        mask = self.same("mask", P, mask, trusted)
         x = self.fixed("residual", 3 * P * self.pixels, 9 * P * P, self.edged("lr", 3, 1, 2))
         rest = self.new("rest", 3 * P, past, x)
         rest = self.same("rest", 3 * P, rest, mask)
