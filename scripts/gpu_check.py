@@ -4,7 +4,8 @@ Builds engines for this GPU, runs the tests marked ``gpu``, then drives each GPU
 same recurrent frames and prints one table: how close it comes to float32 on the CPU, how long a
 step takes by CUDA's events and by the host's clock, and what it takes of the GPU's memory.
 
-Where nothing can run, it says what each runtime lacks and exits with 3. Not yet run on a GPU.
+Where nothing can run, it says what each runtime lacks and exits with 3. As a whole it has
+not yet run on a GPU.
 """
 
 from __future__ import annotations

@@ -139,6 +139,15 @@ def load_pictures() -> Callable[[Path], list[np.ndarray]]:
     return read_pictures
 
 
+@pytest.fixture(scope="session")
+def sliding_clip(tmp_path_factory, texture) -> tuple[Path, list[np.ndarray]]:
+    """Four seconds without a cut, 48x32, 25 frames a second: a lossless clip; its pictures."""
+    from embeddings import write_lossless
+
+    pictures = texture(100, 48, 32)
+    return write_lossless(tmp_path_factory.mktemp("sliding") / "sliding.mkv", pictures), pictures
+
+
 # --- models ----------------------------------------------------------------------------------
 
 
@@ -206,6 +215,41 @@ def tiny_onnx(tmp_path_factory, tiny_weights) -> Path:
 
     folder = tmp_path_factory.mktemp("onnx")
     return export_onnx(load_weights(tiny_weights), folder, ExportOptions(name="tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_web(tmp_path_factory) -> Path:
+    """A random network with all that a graph can have, in its form for browsers, as "tiny"."""
+    pytest.importorskip("onnxscript")
+    from teco.export import WEB, ExportOptions, export_onnx
+    from teco.train.init import initialise
+    from teco_models.checkpoint import infer
+    from teco_models.generator import Generator
+    from teco_models.variant import Variant
+
+    variant = Variant(
+        blocks=1, channels=16, flow_channels=8, back_projection=True, lucas_kanade=True
+    )
+    generator = Generator(variant)
+    initialise(generator, seed=3)
+    weights = infer(generator.eval().state_dict(), source="test")
+    folder = tmp_path_factory.mktemp("web")
+    return export_onnx(weights, folder, ExportOptions(name="tiny", target=WEB))
+
+
+@pytest.fixture
+def fake_ort_web(tmp_path_factory, monkeypatch) -> Path:
+    """A folder that looks like onnxruntime-web's, named by the environment: nothing is fetched."""
+    from teco.npm_package import ONNXRUNTIME_WEB
+    from teco.players.web.onnxruntime_web import FILES
+
+    package = tmp_path_factory.mktemp("onnxruntime-web")
+    (package / "dist").mkdir()
+    for name in FILES:
+        (package / "dist" / name).write_bytes(name.encode())
+    (package / "package.json").write_text('{"name": "onnxruntime-web", "version": "9.9.9"}')
+    monkeypatch.setenv(ONNXRUNTIME_WEB.environment, str(package))
+    return package
 
 
 # --- the command -----------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from teco.errors import TecoError
-from teco.upscale import QUEUE, UpscaleOptions, UpscaleProgress, _pump, upscale
+from teco.overlap import QUEUE
+from teco.upscale import UpscaleOptions, UpscaleProgress, _pump, upscale
 from teco_calibration.clips import Frame, open_source
 from teco_calibration.errors import ClipError
 from teco_models.errors import ModelError

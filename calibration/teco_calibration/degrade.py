@@ -84,6 +84,10 @@ _UP: dict[tuple[str, str], _Floats] = {
     ("bilinear", "bi"): _linear(_TO_BI - np.arange(-1, 2)),
 }
 
+CUBIC_BD_TAPS = _UP["bicubic", "bd"]
+"""float64 (4, 4): row p makes outputs 4i + p of inputs i - 1 to i + 2. Multiples of 1/256."""
+CUBIC_BD_TAPS.flags.writeable = False
+
 
 # --- down ------------------------------------------------------------------------------------
 

@@ -232,6 +232,7 @@ class Manifest:
         gate: the temporal gate's verdict, for precisions that change the values; else None.
         gate_size: LR "HxW" at which the gate ran; "" where it did not.
         int8: how a file in int8 came to its integers, and how fast it is; else None.
+        target: whose form it is, what ``teco export --for`` was told; "" in older manifests.
         schema: layout version.
     """
 
@@ -249,6 +250,7 @@ class Manifest:
     gate: Verdict | None = None
     gate_size: str = ""
     int8: Int8 | None = None
+    target: str = ""
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
@@ -304,7 +306,7 @@ class Manifest:
         for name, kind in (
             ("variant", str), ("size", str), ("sha256", str),
             ("precision_asked", str), ("precision_found", dict), ("versions", dict),
-            ("data_sha256", dict), ("gate_size", str),
+            ("data_sha256", dict), ("gate_size", str), ("target", str),
         ):  # fmt: skip
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {getattr(self, name)!r}")

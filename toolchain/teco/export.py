@@ -41,7 +41,7 @@ from teco.artifact import (
     write_beside,
 )
 from teco.engines import precision
-from teco.errors import TecoError
+from teco.errors import USAGE, TecoError
 from teco.garbage import no_collection
 from teco.gating import GateClip, default_frames, gate_model
 from teco.machine import require_extra, version_of
@@ -56,6 +56,7 @@ from teco.parity import (
 )
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.ports import shape_of
+from teco.web_graph import as_web
 from teco_calibration.verdict import FP16
 from teco_models.variant import MIN_SIZE, SCALE
 
@@ -74,10 +75,13 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 OPSET = 18
 """Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
-takes NEAREST for opset 20's "linear" (TensorRT#4646)."""
+takes NEAREST for opset 20's "linear" (TensorRT#4646). Browsers get 17: :mod:`teco.web_graph`."""
 
 DEFAULT_TARGET = "onnxruntime"
 """The runtime of the base install."""
+
+WEB = "web"
+"""The target for browsers, whose graph is of another opset: :mod:`teco.web_graph`."""
 
 LEAST_INT8_PSNR = 30.0
 """Worst frame of an int8 file against PyTorch, dB. What int8 may cost is judged on its smaller form
@@ -185,6 +189,8 @@ def export_onnx(
 
     if options.frames < 10:
         raise TecoError(f"verification needs at least 10 frames, got {options.frames}")
+    if options.target == WEB:
+        _check_web_options(options)
     name = options.name or weights.variant.name + options.suffix
     path = folder / f"{name}.onnx"
     check_target(path, overwrite)
@@ -195,6 +201,8 @@ def export_onnx(
     step = with_ports(deploy_step(build(weights), rewrites, inner), options.io)
     model = trace(step, contract, options.size)
     _forget_origins(model)
+    if options.target == WEB:
+        as_web(model)
     in_float, chosen = model, None
     if options.precision == "int8":
         chosen = _quantised(model, step, weights, name, options, say)
@@ -219,6 +227,7 @@ def export_onnx(
         parity=None,
         weights_sha256=weights_digest(weights),
         data_sha256=data,
+        target=options.target,
         versions={p: v for p in ("teco", "torch", "onnx", "onnxscript") if (v := version_of(p))},
         int8=None if chosen is None else chosen.record,
     )
@@ -274,6 +283,18 @@ def export_onnx(
         part.unlink(missing_ok=True)
         form.unlink(missing_ok=True)
     return path
+
+
+def _check_web_options(options: ExportOptions) -> None:
+    """Raise TecoError for what a browser would compute on the CPU, or differently on each GPU."""
+    if options.precision != "fp32" or options.io != "fp32":
+        asked = f"--{options.precision}" if options.precision != "fp32" else f"--io {options.io}"
+        raise TecoError(
+            f"--for web is float32 with float32 ports, and {asked} was asked for: WebGPU runs "
+            "neither 8-bit integers nor, on every machine, float16",
+            hint=f"leave {asked} out; --half-weights halves the download all the same",
+            exit_code=USAGE,
+        )
 
 
 def _quantised(

@@ -1,32 +1,20 @@
-"""File to file: decode, step and encode at the same time, in bounded queues.
-
-Three threads: the decoder runs ahead by a few frames, the caller's thread steps, the encoder
-writes behind. All three spend their time in code that releases the interpreter's lock.
-"""
+"""File to file: decode, step and encode at the same time (:mod:`teco.overlap`)."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Self
 
 from teco.errors import TecoError
+from teco.overlap import Reader, Writer
 from teco.pictures import Picture
 from teco.runtimes.base import Session
 from teco.stream import Stream
 from teco_calibration.clips import Frame, FrameSink, FrameSource, open_sink, open_source
 from teco_models.variant import SCALE, check_size
-
-QUEUE = 4
-"""Frames that may wait on either side: enough to even out a slow frame, little memory."""
-
-PATIENCE = 1.0
-"""Seconds to wait, after a failure, for a thread that a pipe may block for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +133,7 @@ def _pump(
     began = perf_counter()
     inside: deque[Frame] = deque()  # frames in the stream, no more than it looks ahead
 
-    with _Reader(source) as reader, _Writer(sink) as writer:
+    with Reader(source) as reader, Writer(sink) as writer:
 
         def pictures() -> Iterator[Picture]:
             for frame in reader:
@@ -160,128 +148,3 @@ def _pump(
         writer.finish()
     sink.commit()
     return perf_counter() - began
-
-
-class _Pipe:
-    """A bounded queue between two threads that either side can break off."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[Frame | None] = queue.Queue(QUEUE)
-        self._broken = threading.Event()
-        self.error: BaseException | None = None
-
-    def put(self, item: Frame | None) -> bool:
-        """Wait for room; False when the other side has broken off."""
-        while not self._broken.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def get(self) -> Frame | None:
-        """Wait for an item; None at the end or when the other side has broken off."""
-        while not self._broken.is_set():
-            try:
-                return self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-        return None
-
-    def break_off(self, error: BaseException | None = None) -> None:
-        self.error = self.error or error
-        self._broken.set()
-
-
-class _Worker(threading.Thread):
-    """A thread that is waited for, unless it may be blocked on standard input or output.
-
-    Nothing wakes such a thread before the other end of the pipe does; it is left behind, and
-    :func:`teco.cli.main` ends the process without it.
-    """
-
-    def __init__(self, name: str, work: Callable[[], None], clip: str) -> None:
-        self._piped = clip == "-"
-        super().__init__(target=work, name=f"teco-{name}", daemon=self._piped)
-
-    def leave(self) -> None:
-        self.join(PATIENCE if self._piped else None)
-
-
-class _Reader:
-    """Decodes ahead in a thread of its own."""
-
-    def __init__(self, source: FrameSource) -> None:
-        self._source = source
-        self._pipe = _Pipe()
-        self._thread = _Worker("decode", self._work, source.name)
-
-    def _work(self) -> None:
-        error: BaseException | None = None
-        try:
-            for frame in self._source:
-                if not self._pipe.put(frame):
-                    return
-        except BaseException as caught:  # handed over to the caller's thread, whatever it is
-            error = caught
-        # What was decoded before the error is still delivered, as the source promises.
-        self._pipe.error = error
-        self._pipe.put(None)
-
-    def __iter__(self) -> Iterator[Frame]:
-        while (frame := self._pipe.get()) is not None:
-            yield frame
-        if self._pipe.error is not None:
-            raise self._pipe.error
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipe.break_off()
-        self._thread.leave()
-
-
-class _Writer:
-    """Encodes behind in a thread of its own."""
-
-    def __init__(self, sink: FrameSink) -> None:
-        self._sink = sink
-        self._pipe = _Pipe()
-        self._thread = _Worker("encode", self._work, sink.name)
-
-    def _work(self) -> None:
-        try:
-            while (frame := self._pipe.get()) is not None:
-                self._sink.write(frame)
-        except BaseException as caught:  # handed over to the caller's thread, whatever it is
-            self._pipe.break_off(caught)
-
-    def put(self, frame: Frame) -> None:
-        """Queue a frame.
-
-        Raises:
-            BaseException: what went wrong while an earlier one was written.
-        """
-        if not self._pipe.put(frame):
-            self._raise()
-
-    def finish(self) -> None:
-        """Wait until everything is written."""
-        self._pipe.put(None)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._pipe.error is not None:
-            raise self._pipe.error
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipe.break_off()
-        self._thread.leave()

@@ -16,11 +16,15 @@ from teco import __version__
 
 COMMANDS = {
     "upscale": "Enlarge a clip four times.",
+    "play": "Watch a clip enlarged, in mpv or ffplay.",
     "export": "Make a verified ONNX file of weights, and engines of it.",
     "verify": "Say whether an ONNX file or an engine is what it says.",
     "bench": "Measure latency, memory and quality.",
+    "compare": "Compare two records of teco bench.",
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",
+    "serve": "Serve a page that plays videos enlarged, in the browser.",
+    "emit": "Write what a player needs: script or page, model, README.",
     "table": "Compare models on test sets, beside published figures.",
     "train": "Train a network: flow start, recurrent stage, GAN stage.",
     "info": "Say what a model, a weights file or a variant is and costs.",
@@ -102,7 +106,9 @@ def main() -> None:
         _complain("out of memory", "use a smaller clip or fewer threads")
         code = 1
     except Exception as error:
-        if stopped:
+        from teco.errors import Interrupted
+
+        if stopped and not isinstance(error, Interrupted):
             # Extension modules that were being imported make an ImportError of an interrupt.
             _complain(_INTERRUPTED)
             code = 1

@@ -129,8 +129,9 @@ class _Blocks(_BlocksType):
 @click.option(
     "--for",
     "target",
-    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
-    help="Runtime whose form is written; every form runs on every runtime. "
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt", "web"]),
+    help="Runtime whose form is written; every form runs on every runtime. web is for browsers, at "
+    "opset 17. "
     "[default: tensorrt with an engine among the formats, else onnxruntime]",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same name.")

@@ -1,0 +1,40 @@
+"""Players: one file per target of ``teco emit``, and the explicit table of them."""
+
+from __future__ import annotations
+
+from teco.errors import USAGE, TecoError
+from teco.players.base import Emission, Request, Target
+from teco.players.clibrary import CLibrary
+from teco.players.frei0r import Frei0r
+from teco.players.gstreamer import GStreamer
+from teco.players.mpv import Mpv
+from teco.players.vapoursynth import VapourSynth
+from teco.players.web.target import Web
+
+TARGETS: tuple[Target, ...] = (
+    VapourSynth(),
+    Mpv(),
+    Frei0r(),
+    GStreamer(),
+    CLibrary(),
+    Web(),
+)
+
+NAMES = tuple(target.name for target in TARGETS)
+
+
+def find(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        TecoError: there is none.
+    """
+    for target in TARGETS:
+        if target.name == name:
+            return target
+    raise TecoError(
+        f"no emit target is called {name!r}", hint=f"targets: {', '.join(NAMES)}", exit_code=USAGE
+    )
+
+
+__all__ = ["NAMES", "TARGETS", "Emission", "Request", "Target", "find"]

@@ -1,0 +1,200 @@
+"""What ``teco emit`` asks of a target: files, a command to run, a check by the target's program."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from teco.artifact import Model, manifest_path
+from teco.errors import USAGE, TecoError
+from teco_models import zoo
+
+CHECK_SECONDS = 120
+"""How long a target's program may take over one check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is emitted.
+
+    Attributes:
+        model: what the user named.
+        spec: how they named it: a shipped model's name or a path.
+        runtime: as ``--runtime``; for targets that run Python.
+        threads: CPU threads of the network; None for all.
+        warm_up: frames run and dropped after a seek, where the player can give earlier frames.
+    """
+
+    model: Model
+    spec: str
+    runtime: str = "auto"
+    threads: int | None = None
+    warm_up: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emission:
+    """A folder as a target wants it written.
+
+    Attributes:
+        main: name of the file that the player is given.
+        files: name in the folder, with / between parts -> its text, its bytes or a file to copy.
+            Model, manifest, licence and README are added to it (:func:`teco.players.emit.write`).
+        commands: lines to type in the folder, the first one plays a clip.
+        notes: what else the README says, Markdown.
+        with_model: whether the model's own files are copied; False where ``files`` holds another.
+    """
+
+    main: str
+    files: Mapping[str, str | bytes | Path]
+    commands: Sequence[str]
+    notes: str = ""
+    with_model: bool = True
+
+
+class Target(Protocol):
+    """A player that ``teco emit`` makes files for. One file each, listed in ``TARGETS``."""
+
+    @property
+    def name(self) -> str:
+        """As users type it."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for ``teco emit --help``."""
+        ...
+
+    def text(self, request: Request) -> str | None:
+        """What goes to stdout without ``-o``: a script that finds the model by itself.
+
+        None: this target is a folder, and needs ``-o``.
+        """
+        ...
+
+    def emission(self, request: Request) -> Emission:
+        """The folder's files.
+
+        Raises:
+            TecoError: this model cannot be used there.
+        """
+        ...
+
+    def check(self, folder: Path, request: Request) -> str:
+        """Have the target's own program accept the folder.
+
+        Returns:
+            A sentence: what was checked, or why nothing was, such as a program that is absent.
+
+        Raises:
+            TecoError: the program does not accept it.
+        """
+        ...
+
+
+def model_files(model: Model) -> dict[str, Path]:
+    """Everything of a model that must lie together, by name; the file to open comes first.
+
+    Raises:
+        TecoError: it is a weights file, which players cannot open.
+    """
+    main = model.onnx or model.engine
+    if main is None:
+        raise TecoError(
+            f"{model.name} is {model.kind}, players open ONNX files",
+            hint="make one with `teco export --weights FILE`",
+            exit_code=USAGE,
+        )
+    files = {main.name: main}
+    beside = manifest_path(main)
+    if beside.is_file():
+        files[beside.name] = beside
+    if model.manifest is not None and model.onnx is not None:
+        files |= {name: main.with_name(name) for name in model.manifest.data_sha256}
+    return files
+
+
+def manifest_text(model: Model) -> str:
+    """The manifest, for a model that has it only inside."""
+    assert model.manifest is not None
+    return model.manifest.to_json()
+
+
+def card_of(model: Model) -> Path | None:
+    """The model card of a shipped model: what it was trained on, and under which licences."""
+    entry = zoo.find(model.name)
+    return entry.card if entry is not None and entry.card.is_file() else None
+
+
+def licence_text() -> str:
+    """teco's licence, Apache-2.0.
+
+    Raises:
+        TecoError: the installation has lost it.
+    """
+    found = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        # Where PEP 639 puts it; an editable install has it too.
+        found = importlib.metadata.distribution("teco").read_text("licenses/LICENSE")
+    source = Path(__file__).parents[3] / "LICENSE"  # run from a source tree
+    if not found and source.is_file():
+        found = source.read_text(encoding="utf-8")
+    if not found:
+        raise TecoError(
+            "teco's licence is not in this installation, and nothing is emitted without it",
+            hint="install teco again",
+        )
+    return found
+
+
+def record(request: Request, target: str, version: str) -> str:
+    """``teco-emit.json``: who made the folder and of what; and that it may be replaced."""
+    data = {
+        "target": target,
+        "teco": version,
+        "model": request.model.name,
+        "runtime": request.runtime,
+        "threads": request.threads,
+        "warm_up": request.warm_up,
+    }
+    return json.dumps(data, indent=2) + "\n"
+
+
+def accepts(command: Sequence[str], what: str, **options: Any) -> str:
+    """Run a target's program, which is installed, on what was emitted.
+
+    Args:
+        command: program and arguments.
+        what: the thing that is accepted or not, to begin the error with.
+        options: of subprocess.run, such as cwd and env.
+
+    Returns:
+        Its standard output and error together.
+
+    Raises:
+        TecoError: it ends with another code than 0, or takes longer than :data:`CHECK_SECONDS`.
+    """
+    try:
+        done = subprocess.run(
+            [*command], capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL, timeout=CHECK_SECONDS, **options,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TecoError(
+            f"{what}: {command[0]} did not finish within {CHECK_SECONDS} s",
+            hint="add --no-check to write the folder all the same",
+        ) from error
+    said = done.stdout + done.stderr
+    if done.returncode != 0:
+        last = [line.strip() for line in said.splitlines() if line.strip()]
+        raise TecoError(
+            f"{what} was not accepted by {command[0]}: {last[-1][:300] if last else 'no word why'}",
+            hint="add --no-check to write the folder all the same",
+        )
+    return said

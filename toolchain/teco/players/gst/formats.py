@@ -1,0 +1,107 @@
+"""Raw video in GStreamer's memory to pictures and back, by the same arithmetic as clips.
+
+The conversion is :class:`teco_calibration.colour.Converter`, so that a player's picture is the one
+that ``teco upscale`` makes of the same samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from teco.pictures import Picture
+from teco_calibration.colour import Colour, Converter
+
+Memory = Any
+"""What offers Python's buffer protocol; the type for it is younger than Python 3.11."""
+
+FORMATS = ("RGB", "NV12", "I420")
+"""GStreamer's names of what the element takes and gives."""
+
+_PIX_FMT = {"NV12": "nv12", "I420": "yuv420p"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a picture lies in memory.
+
+    Attributes:
+        format: one of :data:`FORMATS`.
+        width, height: of the picture.
+        strides: distance of rows in bytes, by plane.
+        offsets: where planes begin.
+    """
+
+    format: str
+    width: int
+    height: int
+    strides: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    @property
+    def planes(self) -> tuple[tuple[int, int], ...]:
+        """(rows, bytes a row) of each plane; the last row need not be padded."""
+        h, w = self.height, self.width
+        if self.format == "RGB":
+            return ((h, 3 * w),)
+        half_h, half_w = (h + 1) // 2, (w + 1) // 2
+        if self.format == "NV12":
+            return ((h, w), (half_h, 2 * half_w))
+        return ((h, w), (half_h, half_w), (half_h, half_w))
+
+    def views(self, data: Memory) -> list[NDArray[np.uint8]]:
+        """Each plane as (rows, bytes a row), without a copy.
+
+        Raises:
+            ValueError: the memory is too small.
+        """
+        places = zip(self.planes, self.offsets, self.strides, strict=False)
+        return [_view(data, shape, offset, stride) for shape, offset, stride in places]
+
+
+class PictureFormat:
+    """Reads and writes one kind of raw video.
+
+    Args:
+        colour: matrix and range; of no meaning for RGB.
+    """
+
+    def __init__(self, colour: Colour) -> None:
+        self._converter = Converter(colour)
+
+    def read(self, data: Memory, layout: Layout) -> Picture:
+        """(h, w, 3) uint8 RGB, which is the caller's to keep."""
+        views = layout.views(data)
+        if layout.format == "RGB":
+            return views[0].reshape(layout.height, layout.width, 3).copy()
+        frame = av.VideoFrame(layout.width, layout.height, _PIX_FMT[layout.format])
+        for target, source in zip(_planes(frame, layout), views, strict=True):
+            target[:] = source
+        return self._converter.to_rgb(frame)
+
+    def write(self, picture: Picture, data: Memory, layout: Layout) -> None:
+        """Put (h, w, 3) uint8 RGB into writable memory."""
+        views = layout.views(data)
+        if layout.format == "RGB":
+            views[0][:] = picture.reshape(layout.height, 3 * layout.width)
+            return
+        frame = self._converter.from_rgb(picture, _PIX_FMT[layout.format])
+        for target, source in zip(views, _planes(frame, layout), strict=True):
+            target[:] = source
+
+
+def _planes(frame: av.VideoFrame, layout: Layout) -> list[NDArray[np.uint8]]:
+    """An av frame's planes as arrays over its own memory."""
+    pairs = zip(frame.planes, layout.planes, strict=True)
+    return [_view(plane, shape, 0, plane.line_size) for plane, shape in pairs]
+
+
+def _view(data: Any, shape: tuple[int, int], offset: int, stride: int) -> NDArray[np.uint8]:
+    try:
+        return np.ndarray(shape, np.uint8, data, offset, (stride, 1))
+    except TypeError as error:  # what numpy calls a buffer that is too small
+        raise ValueError(str(error)) from error

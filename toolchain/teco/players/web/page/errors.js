@@ -1,0 +1,26 @@
+// @ts-check
+/** An error that a person can act on: what was received, what was expected, what to do next. */
+export class PlayerError extends Error {
+  /**
+   * @param {string} message one sentence
+   * @param {string} [hint] what to do next
+   */
+  constructor(message, hint = "") {
+    super(message);
+    this.name = "PlayerError";
+    this.hint = hint;
+  }
+}
+
+/**
+ * Any error as a message and a hint; what libraries throw is shortened to its first line.
+ *
+ * @param {unknown} error
+ * @returns {{message: string, hint: string}}
+ */
+export function explained(error) {
+  if (error instanceof PlayerError) return { message: error.message, hint: error.hint };
+  const text = error instanceof Error ? error.message : String(error);
+  const line = text.split("\n").find((part) => part.trim()) ?? "something failed without a word";
+  return { message: line.trim().slice(0, 300), hint: "" };
+}

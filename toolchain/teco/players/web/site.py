@@ -1,0 +1,136 @@
+"""The page's folder as a table: name -> file or text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from teco import __version__
+from teco.artifact import Model, manifest_path, open_model
+from teco.errors import USAGE, TecoError
+from teco.players.base import manifest_text
+from teco.players.web.onnxruntime_web import VERSION, Runtime
+from teco_models import zoo
+
+DEFAULT_MODEL = "live"
+"""What a page begins with: the one shipped model that keeps pace with a film."""
+
+WEB = "web"
+"""The target of ``teco export --for`` whose form browsers get."""
+
+GAP_WITHOUT_FLOW = 8
+"""Frames that a page may leave out between two steps of one scene, for models without a flow net; 0
+for the others, which start afresh after a frame that was left out.
+
+Measured with every k-th frame of the development clips (BD, shrunk by 2; PSNR-Y over seven frames,
+dB), the past kept, against a cold start of each of them:
+
+    gopro  live 26.75 cold; kept: k=1 26.83, 2 26.82, 4 26.80, 8 26.79
+           b3   26.76 cold; kept: k=1 27.23, 2 27.21, 4 26.98, 8 26.70
+    bee    live 33.25 cold; kept: k=1 33.50, 2 33.44, 4 33.40, 8 33.36
+           b3   33.47 cold; kept: k=1 33.24, 2 32.07, 4 30.38, 8 29.36
+    cups   live 29.27 cold; kept: k=1 29.35, 2 29.35, 4 29.34, 8 29.32
+           b3   29.48 cold; kept: k=1 29.09, 2 28.58, 4 27.89, 8 27.18
+
+So a latent state survives gaps, and what a flow net has to bridge does not. (b3 as it was
+before its past was shown only where it fits, ``teco_models.backprojection.TRUST``.)"""
+
+_PAGE = (
+    "index.html", "style.css", "icon.svg", "page.js", "player.js", "divider.js", "worker.js",
+    "paint.js", "teco.js", "session.js", "stream.js", "scenecut.js", "pixels.js", "contract.js",
+    "errors.js", "sw.js",
+)  # fmt: skip
+_OTHER = ("licences/onnxruntime-web.txt", "README.md")
+
+
+def web_models(spec: str) -> list[Model]:
+    """The models of a page that begins with ``spec``: a shipped one brings the others along.
+
+    Raises:
+        TecoError: it is in no form for browsers; exit code 2.
+    """
+    entry = zoo.find(spec)
+    if entry is None:
+        model = open_model(spec)
+        check_form(model)
+        return [model]
+    shipped = [e for e in zoo.entries() if e.web.is_file()]
+    if entry not in shipped:
+        names = ", ".join(e.name for e in shipped)
+        raise TecoError(
+            f"{spec} is not shipped in a form for browsers; {names} are",
+            hint=f"`teco export --model {spec} --for web`, and give the file that it writes",
+            exit_code=USAGE,
+        )
+    ordered = [entry, *(e for e in shipped if e != entry)]
+    return [open_model(str(e.web)) for e in ordered]
+
+
+def check_form(model: Model) -> None:
+    """Raise TecoError where a model is in no form for browsers."""
+    if model.onnx is None:
+        found = f"is {model.kind}"
+    elif model.manifest is None or model.manifest.target != WEB:
+        told = model.manifest.target if model.manifest is not None else ""
+        found = f"was exported for {told}" if told else "was not exported for browsers"
+    else:
+        return
+    raise TecoError(
+        f"{model.name} {found}, and pages want an ONNX file of `teco export --for web`",
+        hint="`teco export --weights FILE --for web` makes one",
+        exit_code=USAGE,
+    )
+
+
+def site(models: Sequence[Model], runtime: Runtime) -> dict[str, str | bytes | Path]:
+    """Every file of the page: page, models, runtime, licence.
+
+    Args:
+        models: with ONNX files; the first is the one to begin with.
+        runtime: onnxruntime-web's files.
+    """
+    page = resources.files("teco.players.web") / "page"
+    files: dict[str, str | bytes | Path] = {
+        name: (page / name).read_text(encoding="utf-8") for name in _PAGE
+    }
+    listed: list[dict[str, object]] = []
+    for model in models:
+        assert model.onnx is not None
+        assert model.manifest is not None
+        main = f"models/{model.onnx.name}"
+        files[main] = model.onnx
+        files[f"models/{manifest_path(model.onnx).name}"] = manifest_text(model)
+        for name in model.manifest.data_sha256:
+            files[f"models/{name}"] = model.onnx.with_name(name)
+        listed.append(
+            {
+                "name": model.onnx.stem.removesuffix(f"-{WEB}"),
+                "file": main,
+                "about": about(model),
+                "gap": 0 if model.variant.has_flow else GAP_WITHOUT_FLOW,
+            }
+        )
+    files |= {f"ort/{name}": path for name, path in runtime.files.items()}
+    licence = resources.files("teco.players.web") / "onnxruntime-web-licence.txt"
+    files["licences/onnxruntime-web.txt"] = licence.read_text(encoding="utf-8")
+    shell = [name for name in (*_PAGE, *_OTHER) if name not in ("index.html", "sw.js")]
+    about_site = {
+        "teco": __version__,
+        "runtime": runtime.version or f"unknown, expected {VERSION}",
+        "models": listed,
+        "shell": shell,
+    }
+    files["site.json"] = json.dumps(about_site, indent=2) + "\n"
+    return files
+
+
+def about(model: Model) -> str:
+    """A model in a sentence."""
+    cost = model.variant.cost(180, 320)
+    past = "follows the motion" if model.variant.has_flow else "lies in features, in place"
+    return (
+        f"{cost.params['total']:,} parameters, {cost.gflop:.1f} GFLOP for a frame of 320×180; "
+        f"the past {past}"
+    )
