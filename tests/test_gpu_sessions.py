@@ -1,7 +1,8 @@
 """Every GPU runtime against float32 on the CPU; skipped with the runtime's own reason elsewhere.
 
-``TECO_REQUIRE=gpu`` turns the skip into a failure. Not yet run on a GPU. ``scripts/gpu_check.py``
-runs these tests and prints a table.
+``TECO_REQUIRE=gpu`` turns the skip into a failure. Only the float32 cases of ``pytorch-cuda`` and
+``onnxruntime-cuda`` have run on a GPU yet. ``scripts/gpu_check.py`` runs these tests and prints a
+table.
 """
 
 from __future__ import annotations

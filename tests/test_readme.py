@@ -10,7 +10,10 @@ import sys
 import venv
 from pathlib import Path
 
+import javascript
 import pytest
+
+from teco.npm_package import D3, PLOT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -102,6 +105,12 @@ def test_install_and_upscale_in_a_new_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", OTHERS, ids=lambda b: b[0].split("  ")[0][:40] if b else "empty")
 def test_other_blocks(block: list[str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    if any("--html" in command for command in block):
+        javascript.needs(D3, PLOT)
+        for package in (D3, PLOT):  # the newcomer's cache is another; only the network is spared
+            if package.is_kept:
+                kept = tmp_path / ".cache" / "npm" / package.kept.name
+                shutil.copytree(package.kept, kept)
     # The newcomer has fetched the LPIPS backbone by then; here the test's own cache would hide it.
     for command in block:
         done = run(command.replace("TECO_CACHE", ""), tmp_path, Path(sys.executable).parent)

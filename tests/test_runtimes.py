@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,3 +236,40 @@ def test_auto_survives_an_unwritable_cache(
     session = open_session(model, "auto", SessionOptions(threads=1))
     assert find(session.runtime).exact
     session.close()
+
+
+def test_openvino_leaves_the_signal_stack_alone(tiny_onnx: Path) -> None:
+    """Sessions closed in another order than the reverse left a freed one; a signal then killed.
+
+    In a process of its own, which a failure would end.
+    """
+    if reason := find("openvino").why_unavailable():
+        pytest.skip(reason)
+    program = (
+        "import os, signal, sys\n"
+        "from teco.artifact import open_model\n"
+        "from teco.runtimes import SessionOptions, open_session\n"
+        "import numpy as np\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))\n"
+        "model = open_model(sys.argv[1])\n"
+        "lr = np.zeros((1, 3, 16, 24), np.float32)\n"
+        "def opened():\n"
+        "    session = open_session(model, 'openvino', SessionOptions(threads=1))\n"
+        "    session.step(lr, None)\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return session\n"
+        "sessions = [opened() for _ in range(3)]\n"
+        "for session in sessions:\n"
+        "    session.close()\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "del sessions, session\n"
+        "for _ in range(20):\n"
+        "    np.zeros(10_000_000).sum()\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "print(len(heard))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_onnx)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "26\n"), done.stderr

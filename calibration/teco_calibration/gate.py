@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from teco_calibration.distance import Counts, Distances, mean_square, step_counts
 from teco_calibration.drift import measure_drift
 from teco_calibration.errors import ClipError
 from teco_calibration.quality import (
@@ -161,9 +162,11 @@ def compare(
         again = both.errors(scene, "after a reset")
         both.reset()
         usual = both.errors(other, "after a second reset")
-        before = median(measured.rms[-tail:])
+        before = median(measured.distances.rms[-tail:])
         usual = [max(before, error) for error in usual]
-        cut = _cut(first=measured.rms[: len(scene)], again=again, usual=usual, through=through)
+        cut = _cut(
+            first=measured.distances.rms[: len(scene)], again=again, usual=usual, through=through
+        )
     except _NoPicture as error:
         broken_off = str(error)
     return Verdict(bounds=bounds, numbers=measured.numbers(cut), broken_off=broken_off)
@@ -214,13 +217,7 @@ class _Pair(NamedTuple):
 
     candidate: Picture
     reference: Picture
-    counts: npt.NDArray[np.int64]
-
-    @property
-    def mse(self) -> float:
-        """Mean squared difference in steps^2, over all values."""
-        squares = np.arange(256, dtype=np.float64) ** 2
-        return float(self.counts @ squares / self.counts.sum())
+    counts: Counts
 
 
 class _Both:
@@ -254,12 +251,12 @@ class _Both:
                 f"the candidate gave a picture of {_size(found)} {where}, the reference one of "
                 f"{_size(expected)}"
             )
-        apart = np.maximum(found, expected) - np.minimum(found, expected)
-        return _Pair(found, expected, np.bincount(apart.ravel(), minlength=256))
+        return _Pair(found, expected, step_counts(found, expected))
 
     def errors(self, frames: Sequence[Picture], after: str) -> list[float]:
         """RMS difference of each frame in steps, without a reset."""
-        return [math.sqrt(self.step(lr, f"{n} frames {after}").mse) for n, lr in enumerate(frames)]
+        pairs = (self.step(lr, f"{n} frames {after}") for n, lr in enumerate(frames))
+        return [math.sqrt(mean_square(pair.counts)) for pair in pairs]
 
 
 def _picture(stepper: Stepper, lr: Picture) -> Picture:
@@ -295,17 +292,14 @@ class _Sequence:
 
     Attributes:
         frames: taken so far.
-        rms: difference of each frame from the reference in steps.
+        distances: of each frame from the reference.
     """
 
     def __init__(self, every: int, on_truth: bool, lpips: Lpips | None) -> None:
         self._every = every
         self._on_truth = on_truth
         self.frames = 0
-        self.rms: list[float] = []
-        self._psnr: list[float | None] = []
-        self._counts = np.zeros(256, np.int64)
-        self._max_steps: list[int] = []
+        self.distances = Distances()
         self._places: list[bytes] = []
         metrics: tuple[Metric, ...] = ("psnr", "flicker") if on_truth else ("flicker",)
         # [candidate, reference]; against the reference only the candidate is measured.
@@ -327,7 +321,7 @@ class _Sequence:
             self._check_truth(pair, truth)
         target = pair.reference if truth is None else truth
         outputs = (pair.candidate,) if truth is None else (pair.candidate, pair.reference)
-        self._take_difference(pair)
+        self.distances.add_counts(pair.counts)
         digest = blake2b(np.ascontiguousarray(lr).data, digest_size=8).digest()
         self._places.append(self._last_lr + digest)
         self._last_lr = digest
@@ -343,14 +337,6 @@ class _Sequence:
                 for values, before, now in zip(self._tof, outputs_last, outputs, strict=True):
                     values.append(tof(target_last, target, before, now))
         self._last = target, outputs
-
-    def _take_difference(self, pair: _Pair) -> None:
-        self.rms.append(math.sqrt(pair.mse))
-        # Rounded to what anyone reads: these lists are most of a verdict in a manifest.
-        psnr = round(10 * math.log10(255**2 / pair.mse), 4) if pair.mse else None
-        self._psnr.append(psnr)
-        self._max_steps.append(int(pair.counts.nonzero()[0][-1]))
-        self._counts += pair.counts
 
     def _check_truth(self, pair: _Pair, truth: Picture | None) -> None:
         if truth is None:
@@ -382,15 +368,15 @@ class _Sequence:
             frames=self.frames,
             every=self._every,
             on_truth=self._on_truth,
-            psnr=tuple(self._psnr),
-            max_steps=tuple(self._max_steps),
-            within_one=float(self._counts[:2].sum() / self._counts.sum()),
+            psnr=tuple(self.distances.psnr),
+            max_steps=tuple(self.distances.max_steps),
+            within_one=self.distances.within_one,
             psnr_y=psnr_y,
             late_loss=late,
             lpips=_score("lpips", perceived),
             tof=_score("tof", self._tof),
             flicker=_score("flicker", values),
-            error_drift=measure_drift(times, self.rms, self._places),
+            error_drift=measure_drift(times, self.distances.rms, self._places),
             loss_drift=loss_drift,
             cut=cut,
         )

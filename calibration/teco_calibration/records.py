@@ -34,7 +34,8 @@ def from_data(cls: type[_T], data: object, where: str = "") -> _T:
 
     Args:
         cls: a dataclass whose fields are bool, int, float, str, a Literal, another such dataclass,
-            a tuple of any length of one of these, or one of these or None.
+            a tuple of any length or a dictionary by name of one of these, any of these or None, or
+            Any, which is taken as it is.
         data: what :func:`to_data` gave, or JSON made of it.
         where: what to call it in the message of an error; the class's name if not given.
 
@@ -66,6 +67,13 @@ def _read(kind: Any, value: object, where: str) -> Any:
             raise ValueError(f"{where} is {value!r}, expected a list")
         items = cast("list[object]", value)
         return tuple(_read(args[0], item, f"{where}[{n}]") for n, item in enumerate(items))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}, expected an object")
+        named = cast("Mapping[str, object]", value)
+        return {name: _read(args[1], item, f"{where}.{name}") for name, item in named.items()}
+    if kind is Any:
+        return value
     if origin is Literal:
         if value not in args:
             raise ValueError(f"{where} is {value!r}, expected one of {', '.join(map(str, args))}")

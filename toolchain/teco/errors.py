@@ -19,3 +19,7 @@ class TecoError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+class Interrupted(TecoError):
+    """The user stopped the work, and what there is of it has been kept."""

@@ -7,17 +7,21 @@ follows from its file's label and, where its runtime lowers the precision by its
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from teco.artifact import Model, check_frame_size
-from teco.gating import GateClip, bounds_of, default_frames, gate_model, read_clip
+from teco.bench.clip import TruthClip, first_scene
+from teco.gating import GateClip, bounds_of, default_frames, gate_model
 from teco.machine import missing_extra
 from teco.parity import GATE_SIZE, reference_session
 from teco.runtimes import Runtime, Session, SessionOptions, find
 
 if TYPE_CHECKING:
     from teco_calibration.verdict import Verdict
+
+SCENE_FRAMES = 60
+"""Of a clip's first scene, at most: all are kept in memory, and played to and fro."""
 
 REFERENCE = "onnxruntime"
 """Runs the float32 file where there is no PyTorch to run the weights."""
@@ -54,8 +58,7 @@ def judge(
     model: Model,
     runtime: Runtime,
     *,
-    clip: str | None = None,
-    shrink: float = 1.0,
+    clip: TruthClip | None = None,
     threads: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Judged:
@@ -64,9 +67,8 @@ def judge(
     Args:
         model: an opened model.
         runtime: that can run it.
-        clip: a ground truth, its first scene; None for moving test frames, of the size of a static
-            file or of :data:`teco.parity.GATE_SIZE`.
-        shrink: area-average the clip to 1/shrink of its size first.
+        clip: with its truth, of which the first scene is taken; None for moving test frames, of
+            the size of a static file or of :data:`teco.parity.GATE_SIZE`.
         threads: of both.
         report: told the recurrent frames that are done and how many there will be.
 
@@ -86,8 +88,11 @@ def judge(
             size = model.static_size or GATE_SIZE
             scene = GateClip(default_frames(*size, bounds.frames))
         else:
-            scene = read_clip(clip, model.variant.degradation, shrink=shrink)
-            check_frame_size(model, *scene.frames[0].shape[:2])
+            check_frame_size(model, *clip.size)
+            as_trained = replace(clip, degradation=model.variant.degradation)
+            frames = min(SCENE_FRAMES, clip.max_frames or SCENE_FRAMES)
+            pictures, truths = zip(*first_scene(as_trained, frames), strict=True)
+            scene = GateClip(pictures, truths)
         candidate = runtime.open(model, options)
         try:
             verdict = gate_model(

@@ -1,14 +1,18 @@
-"""Measuring: candidates interleaved in one run, every sample kept."""
+"""Latency inside this process, for the other commands that compare a few models.
+
+``teco bench`` gives each candidate a process of its own (:mod:`teco.bench.run`); the order of steps
+is the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 from teco.artifact import Model
-from teco.bench import memory
 from teco.bench.report import Candidate
+from teco.bench.schedule import USUAL_BLOCK, Block, Lane, interleave, plan_repetitions
 from teco.machine import usable_cores
 from teco.runtimes import Runtime, Session, SessionOptions
 from teco.runtimes.base import State, on_noise
@@ -16,19 +20,27 @@ from teco.runtimes.base import State, on_noise
 WARM_UP = 3
 """Steps of each candidate before any counts: allocation, planning and, for compilers, compiling."""
 
-BLOCK = 3
-"""Steps of one candidate in a row. One alone would pay for the caches the others emptied."""
+BLOCK = USUAL_BLOCK
 
 
 @dataclass
-class _Open:
-    """A candidate with its session and what it has produced so far."""
+class _Local:
+    """A candidate in this process."""
 
+    model: str
     session: Session
     step: Callable[[State | None], State]
-    candidate: Candidate
     state: State | None
-    samples: list[float]
+    load_seconds: float
+    first_seconds: float
+
+    def steps(self, count: int) -> Block:
+        times: list[float] = []
+        for _ in range(count):
+            began = perf_counter()
+            self.state = self.step(self.state)
+            times.append(1000 * (perf_counter() - began))
+        return Block(tuple(times))
 
 
 def measure_latency(
@@ -39,7 +51,7 @@ def measure_latency(
     threads: int | None = None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> list[Candidate]:
-    """Step latency of each (model, runtime), interleaved in blocks.
+    """Step latency of each (model, runtime), in rounds of blocks in random order.
 
     Args:
         pairs: what to measure.
@@ -51,8 +63,7 @@ def measure_latency(
     Raises:
         TecoError: a candidate cannot be opened.
     """
-    opened: list[_Open] = []
-    total = len(pairs) * repetitions
+    opened: list[_Local] = []
     try:
         for model, runtime in pairs:
             began = perf_counter()
@@ -62,52 +73,25 @@ def measure_latency(
             made = perf_counter()
             state = step(None)
             first = perf_counter()
-            candidate = Candidate(
-                model=model.name,
-                runtime=runtime.name,
-                details=session.details,
-                samples=(),
-                load_seconds=loaded - began,
-                first_seconds=first - made,
-            )
-            opened.append(_Open(session, step, candidate, state, []))
+            opened.append(_Local(model.name, session, step, state, loaded - began, first - made))
         for one in opened:
-            for _ in range(WARM_UP):
-                one.state = one.step(one.state)
-        done = 0
-        while done < total:
-            for one in opened:
-                for _ in range(min(BLOCK, repetitions - len(one.samples))):
-                    began = perf_counter()
-                    one.state = one.step(one.state)
-                    one.samples.append(perf_counter() - began)
-                    done += 1
-                report(done, total)
+            one.steps(WARM_UP)
+        lanes = [Lane(one.model, one) for one in opened]
+        interleave(lanes, plan_repetitions(len(lanes), repetitions), report=report)
     finally:
         for one in opened:
             one.session.close()
-    return [replace(one.candidate, samples=tuple(one.samples)) for one in opened]
-
-
-def with_memory(
-    candidates: list[Candidate],
-    specs: list[str],
-    size: tuple[int, int],
-    threads: int | None = None,
-) -> list[Candidate]:
-    """The same candidates with the peak memory of a process of their own.
-
-    Args:
-        candidates: measured.
-        specs: each one's model as the user named it.
-        size: (h, w).
-        threads: as in the latency run.
-    """
-    result: list[Candidate] = []
-    for candidate, spec in zip(candidates, specs, strict=True):
-        peak, base = memory.measure(spec, candidate.runtime, size, threads or usable_cores())
-        result.append(replace(candidate, peak_bytes=peak, base_bytes=base))
-    return result
+    return [
+        Candidate(
+            model=one.model,
+            runtime=runtime.name,
+            details=one.session.details,
+            samples=tuple(ms / 1000 for block in lane.blocks for ms in block.host),
+            load_seconds=one.load_seconds,
+            first_seconds=one.first_seconds,
+        )
+        for one, lane, (_, runtime) in zip(opened, lanes, pairs, strict=True)
+    ]
 
 
 def warnings_for(candidates: list[Candidate], load_before: float | None) -> list[str]:

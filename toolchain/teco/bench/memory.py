@@ -1,31 +1,38 @@
-"""Peak memory of one candidate, measured in a process of its own.
-
-Run as ``python -m teco.bench.memory MODEL RUNTIME H W THREADS STEPS``; prints one JSON line.
-"""
+"""What this process and its GPU hold now, as the system tells; None where it does not."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from teco.machine import nvidia_smi
 
 STEPS = 6
 """Enough for both sets of buffers to exist and for allocators to settle."""
 
+FEWEST_FOR_GROWTH = 40
+"""Frames below which a line through their second half says nothing about a thousand."""
+
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process now; None where /proc does not tell."""
+    """Resident memory of this process now."""
     return _status("VmRSS")
 
 
 def peak_resident_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where /proc does not tell.
+    """Largest resident memory of this process so far.
 
     Not getrusage: its maximum survives exec, so a child would report its parent's size at fork.
     """
     return _status("VmHWM")
+
+
+def private_bytes() -> int | None:
+    """Anonymous resident memory of this process now: what is not a file's pages."""
+    return _status("RssAnon")
 
 
 def _status(key: str) -> int | None:
@@ -37,42 +44,27 @@ def _status(key: str) -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def measure(
-    model: str, runtime: str, size: tuple[int, int], threads: int
-) -> tuple[int | None, int | None]:
-    """(peak, before) resident bytes of a fresh process that opens the model and steps.
+def gpu_free_bytes() -> int | None:
+    """Free memory of the first NVIDIA GPU; None without one.
 
-    Returns (None, None) where the child fails or the system does not tell: a missing figure, not
-    a reason to lose the timings.
+    By torch where this process has it with CUDA, else by CUDA's bindings, else by nvidia-smi.
     """
-    arguments = [model, runtime, *map(str, size), str(threads), str(STEPS)]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "teco.bench.memory", *arguments],
-            capture_output=True, text=True, timeout=600, check=True,
-        )  # fmt: skip
-        record = json.loads(done.stdout.splitlines()[-1])
-    except (subprocess.SubprocessError, ValueError, IndexError, OSError):
-        return None, None
-    return record["peak"], record["base"]
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    lines = nvidia_smi("memory.free")
+    match = re.match(r"(\d+) MiB", lines[0]) if lines else None
+    return int(match[1]) * 2**20 if match else None
 
 
-def main(arguments: list[str]) -> None:
-    """Body of the child process."""
-    from teco.artifact import open_model
-    from teco.runtimes import SessionOptions, find
-    from teco.runtimes.base import on_noise
+def growth_per_1000(private: list[int]) -> int | None:
+    """Bytes by which 1,000 frames would grow, from private memory after each frame.
 
-    model, runtime, h, w, threads, steps = arguments
-    base = resident_bytes()
-    opened = open_model(model)
-    session = find(runtime).open(opened, SessionOptions(threads=int(threads)))
-    step = on_noise(opened, session, int(h), int(w))
-    state = None
-    for _ in range(int(steps)):
-        state = step(state)
-    print(json.dumps({"peak": peak_resident_bytes(), "base": base}))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    The median of the slopes between all pairs of frames of the second half (Theil and Sen): the
+    first half fills caches and pools, and one page more at some moment is no growth.
+    """
+    if len(private) < FEWEST_FOR_GROWTH:
+        return None
+    half = np.array(private[len(private) // 2 :], np.float64)
+    first, second = np.triu_indices(len(half), 1)
+    return round(1000 * float(np.median((half[second] - half[first]) / (second - first))))

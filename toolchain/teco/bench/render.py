@@ -6,8 +6,8 @@ import io
 import math
 from collections.abc import Sequence
 
+from teco.bench.compare import Comparison
 from teco.bench.gate import Judged
-from teco.bench.report import BenchReport
 from teco.evaluate import Row
 from teco_calibration.quality import HIGHER_IS_BETTER, UNITS, Metric
 
@@ -65,34 +65,37 @@ UNITS_SHORT = {
 }
 
 
-def bench_table(report: BenchReport) -> str:
-    """Latency and memory, then quality, then what to know about them."""
-    header = ("model", "runtime", "p50 ms", "p90 ms", "p99 ms", "fps", "peak MiB", "load s")
-    body = [
-        (
-            c.model,
-            c.runtime,
-            f"{c.p50 * 1e3:.1f}",
-            f"{c.p90 * 1e3:.1f}",
-            f"{c.p99 * 1e3:.1f}",
-            f"{c.fps:.2f}",
-            f"{c.peak_bytes / 2**20:.0f}" if c.peak_bytes else "-",
-            f"{c.load_seconds:.2f}",
+def comparison_table(found: Comparison) -> str:
+    """Two records compared: one line per row that both have, then what else differs."""
+    header = ("candidate", "before ms", "after ms", "ratio", "99% interval", "verdict")
+    body: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for pair in found.pairs:
+        ratio = pair.ratio
+        body.append(
+            (
+                pair.key,
+                _number(pair.before_ms, 2),
+                _number(pair.after_ms, 2),
+                _number(ratio and ratio.ratio, 3),
+                "-" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}",
+                "not timed" if ratio is None else ratio.verdict,
+            )
         )
-        for c in report.candidates
-    ]
-    m = report.machine
-    notes = [
-        f"one step at {report.size} (LR), {report.threads} threads, "
-        f"{len(report.candidates[0].samples)} interleaved samples each; {m.cpu}, {m.cores} cores",
-    ]
-    text = _table(header, body, notes)
-    if report.quality:
-        metrics: list[Metric] = [m for m in UNITS if m in report.quality[0].frame_average]
-        text += quality_table(report.quality, metrics)
-    if report.gate:
-        text += gate_table(report.gate)
-    return text
+        if ratio is not None and ratio.verdict == "undecided":
+            notes.append(f"{pair.key}: {ratio.why}")
+        notes += [f"{pair.key}: {change}" for change in pair.changes]
+    for keys, which in ((found.only_before, "before"), (found.only_after, "after")):
+        notes += [f"only in the record {which}: {key}" for key in keys]
+    for one in found.differences:
+        mark = "incomparable" if one.incomparable else "differs"
+        notes.append(f"{mark}: {one.what}: {one.before} | {one.after}")
+    if found.incomparable:
+        notes.append(
+            "these runs differ in more than what was compared: a ratio says which machine with "
+            "which software is faster, not what a change of the model did"
+        )
+    return _table(header, body, notes)
 
 
 def gate_table(gate: Sequence[Judged]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -80,28 +81,52 @@ def not_a_pipe(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
     return value
 
 
+def check_writable(path: Path) -> None:
+    """Raise BadParameter where a file cannot be made or replaced there; tried, not guessed."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--json FILE``; that the file can be made is known before the long work, not after."""
+    return report_option("--json", "json_file", ".json", help)
+
+
+def report_option(
+    flag: str, name: str, suffix: str, help: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``flag FILE``; that the file can be made is known before the long work, not after.
+
+    Args:
+        flag: such as ``--html``.
+        name: of the parameter, which is a Path or None.
+        suffix: that the file must have.
+        help: of the option.
+    """
 
     def check(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
         if path is None:
             return None
         # Whatever else lies there, weights or a clip, is not to be written over by a slip.
-        if path.suffix.lower() != ".json":
-            raise click.BadParameter(f"{path} should end in .json")
+        if path.suffix.lower() != suffix:
+            raise click.BadParameter(f"{path} should end in {suffix}")
         if not path.resolve().parent.is_dir():
             raise click.BadParameter(f"the folder {path.parent} does not exist")
         if path.is_dir():
             raise click.BadParameter(f"{path} is a folder, expected a file")
-        if path.with_suffix(".onnx").exists():
+        check_writable(path)
+        if suffix == ".json" and path.with_suffix(".onnx").exists():
             model = path.with_suffix(".onnx").name
             raise click.BadParameter(f"{path} is where the manifest of {model} lies")
         return path
 
     return click.option(
-        "--json", "json_file", type=click.Path(path_type=Path), callback=check, metavar="FILE",
-        help=help,
-    )  # fmt: skip
+        flag, name, type=click.Path(path_type=Path), callback=check, metavar="FILE", help=help
+    )
 
 
 @contextmanager

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from teco.bench.memory import STEPS, peak_resident_bytes, resident_bytes
+from teco.bench.memory import STEPS, peak_resident_bytes, private_bytes, resident_bytes
+from teco.bench.worker import LIBRARIES
 from teco.errors import MACHINE, TecoError
-
-LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch"}
-"""First part of a runtime's name -> what it imports when it opens a model."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +35,6 @@ class Grown:
     opened: int
     peak: int
     private: int
-
-
-def private_bytes() -> int | None:
-    """Anonymous resident memory of this process now; None where /proc does not tell."""
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    match = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
 
 
 def measure(

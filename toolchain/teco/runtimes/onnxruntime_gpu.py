@@ -1,7 +1,8 @@
 """ONNX Runtime on NVIDIA GPUs: its CUDA and TensorRT providers, and the TensorRT-RTX plugin.
 
 ONNX Runtime leaves to the CPU what a provider cannot run, and drops a provider that cannot load,
-without a word (onnxruntime#12639, #18597). Here both are errors. Not yet run on a GPU; what needs
+without a word (onnxruntime#12639, #18597). Here both are errors. The CUDA provider ran
+in float32 on an NVIDIA H200 (onnxruntime-gpu 1.31), nothing else has yet run on a GPU; what needs
 none (choice of options, checks, the order of bindings) is tested.
 
 CUDA    runs float32 and float16; it has GridSample for float32 only, which teco's fp16 files keep

@@ -20,6 +20,7 @@ from teco.runtimes.ports import (
     shape_of,
     size_of,
 )
+from teco.signal_stack import kept_signal_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,9 @@ class OpenVino:
             return None
         import openvino as ov
 
-        if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with kept_signal_stack():
+            able: Any = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if "BF16" in able:
             return None
         return f"{self.name} needs a CPU with bfloat16 instructions, which this one lacks"
 
@@ -66,9 +69,10 @@ class OpenVino:
         try:
             network = ov.Core().read_model(str(model.onnx))
             half_state = self.precision == "bf16"
-            compiled = ov.Core().compile_model(
-                with_ports(network, contract, half_state=half_state), "CPU", settings
-            )
+            with kept_signal_stack():
+                compiled = ov.Core().compile_model(
+                    with_ports(network, contract, half_state=half_state), "CPU", settings
+                )
         except Exception as error:  # pybind turns its errors into RuntimeError and others
             reason = str(error).strip().splitlines()[-1][:200]
             raise TecoError(
@@ -91,7 +95,8 @@ class OpenVino:
         def compile_pictures() -> Any:
             again = ov.Core().read_model(str(model.onnx))
             ports = with_ports(again, contract, half_state=half_state, pictures=True)
-            return ov.Core().compile_model(ports, "CPU", settings)
+            with kept_signal_stack():
+                return ov.Core().compile_model(ports, "CPU", settings)
 
         return _PictureSession(self.name, compiled, contract, details, compile_pictures)
 
@@ -192,8 +197,9 @@ class _Session(PortedSession):
         return zeros
 
     def close(self) -> None:
-        self._requests = []
-        self._compiled = None
+        with kept_signal_stack():
+            self._requests = []
+            self._compiled = None
 
 
 class _PictureFileSession(PortedPictureSession, _Session):
@@ -234,8 +240,9 @@ class _PictureSession(_Session):
             self._take(self._pictures if pictures else self._floats)
 
     def close(self) -> None:
-        super().close()
-        self._floats = self._pictures = None
+        with kept_signal_stack():
+            super().close()
+            self._floats = self._pictures = None
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
         self._switch(pictures=False)

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from teco.bench.columns import common_prefix
 from teco.errors import USAGE, TecoError
 from teco.table.canvas import Box, Dot, Drawing, Line, Shape, Text, text_width, to_png, to_svg
 from teco.table.report import TableReport
@@ -85,7 +86,7 @@ def panels(report: TableReport) -> list[list[Panel]]:
     timed = all(e.timing is not None for e in report.entrants) and bool(report.entrants)
     h, w = report.options.size
     x_label = f"{'ms' if timed else 'GMAC'} a step at {h}x{w} (LR), logarithmic"
-    prefix = _common_prefix([e.name for e in report.entrants])
+    prefix = common_prefix([e.name for e in report.entrants])
     found: list[list[Panel]] = []
     for one in report.sets:
         row: list[Panel] = []
@@ -127,7 +128,7 @@ def draw(report: TableReport) -> Drawing:
 def _footer(report: TableReport, width: int) -> list[str]:
     o = report.options
     sentences = [f"{o.average.capitalize()} averages."]
-    prefix = _common_prefix([e.name for e in report.entrants])
+    prefix = common_prefix([e.name for e in report.entrants])
     if prefix:
         sentences.append(f"Names without {prefix.rstrip('-')}.")
     if any(e.timing is not None for e in report.entrants):
@@ -140,16 +141,6 @@ def _footer(report: TableReport, width: int) -> list[str]:
         sentences.append(f"At most {o.max_frames} frames of each clip.")
     room = int((width - _LEFT - _RIGHT) / text_width("x", 11))
     return textwrap.wrap(" ".join(sentences), room)
-
-
-def _common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, whole words of it; labels do without."""
-    if len(names) < 2:
-        return ""
-    first, last = min(names), max(names)
-    pairs = enumerate(zip(first, last, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), len(first))
-    return first[: first.rfind("-", 0, same) + 1]
 
 
 # --- one panel -------------------------------------------------------------------------------
