@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import argparse
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 
 from teco.artifact import open_model
 from teco.bench.process import WorkerProcess
-from teco.bench.schedule import Block, Lane, interleave, plan_repetitions, warm_up
+from teco.bench.schedule import REST_S, Block, Lane, interleave, plan_budget, warm_up
 from teco.bench.statistics import noise_floor, ratio_within, samples_of
 from teco.machine import inspect, usable_cores
 from teco.runtimes import SessionOptions, find
 
 RUNTIME = "onnxruntime"
 SLOWER = 0.1
-SAMPLES = 60
-"""Of each candidate in each run."""
+BUDGET_MS = 10_000.0
+"""Of the timed steps of each run; `teco bench` allots its own in the same way."""
 
 
 class Slowed:
@@ -57,7 +57,11 @@ def opened(model: str, size: list[int], threads: int) -> WorkerProcess:
 
 
 def by_hand(model: str, size: list[int], threads: int, process: WorkerProcess) -> float:
-    """The worker's median against that of a plain loop in this process, in turns."""
+    """The worker's median against that of a plain loop in this process, in turns.
+
+    Each turn begins with a rest, for the other's threads to fall asleep, and one step that does
+    not count.
+    """
     session = find(RUNTIME).open(open_model(model), SessionOptions(threads=threads))
     frame = np.random.default_rng(0).random((1, 3, *size), np.float32)
     state: Any = None
@@ -66,8 +70,12 @@ def by_hand(model: str, size: list[int], threads: int, process: WorkerProcess) -
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(20):
-        ours += process.steps(5).host
-        for _ in range(5):
+        sleep(REST_S)
+        process.steps(1)
+        ours += process.steps(20).host
+        sleep(REST_S)
+        _, state = session.step(frame, state)
+        for _ in range(20):
             began = perf_counter()
             _, state = session.step(frame, state)
             theirs.append(1000 * (perf_counter() - began))
@@ -92,7 +100,7 @@ def main() -> int:
                      Lane("twin", processes[2]), Lane("slower", Slowed(processes[3]))]  # fmt: skip
             for lane in lanes:
                 lane.warm_up = warm_up(lane.stepper)
-            interleave(lanes, plan_repetitions(len(lanes), SAMPLES), seed=run)
+            interleave(lanes, plan_budget([x.step_ms for x in lanes], BUDGET_MS), seed=run)
             a, b, twin, slow = (samples_of([x.host for x in lane.blocks]) for lane in lanes)
             noise = noise_floor("first", a, twin).share
             same = ratio_within("second", "first", b, a, noise)

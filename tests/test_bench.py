@@ -71,9 +71,9 @@ def test_candidates_are_interleaved_and_every_sample_is_kept() -> None:
     # Not how much longer: another program may have run in between.
     assert all(s >= 0.004 for s in found[0].samples)
     assert all(s >= 0.001 for s in found[1].samples)
-    # After one first step and the warm-up of each, rounds of one block of each.
-    measured = log[-14:]
-    for start, size in ((0, BLOCK), (2 * BLOCK, BLOCK), (4 * BLOCK, 1)):
+    # After one first step and the warm-up of each, rounds of one block of each, led in by a step.
+    measured = log[-20:]
+    for start, size in ((0, BLOCK + 1), (2 * BLOCK + 2, BLOCK + 1), (4 * BLOCK + 4, 2)):
         blocks = measured[start : start + size], measured[start + size : start + 2 * size]
         assert {tuple(b) for b in blocks} == {("slow",) * size, ("fast",) * size}
     assert slow.closed

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teco.bench import statistics
-from teco.bench.schedule import Block, Lane, interleave, plan_repetitions, warm_up
+from teco.bench.record import WarmUp
+from teco.bench.schedule import Block, Lane, Plan, interleave, plan_repetitions, warm_up
 from teco.bench.statistics import (
     noise_floor,
     percentile,
@@ -174,6 +175,28 @@ def test_rounds_are_whole_and_their_order_changes() -> None:
     assert told[-1] == (24, 24)
 
 
+def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rest before each block, and one step that does not count where steps are short."""
+    from teco.bench import schedule
+
+    log: list[str] = []
+    monkeypatch.setattr(schedule, "sleep", lambda s: log.append(f"rest {s}"))
+    # Each first step after another's block is slow, as with a cache that the other filled.
+    short, long = Noted("a", log, [40.0]), Noted("b", log, [900.0])
+    lanes = [Lane("a", short), Lane("b", long)]
+    for lane, ms in zip(lanes, (40.0, 900.0), strict=True):
+        lane.warm_up = WarmUp(steps=1, stable=True, ms=(ms,))
+    short.times = [80.0, 40.0, 41.0, 70.0, 42.0, 43.0, 40.0]
+    interleave(lanes, Plan(((2, 2), (1, 1))))
+    assert [b.host for b in lanes[0].blocks] == [(40.0, 41.0), (42.0, 43.0)]
+    assert [b.host for b in lanes[1].blocks] == [(900.0,), (900.0,)]
+    rest = f"rest {schedule.REST_S}"
+    text = " ".join(log)
+    assert text.count(f"{rest} a a a") == 2
+    assert text.count(f"{rest} b") == 2
+    assert len(log) == 4 + 3 + 3 + 1 + 1
+
+
 def test_warm_up_goes_on_until_windows_agree() -> None:
     slow_start = Noted("a", [], [900.0, 700.0, 500.0, 400.0, 398.0, 1.0])
     found = warm_up(slow_start)
@@ -186,15 +209,17 @@ def test_warm_up_goes_on_until_windows_agree() -> None:
 
 
 def test_a_budget_makes_rounds() -> None:
-    from teco.bench.schedule import ENOUGH, plan_budget
+    from teco.bench.schedule import ENOUGH, ENOUGH_ROUNDS, REST_S, plan_budget
     from teco.bench.statistics import FEWEST
 
     short = plan_budget([2.0, 40.0], 60_000)
     assert [sizes[0] for sizes in short.sizes] == [25, 7], "blocks of a quarter of a second"
     assert len(short.sizes[0]) == -(-ENOUGH // 7), "more samples than enough are not taken"
+    quick = plan_budget([2.0, 3.0], 60_000)
+    assert len(quick.sizes[0]) == ENOUGH_ROUNDS, "rounds make intervals narrow, so some are"
     long = plan_budget([1500.0, 800.0], 20_000)
     assert [sizes[0] for sizes in long.sizes] == [1, 1]
-    assert len(long.sizes[0]) == int(20_000 / 2300)
+    assert len(long.sizes[0]) == int(20_000 / (2300 + 2000 * REST_S))
     none = plan_budget([1500.0, 800.0], 0)
     assert len(none.sizes[0]) == FEWEST, "what a verdict needs is measured in any case"
 

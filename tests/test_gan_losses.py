@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import urllib.error
+import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from teco.errors import MACHINE, USAGE, TecoError
+from teco.train import perceptual as perceptual_module
 from teco.train.losses import (
     BALANCE_LIMIT,
     charbonnier,
@@ -26,7 +30,15 @@ from teco.train.losses import (
     ping_pong_loss,
     squared_error,
 )
-from teco.train.perceptual import VGG19_URL, VGGS, Perceptual, Which, perceptual, vgg19_path
+from teco.train.perceptual import (
+    VGG19_URL,
+    VGGS,
+    LpipsVgg,
+    Perceptual,
+    Which,
+    perceptual,
+    vgg19_path,
+)
 from teco_calibration.lpips_backbone import NETS, backbone_path, write_backbone
 
 # --- pixels and ping-pong --------------------------------------------------------------------
@@ -239,7 +251,7 @@ def test_one_fixed_batch_of_pictures() -> None:
 
 # --- perceptual ------------------------------------------------------------------------------
 
-CONFIGURATIONS: dict[Which, str] = {"vgg16": "D", "vgg19": "E"}
+CONFIGURATIONS: dict[Which, str] = {"vgg16": "D", "vgg19": "E", "lpips-vgg": "D"}
 """torchvision's letters (those of the VGG paper's table 1)."""
 
 
@@ -255,16 +267,24 @@ def torchvision_features(which: Which, weights: dict[str, Tensor] | None = None)
     return features
 
 
-@pytest.fixture(scope="module", params=["vgg19", "vgg16"])
-def random_vgg(request) -> tuple[Which, dict[str, Tensor]]:
+def random_weights(which: Which) -> dict[str, Tensor]:
     """Random weights that keep the signal's size through all layers."""
-    which: Which = request.param
     random = torch.Generator().manual_seed(0)
     weights: dict[str, Tensor] = {}
     for name, empty in torchvision_features(which).state_dict().items():
         scale = 0.1 if name.endswith("bias") else math.sqrt(2 / empty[0].numel())
         weights[f"features.{name}"] = scale * torch.randn(empty.shape, generator=random)
-    return which, weights
+    return weights
+
+
+@pytest.fixture(scope="module", params=["vgg19", "vgg16"])
+def random_vgg(request) -> tuple[Which, dict[str, Tensor]]:
+    return request.param, random_weights(request.param)
+
+
+@pytest.fixture(scope="module")
+def random_vgg16() -> dict[str, Tensor]:
+    return random_weights("vgg16")
 
 
 def test_layers_are_the_last_relus_of_their_stages() -> None:
@@ -272,8 +292,9 @@ def test_layers_are_the_last_relus_of_their_stages() -> None:
         features = torchvision_features(which)
         pools = [i for i, module in enumerate(features) if isinstance(module, nn.MaxPool2d)]
         assert len(pools) == 5
-        # A stage's last ReLU stands before its pooling; stages two to five are compared.
-        assert list(vgg.layers) == [i - 1 for i in pools[1:]]
+        # A stage's last ReLU stands before its pooling; LPIPS compares the first stage as well.
+        first = 0 if which == "lpips-vgg" else 1
+        assert list(vgg.layers) == [i - 1 for i in pools[first:]]
         assert all(isinstance(features[i], nn.ReLU) for i in vgg.layers)
     assert VGGS["vgg19"].layers == (8, 17, 26, 35)
     assert VGGS["vgg16"].layers == (8, 15, 22, 29)
@@ -344,6 +365,65 @@ def test_perceptual_of_silent_features_by_hand() -> None:
         weights[f"features.{index}.bias"] = torch.ones(512)
     with torch.no_grad():
         assert float(Perceptual.from_weights("vgg16", weights)(x, y)) == pytest.approx(2)
+
+
+def lpips_vgg(weights: dict[str, Tensor]) -> tuple[LpipsVgg, nn.Module]:
+    """The loss and the package's own network, with the package's heads on these weights."""
+    import lpips
+
+    package: Any
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated")
+        warnings.filterwarnings("ignore", "Arguments other than a weight enum or `None`")
+        package = lpips.LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False)
+    state = {key: weights["features." + key.partition(".")[2]] for key in package.net.state_dict()}
+    package.net.load_state_dict(state)
+    heads = {k: v for k, v in package.state_dict().items() if k.startswith("lin") and "." in k}
+    return LpipsVgg.from_weights("lpips-vgg", {**weights, **heads}), package
+
+
+def test_lpips_vgg_equals_the_package(random_vgg16) -> None:
+    loss, package = lpips_vgg(random_vgg16)
+    random = torch.Generator().manual_seed(4)
+    x, y = (torch.rand(2, 3, 32, 48, generator=random, requires_grad=True) for _ in range(2))
+    found, expected = loss(x, y), package(x, y, normalize=True).mean()
+    assert expected.item() > 0.05
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    (wanted,) = torch.autograd.grad(expected, x)
+    found.backward()
+    torch.testing.assert_close(x.grad, wanted, rtol=1e-3, atol=1e-7)
+    assert y.grad is None
+    assert loss(x, x).item() == 0
+
+
+def test_lpips_vgg_where_no_feature_answers_has_a_gradient() -> None:
+    weights = {
+        f"features.{name}": torch.zeros(empty.shape)
+        for name, empty in torchvision_features("vgg16").state_dict().items()
+    }
+    loss, _ = lpips_vgg(weights)
+    x = torch.rand(1, 3, 16, 16, requires_grad=True)
+    loss(x, torch.rand(1, 3, 16, 16)).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_lpips_vgg_wants_its_heads(random_vgg16, monkeypatch, tmp_path) -> None:
+    weights = random_vgg16
+    with pytest.raises(TecoError, match=r"lin0\.model\.1\.weight is absent"):
+        LpipsVgg.from_weights("lpips-vgg", weights)
+    wrong = {**weights, "lin0.model.1.weight": torch.zeros(1, 63, 1, 1)}
+    with pytest.raises(TecoError, match=r"of shape \(1, 63, 1, 1\)"):
+        LpipsVgg.from_weights("lpips-vgg", wrong)
+    monkeypatch.setattr(perceptual_module, "_load_vgg16", lambda: weights)
+    assert perceptual("lpips-vgg", "cpu").which == "lpips-vgg"
+    broken = ModuleSpec("lpips", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(perceptual_module.importlib.util, "find_spec", lambda _: broken)
+    with pytest.raises(TecoError, match="cannot be read as the heads of LPIPS"):
+        perceptual("lpips-vgg", "cpu")
+    monkeypatch.setattr(perceptual_module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(TecoError, match="needs lpips, which is not installed") as caught:
+        perceptual("lpips-vgg", "cpu")
+    assert caught.value.exit_code == 3
 
 
 def test_perceptual_refuses_what_it_cannot_compare(random_vgg) -> None:

@@ -51,22 +51,10 @@ class ParityError(TecoError):
 
 
 def reference_session(weights: Weights) -> PyTorchSession:
-    """The float32 PyTorch step.
+    """The float32 PyTorch step on the CPU."""
+    from teco.runtimes.pytorch import PyTorchSession, arranged_for_cpu
 
-    Channels last is 1.6 times as fast on AVX-512 CPUs, and activations in place save a sixth of
-    what is left: the same values without a second copy of the widest tensors.
-    """
-    import torch
-    from torch import nn
-
-    from teco.runtimes.pytorch import PyTorchSession
-    from teco_models.checkpoint import build
-
-    generator = build(weights).to(memory_format=torch.channels_last)
-    for module in generator.modules():
-        if isinstance(module, nn.ReLU | nn.LeakyReLU):
-            module.inplace = True
-    return PyTorchSession(generator)
+    return PyTorchSession(arranged_for_cpu(weights))
 
 
 def measure_parity(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from teco.artifact import Model
+from teco.bench.record import WarmUp
 from teco.bench.report import Candidate
 from teco.bench.schedule import USUAL_BLOCK, Block, Lane, interleave, plan_repetitions
 from teco.machine import usable_cores
@@ -74,9 +75,10 @@ def measure_latency(
             state = step(None)
             first = perf_counter()
             opened.append(_Local(model.name, session, step, state, loaded - began, first - made))
-        for one in opened:
-            one.steps(WARM_UP)
         lanes = [Lane(one.model, one) for one in opened]
+        for lane in lanes:
+            times = lane.stepper.steps(WARM_UP).host
+            lane.warm_up = WarmUp(steps=WARM_UP, stable=False, ms=times)
         interleave(lanes, plan_repetitions(len(lanes), repetitions), report=report)
     finally:
         for one in opened:

@@ -91,7 +91,7 @@ class BenchOptions:
 
     threads: int | None = None
     repetitions: int | None = None
-    budget_s: float = 200.0
+    budget_s: float = 150.0
     kernel_only: bool = False
     clip: TruthClip | None = None
     quality: QualityOptions | None = None

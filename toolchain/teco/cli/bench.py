@@ -75,7 +75,7 @@ def _a_number(_context: click.Context, _parameter: click.Parameter, value: float
     "--budget",
     type=click.FloatRange(min=1, max=86400),
     callback=_a_number,
-    default=200,
+    default=150,
     show_default=True,
     metavar="SECONDS",
     help="About how long the whole run may take.",

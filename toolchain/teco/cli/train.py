@@ -41,7 +41,11 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("warp-weight", _WEIGHT, "Photometric loss of the flow.  [0.2]"),
     ("flow-weight", _WEIGHT, "Supervision of the flow.  [0.05]"),
     ("pingpong-weight", _WEIGHT, "GAN stage: forth against back.  [0.5]"),
-    ("perceptual", click.Choice(["auto", "vgg19", "vgg16"]), "GAN stage: whose features.  [auto]"),
+    (
+        "perceptual",
+        click.Choice(["auto", "vgg19", "vgg16", "lpips-vgg"]),
+        "GAN stage: whose features, or LPIPS on VGG16.  [auto]",
+    ),
     ("perceptual-weight", _WEIGHT, "GAN stage.  [0.2]"),
     ("perceptual-frames", _FROM_0, "Frames compared so, 0 for all.  [0]"),
     ("gan-weight", _WEIGHT, "GAN stage.  [0.01]"),
@@ -155,6 +159,7 @@ def command(
         require_extra(module, "train", "training")
     import torch
 
+    from teco.allocator import keep_freed_memory
     from teco.train.distributed import process_group
     from teco.train.options import LoopOptions, TrainOptions
     from teco.train.realworld import RealWorld
@@ -169,6 +174,7 @@ def command(
     chosen: dict[str, Any] = load_recipe(config) if config else {}
     count: int = threads or chosen.get("threads") or usable_cores()
     torch.set_num_threads(count)
+    keep_freed_memory()
     chosen |= {name: value for name, value in given.items() if value is not None}
     init_file = weights_file(init) if init else None
     teacher_file = weights_file(teacher) if teacher else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from teco.allocator import keep_freed_memory
 from teco.artifact import WEIGHTS_SUFFIXES, Model
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra
@@ -15,6 +16,7 @@ from teco.pictures import Array
 from teco.runtimes.base import Session, SessionOptions, State
 
 if TYPE_CHECKING:
+    from teco_models.checkpoint import Weights
     from teco_models.generator import Generator
 
 
@@ -56,13 +58,36 @@ class PyTorch:
 
         assert model.weights is not None
         torch.set_num_threads(options.thread_count)
+        weights = load_weights(model.weights)
+        eager = self.device == "cpu" and not self.compiled
+        if eager:
+            keep_freed_memory()
         return PyTorchSession(
-            build(load_weights(model.weights)),
+            arranged_for_cpu(weights) if eager else build(weights),
             runtime=self.name,
             device=self.device,
             compiled=self.compiled,
             threads=options.thread_count,
         )
+
+
+def arranged_for_cpu(weights: Weights) -> Generator:
+    """The generator in eval mode, laid out for the step on a CPU; for nothing that trains.
+
+    Channels last is what oneDNN computes in: in PyTorch's own order it was 2.5 times as slow on a
+    CPU with AVX-512 (3 blocks at 180x320). Activations in place save the widest tensors a second
+    copy; the values are the same.
+    """
+    import torch
+    from torch import nn
+
+    from teco_models.checkpoint import build
+
+    generator = build(weights).to(memory_format=torch.channels_last)
+    for module in generator.modules():
+        if isinstance(module, nn.ReLU | nn.LeakyReLU):
+            module.inplace = True
+    return generator
 
 
 class PyTorchSession:

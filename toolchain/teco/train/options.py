@@ -66,7 +66,8 @@ class TrainOptions:
         flow_weight: of the supervision of the flow, LR pixels.
         pingpong_weight: of the ping-pong loss (0.5 in both references).
         pingpong_loss: ``"charbonnier"`` (TecoGAN-PyTorch) or ``"l1"`` (TecoGAN).
-        perceptual: VGG whose features are compared, ``"auto"``, ``"vgg19"`` or ``"vgg16"``.
+        perceptual: VGG whose features are compared, ``"auto"``, ``"vgg19"`` or ``"vgg16"``; or
+            ``"lpips-vgg"``, LPIPS on VGG16.
         perceptual_weight: of that comparison (0.2 in both references).
         perceptual_frames: frames of each sequence that are compared so; 0 takes all of them, as the
             references do. VGG costs more than everything else together, which a CPU feels.
@@ -113,7 +114,7 @@ class TrainOptions:
     flow_weight: float = 0.05
     pingpong_weight: float = 0.5
     pingpong_loss: Literal["charbonnier", "l1"] = "charbonnier"
-    perceptual: Literal["auto", "vgg19", "vgg16"] = "auto"
+    perceptual: Literal["auto", "vgg19", "vgg16", "lpips-vgg"] = "auto"
     perceptual_weight: float = 0.2
     perceptual_frames: int = 0
     gan_weight: float = 0.01

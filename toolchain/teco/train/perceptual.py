@@ -10,15 +10,20 @@ VGG16 has three convolutions where VGG19 has four in the deeper stages; the last
 there too. It can be had where torchvision's download cannot
 (:mod:`teco_calibration.lpips_backbone`).
 
+:class:`LpipsVgg` weighs the same features by what people told apart (Zhang et al. 2018), from the
+first stage on: LPIPS on VGG16, as a loss. What this project reports as LPIPS is measured on
+AlexNet, another network with heads of its own.
+
 Shape legend: M pictures, H x W their size.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -33,7 +38,7 @@ from teco.errors import FAILED, MACHINE, USAGE, TecoError
 from teco_calibration.errors import ClipError
 from teco_calibration.lpips_backbone import FETCH_COMMAND, find_backbone, load_backbone
 
-Which = Literal["vgg19", "vgg16"]
+Which = Literal["vgg19", "vgg16", "lpips-vgg"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -69,7 +74,11 @@ _WIDTHS = (64, 128, 256, 512, 512)
 VGGS: Mapping[Which, _Vgg] = {
     "vgg19": _Vgg(depths=(2, 2, 4, 4, 4), layers=(8, 17, 26, 35)),
     "vgg16": _Vgg(depths=(2, 2, 3, 3, 3), layers=(8, 15, 22, 29)),
+    "lpips-vgg": _Vgg(depths=(2, 2, 3, 3, 3), layers=(3, 8, 15, 22, 29)),
 }
+
+LPIPS_EPS = 1e-10
+"""Added to the length of a feature vector (lpips 0.1)."""
 
 
 def _features(vgg: _Vgg) -> nn.Sequential:
@@ -173,10 +182,71 @@ class Perceptual(nn.Module):
         with torch.no_grad():
             truth = self.encode(y)
         losses = [
-            1 - F.cosine_similarity(a.float(), b.float(), dim=1, eps=SIMILARITY_EPS).mean()
-            for a, b in zip(self.encode(x), truth, strict=True)
+            self.compare(layer, a.float(), b.float())
+            for layer, (a, b) in enumerate(zip(self.encode(x), truth, strict=True))
         ]
         return torch.stack(losses).sum()
+
+    def compare(self, layer: int, x: Tensor, y: Tensor) -> Tensor:
+        """The part of one layer, a scalar.
+
+        Args:
+            layer: which, from 0.
+            x: its features (M, C, h, w), float32.
+            y: those of the truth.
+        """
+        return 1 - F.cosine_similarity(x, y, dim=1, eps=SIMILARITY_EPS).mean()
+
+
+class LpipsVgg(Perceptual):
+    """LPIPS v0.1 on VGG16, summed over five layers: 0 alike.
+
+    Args:
+        which: ``"lpips-vgg"``.
+        features: VGG16's convolutional part.
+        heads: of each layer, (1, C, 1, 1) and none negative: how much each channel tells.
+    """
+
+    def __init__(self, which: Which, features: nn.Sequential, heads: Sequence[Tensor]) -> None:
+        super().__init__(which, features)
+        for layer, head in enumerate(heads):
+            self.register_buffer(f"head{layer}", head)
+
+    @classmethod
+    def from_weights(
+        cls, which: Which, weights: Mapping[str, Tensor | npt.NDArray[np.float32]]
+    ) -> Self:
+        """Build it from VGG16's weights and the heads under their names in the ``lpips`` package.
+
+        Args:
+            which: ``"lpips-vgg"``.
+            weights: as :meth:`Perceptual.from_weights`, and ``lin<i>.model.1.weight`` (1, C, 1, 1).
+
+        Raises:
+            TecoError: as there.
+        """
+        heads: list[Tensor] = []
+        vgg = VGGS[which]
+        for layer in range(len(vgg.layers)):
+            key = f"lin{layer}.model.1.weight"
+            head = torch.as_tensor(weights[key]) if key in weights else None
+            wanted = (1, _WIDTHS[layer], 1, 1)
+            if head is None or head.shape != wanted:
+                received = "absent" if head is None else f"of shape {tuple(head.shape)}"
+                raise TecoError(
+                    f"these are no heads of LPIPS on VGG16: {key} is {received}, expected {wanted}",
+                    hint="install the package that has them again: pip install "
+                    "--force-reinstall lpips",
+                )
+            heads.append(head.detach().float())
+        return cls(which, Perceptual.from_weights(which, weights).features, heads)
+
+    def compare(self, layer: int, x: Tensor, y: Tensor) -> Tensor:
+        """The mean over the picture of the weighted squared differences of unit vectors."""
+        head = self.get_buffer(f"head{layer}")
+        # vector_norm: unlike a root of a sum, it has a gradient where no feature answers.
+        x, y = (f / (torch.linalg.vector_norm(f, dim=1, keepdim=True) + LPIPS_EPS) for f in (x, y))
+        return ((x - y).square() * head).sum(1).mean()
 
 
 # --- where the weights come from -------------------------------------------------------------
@@ -187,13 +257,14 @@ def vgg19_path() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / VGG19_URL.rpartition("/")[2]
 
 
-def perceptual(which: Literal["auto", "vgg19", "vgg16"], device: torch.device | str) -> Perceptual:
+def perceptual(which: Literal["auto"] | Which, device: torch.device | str) -> Perceptual:
     """The perceptual loss with trained weights.
 
     Args:
         which: ``vgg19`` is the references' and is downloaded by torch.hub (575 MB) if it is not in
-            its cache; ``vgg16`` is read from torchvision's or teco's cache; ``auto`` takes VGG19
-            where it is cached, else VGG16, and downloads nothing.
+            its cache; ``vgg16`` is read from torchvision's or teco's cache; ``lpips-vgg`` takes
+            the heads of the ``lpips`` package on that; ``auto`` takes VGG19 where it is cached,
+            else VGG16, and downloads nothing.
         device: where it runs.
 
     Raises:
@@ -205,9 +276,12 @@ def perceptual(which: Literal["auto", "vgg19", "vgg16"], device: torch.device | 
         return Perceptual.from_weights("vgg19", _load_vgg19()).to(device)
     if which == "vgg16":
         return Perceptual.from_weights("vgg16", _load_vgg16()).to(device)
+    if which == "lpips-vgg":
+        weights = {**_load_vgg16(), **_load_heads()}
+        return LpipsVgg.from_weights("lpips-vgg", weights).to(device)
     raise TecoError(
         f"there is no perceptual loss called {which!r}",
-        hint="perceptual: auto, vgg19, vgg16",
+        hint="perceptual: auto, vgg19, vgg16, lpips-vgg",
         exit_code=USAGE,
     )
 
@@ -223,6 +297,27 @@ def _load_vgg16() -> Mapping[str, npt.NDArray[np.float32]]:
         return load_backbone("vgg16")
     except ClipError as error:
         raise TecoError(error.message, hint=error.hint, exit_code=error.exit_code) from error
+
+
+def _load_heads() -> Mapping[str, Tensor]:
+    spec = importlib.util.find_spec(
+        "lpips"
+    )  # its code, which imports half of torchvision, stays out
+    if spec is None or spec.origin is None:
+        raise TecoError(
+            "the perceptual loss lpips-vgg needs lpips, which is not installed",
+            hint="pip install 'teco[train]', or take --perceptual vgg16",
+            exit_code=MACHINE,
+        )
+    path = Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise TecoError(
+            f"{path} cannot be read as the heads of LPIPS: {_first_line(error)}",
+            hint="install the package that has them again: pip install --force-reinstall lpips",
+        ) from error
+    return cast("dict[str, Tensor]", state)
 
 
 def _load_vgg19() -> Mapping[str, Tensor]:
