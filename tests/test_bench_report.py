@@ -30,6 +30,7 @@ from teco.bench.columns import (
     pareto_front,
     shown_columns,
 )
+from teco.bench.gate import Judged
 from teco.bench.html import libraries
 from teco.bench.html import page as html_page
 from teco.bench.html.pictures import encode
@@ -39,6 +40,7 @@ from teco.bench.record import Record
 from teco.bench.terminal import Lines, LiveTable, record_tables, watching
 from teco.errors import TecoError
 from teco_calibration.records import to_data
+from teco_calibration.verdict import Bounds, Numbers, Verdict
 
 ROW = bench_record.record().rows[0]
 
@@ -296,6 +298,40 @@ def test_the_page_holds_the_record_and_its_figures(record, text) -> None:
             expected = c.value(e)
             assert (float(value) if value else None) == expected
     assert "Pictures" in page.headings
+
+
+def test_the_page_tells_late_frames_and_verdicts(record) -> None:
+    """What was played and judged stands in the page, refusals with their reasons."""
+    row = record.rows[0]
+    assert row.playback is not None
+    slow = replace(row.playback, shown=5, late=2, dropped=3, late_ms=(0.0, 7.4, 61.6))
+    good = Numbers(
+        frames=20, every=1, on_truth=False, psnr=(52.0, None), max_steps=(1, 0), within_one=1.0
+    )
+    bounds = Bounds(name="fp16", frames=20, max_steps=2)
+    verdicts = (
+        Judged("a", "x", "pytorch", Verdict(bounds=bounds, numbers=good)),
+        Judged("b", "x", "pytorch", Verdict(bounds=bounds, numbers=replace(good, max_steps=(9,)))),
+        Judged("c", "x", note="it has no <reference>"),
+    )
+    changed = replace(
+        record,
+        rows=(replace(row, playback=slow), *record.rows[1:]),
+        gate=tuple(one.as_dict() for one in verdicts),
+    )
+    body = html_page.page(changed, {}, {}, STAND_INS)
+    assert (
+        f"<td>25</td><td>{bench_record.FRAMES}</td><td>5</td><td>2</td><td>3</td><td>62 ms</td>"
+        in body
+    )
+    (a,) = re.findall(r'<th scope="row">a on x</th>(.*?)</tr>', body)
+    assert a == "<td>fp16</td><td>accepted</td><td>52.0 dB</td><td>1</td><td>-</td>"
+    (b,) = re.findall(r'<th scope="row">b on x</th>(.*?)</tr>', body)
+    assert "<td>refused</td>" in b
+    assert "is 9 of 255" in b
+    (c,) = re.findall(r'<th scope="row">c on x</th>(.*?)</tr>', body)
+    assert "not judged" in c
+    assert "it has no &lt;reference&gt;" in c
 
 
 def test_the_page_needs_no_network(text) -> None:

@@ -44,6 +44,9 @@ def test_a_summary_by_hand() -> None:
     assert found.low <= 10.5 <= found.high
     with pytest.raises(ValueError, match="no samples"):
         summarise([[]])
+    # Single steps have neighbours in the rounds beside theirs.
+    assert summarise([[10.0], [13.0], [12.0]]).jitter == pytest.approx(2)
+    assert summarise([[10.0]]).jitter == 0
 
 
 def test_quantiles_of_students_t() -> None:

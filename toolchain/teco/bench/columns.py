@@ -231,7 +231,7 @@ COLUMNS: tuple[Column, ...] = (
     _column("p90", _K, "p90 ms", 1, "low", _of("p90"), "nine of ten steps took no longer"),
     _column("p99", _K, "p99 ms", 1, "low", _of("p99"), "99 of 100 steps took no longer"),
     _column("jitter", _K, "jitter ms", 1, "low", _of("jitter"),
-            "mean difference of a step from the one before"),
+            "mean difference of a step from the one measured before"),
     _column("fps", _K, "fps", 2, "high", _of("fps"), "steps a second, 1000 / p50"),
     _column("device", _K, "GPU ms", 2, "low", _device, "p50 of the network alone, by GPU events"),
     _column("ratio", _K, "x fastest", 2, "low", lambda e: e.ratio,

@@ -79,11 +79,13 @@ def _rows(record: Record) -> Iterator[Warn]:
         yield from _kernel(row, row.kernel, record.conditions.timer_overhead_ns)
         if row.kernel.host.summary.count < 100:
             few.setdefault(row.kernel.host.summary.count, []).append(row.key)
-    for count, keys in sorted(few.items()):
+    if few:
+        keys = [key for _, of_count in sorted(few.items()) for key in of_count]
         whose = keys[0] if len(keys) == 1 else f"{len(keys)} candidates"
+        counts = f"{min(few)}" if len(few) == 1 else f"{min(few)} to {max(few)}"
         yield Warn(
             code="few", row=keys[0] if len(keys) == 1 else "",
-            text=f"p99 of {whose} is the slowest of {count} samples; --repetitions 100 or more, "
+            text=f"p99 of {whose} is the slowest of {counts} samples; --repetitions 100 or more, "
             "or a longer --budget, makes it a percentile",
         )  # fmt: skip
 

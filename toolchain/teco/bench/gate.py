@@ -6,9 +6,9 @@ follows from its file's label and, where its runtime lowers the precision by its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from teco.artifact import Model, check_frame_size
 from teco.bench.clip import TruthClip, first_scene
@@ -16,9 +16,7 @@ from teco.gating import GateClip, bounds_of, default_frames, gate_model
 from teco.machine import missing_extra
 from teco.parity import GATE_SIZE, reference_session
 from teco.runtimes import Runtime, Session, SessionOptions, find
-
-if TYPE_CHECKING:
-    from teco_calibration.verdict import Verdict
+from teco_calibration.verdict import Verdict
 
 SCENE_FRAMES = 60
 """Of a clip's first scene, at most: all are kept in memory, and played to and fro."""
@@ -52,6 +50,13 @@ class Judged:
             "model": self.model, "runtime": self.runtime, "reference": self.reference,
             "verdict": verdict, "note": self.note,
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Judged:
+        """Inverse of :meth:`as_dict`."""
+        rest = dict(data)
+        verdict = rest.pop("verdict")
+        return cls(**rest, verdict=None if verdict is None else Verdict.from_dict(verdict))
 
 
 def judge(

@@ -68,7 +68,8 @@ class Summary:
         mean: of all.
         p50, p90, p99: percentiles by nearest rank. p99 of under 100 samples is the slowest.
         low, high: 95% confidence interval of the median.
-        jitter: mean absolute difference of neighbours within a block.
+        jitter: mean absolute difference of neighbours within a block; of neighbouring blocks where
+            each is a single step.
         outliers: samples further from the median than 3.5 robust standard deviations. They count
             in all figures.
         fps: 1000 / p50.

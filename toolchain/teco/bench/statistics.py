@@ -83,6 +83,8 @@ def summarise(blocks: Sequence[Sequence[float]]) -> Summary:
     centre = median(values)
     mad = 1.4826 * median([abs(x - centre) for x in values])
     steps = [abs(b - a) for block in blocks for a, b in pairwise(block)]
+    if not steps:  # each block is one step: its neighbours are those of the rounds beside it
+        steps = [abs(b - a) for a, b in pairwise(values)]
     low, high = median_interval(blocks)
     p50 = percentile(values, 0.5)
     return Summary(

@@ -234,10 +234,13 @@
   function curves(width, series, hidden, options) {
     const shown = series.map((one, n) => ({ ...one, n })).filter((one) => !hidden.has(one.n));
     const all = shown.flatMap((one) => one.points.map((p) => ({ ...p, label: one.label })));
+    // Frames are whole: between two of them there is no tick.
+    const last = d3.max(all, (p) => p.x) ?? 0, first = d3.min(all, (p) => p.x) ?? 0;
+    const ticks = Math.max(1, Math.min(width < 600 ? 5 : 10, last - first));
     return Plot.plot({
       width, height: Math.max(260, Math.min(360, width * 0.38)), style,
       marginLeft: 58, marginRight: 16, marginBottom: 44, marginTop: 28,
-      x: { label: options.x, ticks: width < 600 ? 5 : 10, tickFormat: "d" },
+      x: { label: options.x, ticks, tickFormat: "d" },
       y: { label: options.y, grid: true, ticks: 6, reverse: !!options.reverse, nice: true },
       marks: [
         ...(options.marks || []),

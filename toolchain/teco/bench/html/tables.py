@@ -8,6 +8,7 @@ from html import escape
 from itertools import groupby
 
 from teco.bench.columns import MIB, Column, Entry, shown_columns
+from teco.bench.gate import Judged
 from teco.bench.record import Record
 
 
@@ -159,6 +160,42 @@ def memory(record: Record) -> str:
     header = ("row", "peak", "private", "before opening", "on the GPU", "weights", "activations",
               "growth in 1,000 frames")  # fmt: skip
     return plain(header, rows, "Memory of a process of its own, MiB")
+
+
+def playback(record: Record) -> str:
+    """What became of each row's frames when they were played."""
+    rows: list[list[str]] = []
+    for row in record.rows:
+        if (p := row.playback) is None or row.measured_as:
+            continue
+        late = [ms for ms in p.late_ms if ms > 0]
+        rows.append(
+            [row.key, f"{p.rate:g}", str(p.frames), str(p.shown), str(p.late), str(p.dropped),
+             f"{max(late):.0f} ms" if late else "-"]
+        )  # fmt: skip
+    header = ("row", "frames a second", "played", "in time", "late", "left to bicubic",
+              "latest by")  # fmt: skip
+    return plain(header, rows, "Played at the clip's rate")
+
+
+def gate(record: Record) -> str:
+    """The temporal gate's verdicts, each with its reasons."""
+    rows: list[list[str]] = []
+    for data in record.gate:
+        one = Judged.from_dict(data)
+        name, note = f"{one.model} on {one.runtime}", one.note or "-"
+        if (verdict := one.verdict) is None:
+            rows.append([name, "-", "not judged", "-", "-", note])
+            continue
+        n = verdict.numbers
+        rows.append(
+            [name, verdict.bounds.name, "accepted" if verdict.accepted else "refused",
+             "equal" if n.worst_psnr is None else f"{n.worst_psnr:.1f} dB",
+             str(max(n.max_steps, default=0)),
+             note if verdict.accepted else "; ".join(verdict.reasons)]
+        )  # fmt: skip
+    header = ("row", "bounds", "verdict", "worst frame", "largest difference, steps of 255", "why")
+    return plain(header, rows, "Beside the float32 step, over a sequence and across cuts")
 
 
 def static(record: Record) -> str:
