@@ -293,6 +293,11 @@ def test_the_same_model_twice_has_two_keys(tiny_onnx: Path, tmp_path: Path) -> N
     specs = [str(tiny_onnx), str(tmp_path / "other" / "tiny.onnx"), str(tiny_onnx)]
     lineup = choose(specs, ["onnxruntime"], (16, 24), machine.inspect())
     assert len({one.key for one in lineup.contenders}) == 3
+    # The charts and the pictures of a report are known by the model's name.
+    assert len({one.model.name for one in lineup.contenders}) == 3
+    assert len({one.artifact.name for one in lineup.contenders}) == 3
+    twice = choose([str(tiny_onnx)], ["onnxruntime", "onnxruntime"], (16, 24), machine.inspect())
+    assert len(twice.contenders) == 1
 
 
 def test_engines_for_another_gpu_are_told_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,6 +396,8 @@ def test_what_cannot_be_done_is_said_before_measuring(
     teco("bench", tiny_onnx, "--clip", clip, "--metrics", "lpips").refuses(3, "lpips")
     teco("bench", tiny_onnx, "--family").refuses(2, "--family")
     teco("bench", tiny_onnx, "--fit").refuses(2, "--fit needs --clip")
+    teco("bench", tiny_onnx, "--shrink", 2).refuses(2, "--shrink needs --clip")
+    teco("bench", tiny_onnx, "--frames", 2).refuses(2, "--frames needs --clip")
     teco("bench", tiny_onnx, "--budget", "inf").refuses(2, "--budget")
     teco("bench", tiny_onnx, "--budget", "nan").refuses(2, "--budget")
     nowhere = tmp_path / "no" / "r.json"

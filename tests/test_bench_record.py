@@ -208,9 +208,12 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, teco) -> None:
     record_file.write(good, whole())
     teco("compare", good, tmp_path / "none.json").refuses(2, "cannot be read as a record")
     teco("compare", tmp_path, good).refuses(2, "cannot be read as a record")
-    for content in (b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000):
+    huge = good.read_bytes().replace(b'"schema": 2', b'"schema": 2' + b"0" * 400)
+    for content in (b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, huge):
         bad.write_bytes(content)
         teco("compare", bad, good).refuses(2, "bad.json")
+    bad.write_bytes(huge)
+    teco("compare", good, bad).refuses(2, "a whole number of 401 digits")
     change(good, schema=7)
     teco("compare", good, good).refuses(2, "schema 7, this teco reads 2")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,9 +88,9 @@ def choose(
         TecoError: a model or a runtime is unknown, a static file is for another size, or a runtime
             that was named cannot run here.
     """
-    models = [open_model(spec) for spec in specs]
+    models = _told_apart(specs, [open_model(spec) for spec in specs])
     named = list(runtimes) not in (["all"], ["auto"])
-    chosen = [find(n) for n in runtimes] if named else list(RUNTIMES)
+    chosen = [find(n) for n in dict.fromkeys(runtimes)] if named else list(RUNTIMES)
     size = size or next((m.static_size for m in models if m.static_size), (180, 320))
     for model in models:
         check_frame_size(model, *size)
@@ -121,7 +122,8 @@ def choose(
                 raise TecoError(why, exit_code=MACHINE)
             entry = Unavailable(runtime=one.name, model="" if here else model.name, why=why)
             unavailable.setdefault((entry.runtime, entry.model), entry)
-    return Lineup(_told_apart(contenders, share), tuple(static), tuple(unavailable.values()))
+    taking_part = _sharing(contenders) if share else contenders
+    return Lineup(tuple(taking_part), tuple(static), tuple(unavailable.values()))
 
 
 def _why_not_here(engine: Runtime, model: Model) -> str | None:
@@ -207,28 +209,32 @@ def static_of(model: Model, size: Size, why: str) -> Static:
     )  # fmt: skip
 
 
-def _told_apart(contenders: list[Contender], share: bool) -> tuple[Contender, ...]:
-    """With keys of their own, and with whose speed is whose."""
-    keys: dict[str, list[int]] = {}
-    for i, one in enumerate(contenders):
-        keys.setdefault(one.key, []).append(i)
-    found = list(contenders)
-    for places in keys.values():
-        for n, i in enumerate(places if len(places) > 1 else []):
-            one = contenders[i]
-            path = one.spec if Path(one.spec).suffix else one.artifact.file
-            same = [contenders[j].spec for j in places].count(one.spec) > 1
-            name = f"{path} #{n + 1}" if same else path
-            found[i] = replace(one, key=f"{name} on {one.runtime.name}")
-    if not share:
-        return tuple(found)
+def _told_apart(specs: Sequence[str], models: Sequence[Model]) -> list[Model]:
+    """Models of different names: files in two folders may share one, and one may be given twice.
+
+    Rows, pictures and charts are known by the name.
+    """
+    names = Counter(model.name for model in models)
+    given: Counter[str] = Counter()
+    found: list[Model] = []
+    for spec, model in zip(specs, models, strict=True):
+        given[spec] += 1
+        name = model.name
+        if names[name] > 1:
+            name = spec if Path(spec).suffix else name
+            name = f"{name} #{given[spec]}" if specs.count(spec) > 1 else name
+        found.append(replace(model, name=name))
+    return found
+
+
+def _sharing(contenders: Sequence[Contender]) -> list[Contender]:
+    """Each with whose speed is its own too: that of the first with the same graph."""
     first: dict[Any, str] = {}
-    for i, one in enumerate(found):
-        graph = _graph(one)
-        known = first.setdefault(graph, one.key)
-        if known != one.key:
-            found[i] = replace(one, same_as=known)
-    return tuple(found)
+    found: list[Contender] = []
+    for one in contenders:
+        known = first.setdefault(_graph(one), one.key)
+        found.append(one if known == one.key else replace(one, same_as=known))
+    return found
 
 
 def _graph(one: Contender) -> tuple[Any, ...]:

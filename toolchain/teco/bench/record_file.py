@@ -14,6 +14,9 @@ from teco_calibration.records import from_data, to_data
 
 AGAIN = "measure again with `teco bench --json FILE`"
 
+MOST_DIGITS = 19
+"""Of a whole number, its sign among them: bytes and counts of 64 bits."""
+
 
 def write(path: Path, record: Record) -> None:
     """Write a record under its final name.
@@ -44,9 +47,11 @@ def read(path: Path) -> Record:
 def parse(text: str, *, source: str) -> Record:
     """A record of its JSON; ``source`` names it in messages. Errors as of :func:`read`."""
     try:
-        data: Any = json.loads(text)
+        data: Any = json.loads(text, parse_int=_whole)
     except (ValueError, RecursionError) as error:
-        raise TecoError(f"{source} is no JSON: {error}", hint=AGAIN, exit_code=2) from error
+        raise TecoError(
+            f"{source} cannot be read as JSON: {error}", hint=AGAIN, exit_code=2
+        ) from error
     fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
     if fields.get("kind") != KIND:
         raise TecoError(f"{source} is no record of teco bench", hint=AGAIN, exit_code=2)
@@ -64,6 +69,13 @@ def parse(text: str, *, source: str) -> Record:
             f"{source} is no complete record: {error}", hint=AGAIN, exit_code=2
         ) from error
     return record
+
+
+def _whole(text: str) -> int:
+    """A whole number that arithmetic with floats can take; no figure of a record is larger."""
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it has a whole number of {len(text)} digits")
+    return int(text)
 
 
 def check(record: Record) -> None:

@@ -143,7 +143,8 @@ def command(
             hint="leave one of both out",
             exit_code=USAGE,
         )
-    for option, given in (("--truth", truth), ("--fit", fit)):
+    of_a_clip = (("--truth", truth), ("--fit", fit), ("--shrink", shrink != 1))
+    for option, given in (*of_a_clip, ("--frames", frames is not None and not family)):
         if given and clip is None:
             raise TecoError(f"{option} needs --clip", hint="add --clip CLIP", exit_code=USAGE)
     with_quality = clip is not None or family
