@@ -334,6 +334,16 @@ def test_the_page_tells_late_frames_and_verdicts(record) -> None:
     assert "it has no &lt;reference&gt;" in c
 
 
+def test_columns_that_nobody_measured_are_left_out(record, text) -> None:
+    assert all(row.memory.device is None for row in record.rows)
+    assert "growth in 1,000 frames" in text
+    assert "on the GPU" not in text
+    rows = [replace(r, memory=replace(r.memory, device=1 << 30)) for r in record.rows[:1]]
+    body = html_page.page(replace(record, rows=(*rows, *record.rows[1:])), {}, {}, STAND_INS)
+    assert '<th scope="col">on the GPU</th>' in body
+    assert "<td>1024</td>" in body
+
+
 def test_the_page_needs_no_network(text) -> None:
     page = Page(text)
     assert all(link.startswith(("#", "data:")) for link in page.links), page.links

@@ -76,9 +76,14 @@ def meanings(lines: Sequence[Entry]) -> str:
 
 
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table of texts, its first column the rows' names; "" without rows."""
+    """A table of texts, its first column the rows' names; "" without rows.
+
+    A column of dashes alone is left out: nobody measured it, as device memory without a device.
+    """
     if not rows:
         return ""
+    told = [n for n in range(len(header)) if n == 0 or any(row[n] != "-" for row in rows)]
+    header, rows = [header[n] for n in told], [[row[n] for n in told] for row in rows]
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
     body = "".join(
         "<tr>"
