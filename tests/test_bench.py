@@ -63,7 +63,8 @@ class Named:
 # --- in this process, for other commands -------------------------------------------------------
 
 
-def test_candidates_are_interleaved_and_every_sample_is_kept() -> None:
+def test_candidates_are_interleaved_and_every_sample_is_kept(monkeypatch) -> None:
+    monkeypatch.setattr("teco.bench.schedule.lead_in", lambda step_ms: 1)
     log: list[str] = []
     slow, fast = Sleeper("slow", 0.004, log), Sleeper("fast", 0.001, log)
     found = measure_latency([(Named(), slow), (Named(), fast)], (8, 8), repetitions=7)  # type: ignore[list-item]
@@ -298,6 +299,22 @@ def test_the_same_model_twice_has_two_keys(tiny_onnx: Path, tmp_path: Path) -> N
     assert len({one.artifact.name for one in lineup.contenders}) == 3
     twice = choose([str(tiny_onnx)], ["onnxruntime", "onnxruntime"], (16, 24), machine.inspect())
     assert len(twice.contenders) == 1
+
+
+def test_the_same_model_twice_is_two_rows_with_figures_of_their_own(
+    teco, tiny_onnx: Path, tmp_path: Path, make_clip
+) -> None:
+    clip = make_clip(tmp_path / "truth.mp4", width=112, height=96, frames=6)
+    done = teco(
+        "bench", tiny_onnx, tiny_onnx, "--runtime", "onnxruntime", "--repetitions", 1,
+        "--threads", 1, "--kernel-only", "--metrics", "psnr", "--clip", clip,
+        "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    rows = record_file.read(tmp_path / "r.json").rows
+    assert [row.quality.method for row in rows if row.quality] == [
+        f"{tiny_onnx} #1", f"{tiny_onnx} #2",
+    ]  # fmt: skip
 
 
 def test_engines_for_another_gpu_are_told_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from teco.bench.record_quality import Clip, Distance, Quality
 from teco.bench.statistics import samples_of
 from teco.errors import USAGE, TecoError
 from teco.machine import Machine
+from teco_calibration.records import to_data
 
 HERE = Machine(
     cpu="AMD EPYC 9V74", cores=2, cpu_flags=("avx2",), memory_gib=16.0, gpus=(), os="Linux 6.1",
@@ -190,6 +191,33 @@ def test_figures_that_are_not_those_of_the_samples_are_refused(tmp_path: Path) -
     path.write_text(json.dumps(data))
     with pytest.raises(TecoError, match="p50 is 1, its samples give 20"):
         record_file.read(path)
+
+
+def test_single_steps_may_have_no_jitter(tmp_path: Path) -> None:
+    """Records of before their rounds were compared say 0; any other figure is wrong."""
+    path = tmp_path / "r.json"
+    record_file.write(path, whole())
+    data = json.loads(path.read_text())
+    host = data["rows"][0]["kernel"]["host"]
+    made = to_data(samples_of([[20.0], [23.0], [22.0]]))
+    assert made["summary"]["jitter"] == 2
+    for jitter, fits in ((2.0, True), (0.0, True), (1.0, False)):
+        host.update(made)
+        host["summary"]["jitter"] = jitter
+        path.write_text(json.dumps(data))
+        if fits:
+            record_file.read(path)
+        else:
+            with pytest.raises(TecoError, match="jitter is 1, its samples give 2"):
+                record_file.read(path)
+
+
+@pytest.mark.parametrize("bad", [{}, {"verdict": 3, "model": "a", "runtime": "b"}, {"mood": 1}])
+def test_verdicts_that_are_none_are_refused(tmp_path: Path, bad: dict[str, Any]) -> None:
+    path = tmp_path / "r.json"
+    record_file.write(path, whole())
+    with pytest.raises(TecoError, match=r"is no complete record: (record\.gate\[0\]|a verdict)"):
+        record_file.read(change(path, gate=[bad]))
 
 
 def test_blocks_without_a_sample_are_refused(tmp_path: Path) -> None:

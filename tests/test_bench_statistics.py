@@ -198,6 +198,8 @@ def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPat
     assert text.count(f"{rest} a a a") == 2
     assert text.count(f"{rest} b") == 2
     assert len(log) == 4 + 3 + 3 + 1 + 1
+    # Very short ones for as long as a clock takes to rise.
+    assert [schedule.lead_in(ms) for ms in (0.0, 1.0, 4.0, 99.0, 100.0)] == [100, 10, 3, 1, 0]
 
 
 def test_warm_up_goes_on_until_windows_agree() -> None:
@@ -223,6 +225,12 @@ def test_a_budget_makes_rounds() -> None:
     long = plan_budget([1500.0, 800.0], 20_000)
     assert [sizes[0] for sizes in long.sizes] == [1, 1]
     assert len(long.sizes[0]) == int(20_000 / (2300 + 2000 * REST_S))
+    # More time never makes fewer rounds, and three in a row only where there are enough of them.
+    for steps in ([250.0, 250.0], [2.0, 3000.0], [30.0, 500.0]):
+        rounds = [len(plan_budget(steps, 1000.0 * s).sizes[0]) for s in range(1, 90)]
+        assert min(rounds[40:]) >= ENOUGH_ROUNDS
+        enough = [min(r, ENOUGH_ROUNDS) for r in rounds]
+        assert enough == sorted(enough)
     none = plan_budget([1500.0, 800.0], 0)
     assert len(none.sizes[0]) == FEWEST, "what a verdict needs is measured in any case"
 

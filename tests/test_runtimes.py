@@ -82,6 +82,57 @@ def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, PyTorchSessio
     return model, PyTorchSession(build(weights))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "teco-x4-b2-c16", "teco-x4-b1-c16-bp-lk", "teco-x4-b1-c16-f0-shuffle",
+        "teco-x4-b1-c16-egvsr",
+    ],
+)  # fmt: skip
+def test_the_arrangement_for_a_cpu_changes_the_speed_alone(name: str) -> None:
+    """Every kind of layer beside the plain module; what went in is as it was afterwards."""
+    import torch
+
+    from teco.runtimes.pytorch import arranged_for_cpu
+    from teco.train.init import initialise
+    from teco_models.checkpoint import Weights, build
+    from teco_models.generator import Generator
+    from teco_models.variant import Variant
+
+    generator = Generator(Variant.parse(name))
+    initialise(generator, seed=4)
+    weights = Weights(generator.variant, generator.state_dict())
+    plain, arranged = build(weights), arranged_for_cpu(weights)
+    convolution = next(m for m in arranged.modules() if isinstance(m, torch.nn.Conv2d))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    ours, theirs = PyTorchSession(arranged), PyTorchSession(plain)
+    state = other = None
+    for lr in moving_frames(17, 24, 4):
+        before = lr.copy()
+        kept = [] if state is None else [x.clone() for x in state]
+        hr, following = ours.step(lr, state)
+        expected, other = theirs.step(lr, other)
+        assert hr.flags.c_contiguous
+        np.testing.assert_allclose(hr, expected, atol=2e-5)
+        np.testing.assert_array_equal(lr, before)
+        assert all(torch.equal(a, b) for a, b in zip(kept, state or (), strict=True))
+        state = following
+
+
+def test_a_session_on_the_cpu_keeps_and_gives_back_memory(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teco.runtimes import pytorch
+
+    told: list[str] = []
+    monkeypatch.setattr(pytorch, "keep_freed_memory", lambda: told.append("keep"))
+    monkeypatch.setattr(pytorch, "give_back", lambda: told.append("give back"))
+    session = find("pytorch").open(open_model(str(tiny_weights)), SessionOptions(threads=1))
+    assert told == ["keep"]
+    session.close()
+    assert told == ["keep", "give back"]
+
+
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract_without_a_flow_net(name: str, free: tuple[Model, PyTorchSession]) -> None:
     follows_pytorch(name, *free)

@@ -329,7 +329,10 @@ class Crew:
             return None
         if self.open(one, TWIN) is not None:
             return None
-        return self.runners.pop()
+        twin = self.runners.pop()
+        # Timed in the same manner, whatever its own warm-up came to.
+        twin.lane.warm_up = runner.lane.warm_up
+        return twin
 
     def dismiss(self, runner: Runner) -> None:
         """End the process of a twin."""

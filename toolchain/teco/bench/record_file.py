@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from teco.artifact import as_json, write_beside
+from teco.bench.gate import Judged
 from teco.bench.record import KIND, SCHEMA, Record, Samples
 from teco.bench.statistics import summarise
 from teco.errors import TecoError
@@ -85,6 +86,11 @@ def check(record: Record) -> None:
         raise ValueError("two rows have the same key")
     if record.complete and record.stopped:
         raise ValueError(f"it is complete and was stopped: {record.stopped!r}")
+    for n, verdict in enumerate(record.gate):
+        try:
+            Judged.from_dict(verdict)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"record.gate[{n}] is no verdict of the gate: {error}") from error
     for row in record.rows:
         if row.kernel is not None:
             _check_samples(row.kernel.host, f"{row.key}: kernel.host")
@@ -107,5 +113,7 @@ def _check_samples(samples: Samples, where: str) -> None:
     # The interval is drawn at random, from a fixed seed that NumPy may change.
     for name in ("count", "mean", "p50", "p90", "p99", "jitter", "outliers", "fps"):
         a, b = getattr(found, name), getattr(said, name)
+        if name == "jitter" and b == 0 and max(map(len, samples.blocks)) == 1:
+            continue  # of single steps there was none until their rounds were compared
         if abs(a - b) > 1e-6 * max(abs(a), abs(b), 1e-9):
             raise ValueError(f"{where}: {name} is {b:g}, its samples give {a:g}")

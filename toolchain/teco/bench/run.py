@@ -370,8 +370,7 @@ class Bench:
             if self.rows[c.key].kernel is not None or (c.same_as and self.rows[c.same_as].kernel)
         ]  # fmt: skip
         by_model = sorted(able, key=lambda c: [d.model.name for d in able].index(c.model.name))
-        models = {c.spec: c.model for c in able}
-        pairs = [(models[c.spec], c.runtime) for c in by_model]
+        pairs = [(c.model, c.runtime) for c in by_model]
         for found in measure_quality(
             pairs, clip, o.quality, frames=self.clip.frames, gallery=o.gallery,
             report=self._told,

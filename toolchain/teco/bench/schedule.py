@@ -1,8 +1,8 @@
 """In what order candidates step: warm-up until stable, then rounds of blocks in random order.
 
-Before each block the machine rests for a moment, and a candidate of short steps makes one that
-does not count: what the last candidate left behind (threads that still spin, full caches) is then
-not timed with it. Measured on two cores with two processes of ONNX Runtime whose steps take 9 ms:
+Before each block the machine rests for a moment, and a candidate of short steps makes some that do
+not count: threads of the last candidate that still spin, and caches that it filled, would otherwise
+be timed with it. Measured on two cores with two processes of ONNX Runtime whose steps take 9 ms:
 without a rest the first two steps of each block took 18 ms, after 20 ms of rest 10.5 and 9.4.
 
 Nothing here knows what steps or where: a candidate is whatever can make ``n`` steps and say how
@@ -41,8 +41,12 @@ REST_S = 0.025
 """Before each block: ONNX Runtime's threads spin for up to 20 ms after a step before they sleep."""
 
 SHORT_MS = 100.0
-"""Steps shorter than this are led in by one that does not count. Of longer ones what a cold cache
-costs is under a fiftieth, so where time is short they are taken singly."""
+"""Steps shorter than this are led in. Of longer ones a cold cache costs under a fiftieth, and
+where time is short they are taken singly."""
+
+LEAD_MS = 10.0
+"""Of steps that do not count, at least: one of most lengths, several of those of a GPU, whose clock
+has to rise again after the rest."""
 
 AGREE = 0.05
 """Windows of the warm-up whose medians differ by less agree."""
@@ -103,7 +107,7 @@ class Lane:
 
 def lead_in(step_ms: float) -> int:
     """Steps before a block of steps of this length that do not count."""
-    return 1 if step_ms < SHORT_MS else 0
+    return math.ceil(LEAD_MS / max(step_ms, 0.1)) if step_ms < SHORT_MS else 0
 
 
 def warm_up(stepper: Stepper, *, patience_ms: float = PATIENCE_MS) -> WarmUp:
@@ -157,8 +161,8 @@ def plan_budget(step_ms: Sequence[float], budget_ms: float) -> Plan:
     """As many rounds as fit a budget, at least what a verdict needs.
 
     Short steps make long blocks: they cost little, and their percentiles need many samples. Where
-    blocks of three do not fit often enough, those of long steps become single steps: rounds are
-    worth more than samples of one round.
+    blocks of three do not fit :data:`ENOUGH_ROUNDS` times, those of long steps become single
+    steps: rounds are worth more than samples of one round.
 
     Args:
         step_ms: of each candidate.
@@ -173,7 +177,7 @@ def plan_budget(step_ms: Sequence[float], budget_ms: float) -> Plan:
             1000 * REST_S + (n + lead_in(ms)) * ms for n, ms in zip(sizes, step_ms, strict=True)
         )
         rounds = int(budget_ms / cost) if cost else FEWEST
-        if rounds >= FEWEST:
+        if rounds >= ENOUGH_ROUNDS:
             break
     # The candidate with the smallest block needs the most rounds.
     enough = max(ENOUGH_ROUNDS, math.ceil(ENOUGH / min(sizes)))

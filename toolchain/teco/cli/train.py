@@ -174,7 +174,8 @@ def command(
     chosen: dict[str, Any] = load_recipe(config) if config else {}
     count: int = threads or chosen.get("threads") or usable_cores()
     torch.set_num_threads(count)
-    keep_freed_memory()
+    if device == "cpu":
+        keep_freed_memory()
     chosen |= {name: value for name, value in given.items() if value is not None}
     init_file = weights_file(init) if init else None
     teacher_file = weights_file(teacher) if teacher else None

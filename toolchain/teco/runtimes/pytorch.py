@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from teco.allocator import keep_freed_memory
+from teco.allocator import give_back, keep_freed_memory
 from teco.artifact import WEIGHTS_SUFFIXES, Model
 from teco.errors import MACHINE, TecoError
 from teco.machine import missing_extra
@@ -48,6 +48,12 @@ class PyTorch:
         return f"{self.name} runs weights, and {model.name} is {model.kind}"
 
     def open(self, model: Model, options: SessionOptions) -> Session:
+        """See :class:`teco.runtimes.base.Runtime`.
+
+        Two settings of the whole process come with it: PyTorch's number of threads and, on the
+        CPU, that freed memory stays with the process (:mod:`teco.allocator`). Closing the session
+        gives back what is free then.
+        """
         if reason := self.why_unavailable():
             raise TecoError(reason, exit_code=MACHINE)
         if reason := self.why_not(model):
@@ -150,8 +156,11 @@ class PyTorchSession:
             if self._events is not None:
                 self._events[1].record()
                 self._stepped = True
-            return picture.cpu().numpy(), following
+            # The last layer's layout is not the caller's business.
+            return picture.contiguous().cpu().numpy(), following
 
     def close(self) -> None:
         self._generator = None
         self._step = None
+        if self._device.type == "cpu":
+            give_back()

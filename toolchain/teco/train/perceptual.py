@@ -300,9 +300,8 @@ def _load_vgg16() -> Mapping[str, npt.NDArray[np.float32]]:
 
 
 def _load_heads() -> Mapping[str, Tensor]:
-    spec = importlib.util.find_spec(
-        "lpips"
-    )  # its code, which imports half of torchvision, stays out
+    # Its file alone: its code imports all of torchvision.
+    spec = importlib.util.find_spec("lpips")
     if spec is None or spec.origin is None:
         raise TecoError(
             "the perceptual loss lpips-vgg needs lpips, which is not installed",

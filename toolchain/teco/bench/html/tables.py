@@ -197,7 +197,7 @@ def gate(record: Record) -> str:
             [name, verdict.bounds.name, "accepted" if verdict.accepted else "refused",
              "equal" if n.worst_psnr is None else f"{n.worst_psnr:.1f} dB",
              str(max(n.max_steps, default=0)),
-             note if verdict.accepted else "; ".join(verdict.reasons)]
+             note if verdict.accepted else "; ".join([*verdict.reasons, *filter(None, [one.note])])]
         )  # fmt: skip
     header = ("row", "bounds", "verdict", "worst frame", "largest difference, steps of 255", "why")
     return plain(header, rows, "Beside the float32 step, over a sequence and across cuts")
