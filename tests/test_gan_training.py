@@ -21,14 +21,27 @@ from teco.train import adversary
 from teco.train import loop as loop_module
 from teco.train.data import shot_of
 from teco.train.distributed import Processes, SharedBatchNorm, share_batch_norm
-from teco.train.loop import CHECKPOINT, LOG, SAMPLES, WEIGHTS, Trainer, stage_weights
+from teco.train.loop import (
+    CHECKPOINT,
+    DISCRIMINATOR,
+    LOG,
+    SAMPLES,
+    WEIGHTS,
+    Trainer,
+    stage_weights,
+)
 from teco.train.losses import ping_pong
 from teco.train.options import LoopOptions, TrainOptions
 from teco.train.schedule import rate
 from teco.train.stages import Batch
 from teco.train.validate import Validator
 from teco_models.checkpoint import load_weights, save_weights
-from teco_models.discriminator import Discriminator
+from teco_models.discriminator import (
+    Discriminator,
+    load_discriminator,
+    save_discriminator,
+)
+from teco_models.errors import ModelError
 from teco_models.generator import Generator
 from teco_models.ops import warp
 from teco_models.sharing import share_blocks
@@ -261,6 +274,56 @@ def test_a_teacher_must_be_given_and_fit(tmp_path: Path, shots) -> None:
     other = saved(tmp_path / "bi.safetensors", "teco-x4-b1-c16-f8-shuffle-bi", 0)
     with pytest.raises(TecoError, match="another degradation"):
         Trainer(o, LoopOptions(out=tmp_path, workers=0, teacher=other), shots, None)
+
+
+# --- another run's discriminator -------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_a_discriminator_is_kept_and_begun_with(tmp_path: Path, shots) -> None:
+    first = Trainer(options(iterations=0), LoopOptions(out=tmp_path / "a", workers=0), shots, None)
+    first.run(lambda p: None)
+    assert first.adversary is not None
+    kept = load_discriminator(tmp_path / "a" / DISCRIMINATOR, 64)
+    ended = first.adversary.discriminator.state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in ended.items())
+    loop = LoopOptions(out=tmp_path / "b", workers=0, discriminator=tmp_path / "a" / DISCRIMINATOR)
+    second = Trainer(options(iterations=1), loop, shots, None)
+    assert second.adversary is None, "it is for the GAN stage alone"
+    second._enter("gan")
+    assert second.adversary is not None
+    begun = second.adversary.discriminator.state_dict()
+    assert all(torch.equal(begun[k], v) for k, v in ended.items())
+    fresh = Trainer(options(iterations=0), LoopOptions(out=tmp_path / "c"), shots, None).adversary
+    assert fresh is not None
+    weight = "dense.weight"
+    assert not torch.equal(fresh.discriminator.state_dict()[weight], ended[weight])
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_discriminators_that_do_not_fit(tmp_path: Path, shots) -> None:
+    def refused(words: str, path: Path, **changes) -> None:
+        loop = LoopOptions(out=tmp_path / "run", workers=0, discriminator=path)
+        with pytest.raises((TecoError, ModelError), match=words) as error:
+            Trainer(options(**changes), loop, shots, None)
+        assert error.value.exit_code in (1, 2)
+        assert error.value.hint
+
+    path = tmp_path / "d.safetensors"
+    refused("no discriminator at", path)
+    path.write_bytes(b"nothing")
+    refused("damaged safetensors file", path)
+    save_discriminator(path, Discriminator(128))
+    refused(r"holds no discriminator for pictures of 64x64: dense\.weight is \(1, 16384\)", path)
+    save_discriminator(path, Discriminator(64))
+    refused("the run has no GAN stage", path, gan_iterations=0)
+    # Resumed with another one than it began with.
+    loop = LoopOptions(out=tmp_path / "run", workers=0, discriminator=path)
+    Trainer(options(iterations=0, gan_iterations=1), loop, shots, None).run(lambda p: None)
+    save_discriminator(path, Discriminator(64))
+    again = Trainer(options(iterations=0, gan_iterations=1), loop, shots, None)
+    with pytest.raises(TecoError, match="discriminator was"):
+        again.resume()
 
 
 # --- masks and ties --------------------------------------------------------------------------

@@ -16,7 +16,9 @@ row, h x w the LR size, H x W = 4h x 4w, S the discriminator's square picture si
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +177,58 @@ def _black_border(x: Tensor) -> Tensor:
     top, left = h // 8, w // 8
     inside = x[..., top : h - top, left : w - left]
     return nn.functional.pad(inside, (left, left, top, top))
+
+
+def save_discriminator(path: str | Path, discriminator: Discriminator) -> None:
+    """Write safetensors, float32 under the published names, beside the final name and rename."""
+    from safetensors.torch import save
+
+    state = discriminator.state_dict()
+    data = save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_discriminator(path: str | Path, size: int = 128) -> dict[str, Tensor]:
+    """Read what :func:`save_discriminator` wrote, as a state dict.
+
+    Args:
+        path: the file.
+        size: S, the side of the pictures that are to be judged.
+
+    Raises:
+        ModelError: the file is missing, unreadable, or holds no discriminator for this size.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no discriminator at {path}", hint="check the path", exit_code=2)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is a damaged safetensors file: {error}", hint="train it again"
+        ) from error
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in Discriminator(size).state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    if found != expected:
+        odd = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
+        raise ModelError(
+            f"{path} holds no discriminator for pictures of {size}x{size}: {odd[0]} is "
+            f"{found.get(odd[0], 'absent')}, expected {expected.get(odd[0], 'nothing')}",
+            hint="`teco train` writes discriminator.safetensors in the GAN stage; --crop must be "
+            "that of its run",
+            exit_code=2,
+        )
+    return state
 
 
 def triplet_input(

@@ -110,6 +110,12 @@ def _field_options(command: Any) -> Any:
     metavar="FILE",
     help="Weights that stay zero, from `teco prune --sparsity`.",
 )
+@click.option(
+    "--discriminator",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="GAN stage: begin with another run's discriminator.safetensors.",
+)
 @_field_options
 @click.option(
     "--crops", type=_FROM_0, default=0, help="Windows cut once from each large picture clip.  [0]"
@@ -132,6 +138,7 @@ def command(
     init: str | None,
     teacher: str | None,
     masks: Path | None,
+    discriminator: Path | None,
     crops: int,
     device: str,
     compile_: bool,
@@ -145,8 +152,9 @@ def command(
 
     Low-resolution frames are made on the fly by BD. Stop it with Ctrl-C and give the same command
     to go on; on the CPU with the same --threads the result is the same bit for bit. Weights are in
-    OUT/weights.safetensors (and weights-STAGE.safetensors of each finished stage), figures in
-    OUT/log.jsonl and, for TensorBoard, OUT/tensorboard, pictures in OUT/samples.
+    OUT/weights.safetensors (and weights-STAGE.safetensors of each finished stage, in the GAN stage
+    discriminator.safetensors), figures in OUT/log.jsonl and, for TensorBoard, OUT/tensorboard,
+    pictures in OUT/samples.
 
     Several GPUs or machines: torchrun --nproc-per-node N -m teco.train ... with the same options.
     """
@@ -193,7 +201,7 @@ def command(
     loop = LoopOptions(
         out=out, checkpoint_every=checkpoint_every, validate_every=validate_every,
         workers=workers, device=device, compile=compile_, init=init_file,
-        teacher=teacher_file, masks=masks,
+        teacher=teacher_file, masks=masks, discriminator=discriminator,
     )  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)

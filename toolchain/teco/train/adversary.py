@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -45,6 +46,7 @@ class Adversary:
         perceptual: the perceptual loss; None leaves it out.
         processes: this process among its peers.
         device: of the networks.
+        start: state dict that the discriminator begins with; None for fresh weights.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Adversary:
         perceptual: nn.Module | None,
         processes: Processes,
         device: torch.device,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.generator = generator
         self.options = options
@@ -62,6 +65,8 @@ class Adversary:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.discriminator = Discriminator(options.crop).to(device)
+        if start is not None:
+            self.discriminator.load_state_dict(start)
         if processes.world > 1:
             share_batch_norm(self.discriminator)
         self.perceptual = perceptual

@@ -38,6 +38,7 @@ from teco.train.schedule import rate
 from teco.train.stages import Batch, GeneratorLosses, Losses
 from teco.train.validate import Validation, Validator
 from teco_models.checkpoint import load_weights, save_weights
+from teco_models.discriminator import load_discriminator, save_discriminator
 from teco_models.generator import Generator
 from teco_models.grow import can_grow, grow
 from teco_models.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
@@ -46,6 +47,7 @@ from teco_models.variant import Variant
 
 CHECKPOINT = "last.pt"
 WEIGHTS = "weights.safetensors"
+DISCRIMINATOR = "discriminator.safetensors"
 LOG = "log.jsonl"
 SAMPLES = "samples"
 LOG_EVERY = 50
@@ -136,6 +138,15 @@ class Trainer:
         self._perceptual: Perceptual | None = None
         if options.gan_iterations and options.perceptual_weight:
             self._perceptual = perceptual(options.perceptual, self.device)
+        self._discriminator: dict[str, torch.Tensor] | None = None
+        if loop.discriminator is not None:
+            if not options.gan_iterations:
+                raise TecoError(
+                    f"{loop.discriminator} is given, and the run has no GAN stage",
+                    hint="add --gan-iterations N, or leave --discriminator out",
+                    exit_code=USAGE,
+                )
+            self._discriminator = load_discriminator(loop.discriminator, options.crop)
         self._enter(next(stage for stage in STAGES if options.total(stage)))
 
     @property
@@ -234,7 +245,9 @@ class Trainer:
         self._losses: nn.Module = parallel(losses, self.processes)
         self.adversary = None
         if stage == "gan":
-            self.adversary = Adversary(generator, o, self._perceptual, self.processes, self.device)
+            self.adversary = Adversary(
+                generator, o, self._perceptual, self.processes, self.device, self._discriminator
+            )
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -252,6 +265,7 @@ class Trainer:
         return {
             "teacher": digest(self.loop.teacher) if self._teacher is not None else None,
             "masks": digest(self.loop.masks),
+            "discriminator": digest(self.loop.discriminator),
             "ties": None if self._tied is None else format_pattern(self._tied),
             "perceptual": None if self._perceptual is None else self._perceptual.which,
         }
@@ -478,6 +492,8 @@ class Trainer:
                 metadata[SHARED] = format_pattern(self._tied)
             metadata["iterations"] = str(self.options.total(ended) if ended else self.iteration)
             save_weights(self.loop.out / WEIGHTS, self.average, metadata=metadata)
+            if self.adversary is not None:
+                save_discriminator(self.loop.out / DISCRIMINATOR, self.adversary.discriminator)
             if ended is not None:
                 kept = stage_weights(self.loop.out, ended)
                 save_weights(kept, self.average, metadata=metadata)

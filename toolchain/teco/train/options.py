@@ -195,6 +195,8 @@ class LoopOptions:
         init: weights file to start from instead of fresh ones.
         teacher: weights file to distil from.
         masks: file of the weights that stay zero, see :mod:`teco_models.sparsity`.
+        discriminator: file of another run's discriminator to start the GAN stage with. A fresh one
+            needs hundreds of iterations before it tells the generator anything.
     """
 
     out: Path
@@ -206,3 +208,4 @@ class LoopOptions:
     init: Path | None = None
     teacher: Path | None = None
     masks: Path | None = None
+    discriminator: Path | None = None
