@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "Compare two records of teco bench.",
     "eval": "Measure quality on clips with a ground truth.",
     "prune": "Make weights smaller: fewer blocks or channels.",
+    "blend": "Mix networks of one family: the mean of their weights.",
     "serve": "Serve a page that plays videos enlarged, in the browser.",
     "emit": "Write what a player needs: script or page, model, README.",
     "table": "Compare models on test sets, beside published figures.",
