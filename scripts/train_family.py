@@ -16,6 +16,7 @@ is not to be trusted, and every further iteration takes from what it gains on a 
 What is shipped ran from ``b10`` on with a GPU, the steps before on two Zen 4 cores: ``base`` under
 two hours, ``live``'s four about half an hour each on one. Beside an H200 and 16 cores, five of the
 others side by side take two minutes each. ``--small`` gives them what two cores finish in a night.
+What follows the GAN forms (:data:`AFTER_GAN`) ran on two CPU cores, ten minutes a round.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,62 @@ SMALL = Schedule(
 
 
 @dataclass(frozen=True)
+class Round:
+    """A further GAN stage on a CPU, against a discriminator that has learned already.
+
+    Attributes:
+        name: of the step; its network's GAN form is what stands before the first dash, with "-gan".
+        start: step whose weights it goes on from.
+        weight: of the adversarial loss.
+        critic: step whose discriminator it begins with; None for a fresh one.
+        iterations: of two sequences each.
+        rate: of the discriminator.
+        seed: of the data.
+    """
+
+    name: str
+    start: str
+    weight: str
+    critic: str | None = None
+    iterations: int = 400
+    rate: str = "1e-4"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of several steps' weights.
+
+    Attributes:
+        name: of the step.
+        shares: step -> share.
+    """
+
+    name: str
+    shares: Mapping[str, str]
+
+
+_ROUND = (
+    *("--batch", "2", "--frames", "5", "--schedule", "constant", "--warm-up", "10"),
+    *("--cool-down", "60", "--gan-lr", "2e-4", "--flow-weight", "0", "--perceptual", "vgg16"),
+    *("--perceptual-weight", "1", "--perceptual-frames", "2", "--still-share", "0.3", *SLOW),
+)
+
+AFTER_GAN: tuple[Round | Mean, ...] = (
+    # A fresh discriminator is awake after 600 iterations; all later rounds begin with one that is.
+    Round("b5-gan2", "b5-gan", "0.03", iterations=800, rate="2e-4"),
+    Round("b5-gan3", "b5-gan2", "0.1", "b5-gan2"),
+    Round("b7-gan2", "b7-gan", "0.2", "b5-gan3"),
+    Round("b10-gan2", "b10-gan", "0.2", "b7-gan2"),
+    Mean("b10-gan-blend", {"b10-gan": "1", "b10-gan2": "1"}),
+    Mean("b7-gan-mean", {"b7-gan": "1", "b7-gan2": "1"}),
+    Round("b7-gan3", "b7-gan-mean", "0.1", "b7-gan2", seed=1),
+    Mean("b7-gan-blend", {"b7-gan3": "1.4", "b7-gan": "1", "b7": "0.3"}),
+)
+"""What the shipped GAN forms went through after the first, in the order in which it was done."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One command of the family.
 
@@ -127,8 +184,12 @@ def steps(
         result = out / name / f"weights-{stage}.safetensors"
         return Step(name, ("train", *common, *arguments, *validation), result)
 
+    means = {one.name for one in AFTER_GAN if isinstance(one, Mean)}
+
     def weights(name: str) -> str:
-        return str(out / name / "weights.safetensors")
+        return str(
+            out / f"{name}.safetensors" if name in means else out / name / "weights.safetensors"
+        )
 
     begin = ("--blocks", "3", "--flow-iterations", "3000", "--iterations", "5500")
     yield train("base", *begin)
@@ -156,6 +217,24 @@ def steps(
     for blocks in (TEACHER, *STUDENTS):
         start = ("--init", weights(f"b{blocks}"))
         yield train(f"b{blocks}-gan", *start, *s.of_gan(blocks), *s.machine, stage="gan")
+    for one in AFTER_GAN:
+        if isinstance(one, Mean):
+            parts = (weights(name) for name in one.shares)
+            mean = out / f"{one.name}.safetensors"
+            shares = ",".join(one.shares.values())
+            command = ("blend", *parts, "--shares", shares, "-o", str(mean))
+            yield Step(one.name, command, mean)
+            continue
+        critic = out / (one.critic or "") / "discriminator.safetensors"
+        yield train(
+            one.name,
+            *("--init", weights(one.start), *NO_FLOW, "--iterations", "0"),
+            *("--gan-iterations", str(one.iterations), "--gan-weight", one.weight),
+            *("--discriminator-lr", one.rate, "--seed", str(one.seed)),
+            *(("--discriminator", str(critic)) if one.critic else ()),
+            *_ROUND,
+            stage="gan",
+        )
     live = ("--variant", "teco-x4-b2-c32-f0-shuffle", *NO_FLOW)
     yield train(
         "live1",

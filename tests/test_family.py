@@ -36,20 +36,25 @@ def steps(family: ModuleType, *schedule: Any) -> list:
 
 @pytest.mark.parametrize("schedule", ["FULL", "SMALL"])
 def test_every_command_parses_and_finds_what_it_needs(family: ModuleType, schedule: str) -> None:
+    from teco.cli.blend import command as blend
     from teco.cli.prune import command as prune
     from teco.cli.train import command as train
 
     made: set[str] = set()
     chosen = steps(family, getattr(family, schedule))
     for step in chosen:
-        command = {"train": train, "prune": prune}[step.command[0]]
+        command = {"train": train, "prune": prune, "blend": blend}[step.command[0]]
         # Raises for an option that does not exist or a value of the wrong kind.
         context = command.make_context(step.command[0], list(step.command[1:]))
-        needed = [context.params.get(x) for x in ("init", "teacher", "weights")]
-        for path in filter(None, map(str, filter(None, needed))):
+        needed = [context.params.get(x) for x in ("init", "teacher", "discriminator")]
+        weights = context.params.get("weights") or ()
+        needed += [weights] if isinstance(weights, str) else weights
+        for path in map(str, filter(None, needed)):
             assert path in made, f"{step.name} needs {path}"
         out = str(context.params.get("output") or context.params["out"])
         made |= {out, f"{out}/weights.safetensors"}
+        if "--gan-iterations" in step.command:
+            made.add(f"{out}/discriminator.safetensors")
         assert step.result.is_relative_to(out)
     names = [step.name for step in chosen]
     assert len(set(names)) == len(names)
@@ -66,6 +71,10 @@ def test_cards_hold_the_commands(family: ModuleType) -> None:
             continue  # shipped before the family
         card = re.sub(r"\s+", " ", entry.card.read_text().replace("\\\n", " "))
         assert texts[name] in card, entry.name
+        after = [one.name for one in family.AFTER_GAN]
+        if f"{name}-blend" in after:  # it is what is shipped: all rounds that led to it
+            for later in (x for x in after if re.match(rf"{name}[\d-]", x)):
+                assert texts[later] in card, f"{entry.name}: {later}"
 
 
 def test_done_steps_are_skipped_and_dry_runs_run_nothing(
