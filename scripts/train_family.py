@@ -103,7 +103,7 @@ class Round:
     """A further GAN stage on a CPU, against a discriminator that has learned already.
 
     Attributes:
-        name: of the step; its network's GAN form is what stands before the first dash, with "-gan".
+        name: of the step.
         start: step whose weights it goes on from.
         weight: of the adversarial loss.
         critic: step whose discriminator it begins with; None for a fresh one.

@@ -183,15 +183,31 @@ def save_weights(
         metadata: text fields for the header; the variant's name is added.
         half: store float16 (half the size; loading gives float32 again).
     """
-    from safetensors.torch import save
-
     dtype = torch.float16 if half else torch.float32
     # clone(), because safetensors refuses tensors that share memory, as those of tied blocks do.
     tensors = {
         k: v.detach().cpu().to(dtype).contiguous().clone()
         for k, v in generator.state_dict().items()
     }
-    data = save(tensors, metadata={**(metadata or {}), "variant": generator.variant.name})
+    write_tensors(path, tensors, {**(metadata or {}), "variant": generator.variant.name})
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write safetensors beside the final name and rename.
+
+    Args:
+        path: the final name.
+        tensors: contiguous, on the CPU, none sharing memory with another.
+        metadata: text fields of the header.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
+    from safetensors.torch import save
+
+    data = save(dict(tensors), metadata=dict(metadata or {}))
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -16,13 +16,13 @@ row, h x w the LR size, H x W = 4h x 4w, S the discriminator's square picture si
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from teco_models.checkpoint import write_tensors
 from teco_models.errors import ModelError
 from teco_models.generator import Generator
 from teco_models.ops import SCALE, CubicUpsample, warp
@@ -181,17 +181,8 @@ def _black_border(x: Tensor) -> Tensor:
 
 def save_discriminator(path: str | Path, discriminator: Discriminator) -> None:
     """Write safetensors, float32 under the published names, beside the final name and rename."""
-    from safetensors.torch import save
-
     state = discriminator.state_dict()
-    data = save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors(path, {k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
 
 
 def load_discriminator(path: str | Path, size: int = 128) -> dict[str, Tensor]:

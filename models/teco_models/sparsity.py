@@ -11,7 +11,6 @@ weights a network needs; for speed, see :mod:`teco_models.prune`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from teco_models.checkpoint import Weights
+from teco_models.checkpoint import Weights, write_tensors
 from teco_models.errors import ModelError
 from teco_models.sharing import parse_pattern
 
@@ -210,16 +209,7 @@ def save_masks(
         masks: to write.
         metadata: text fields for the header.
     """
-    from safetensors.torch import save
-
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    tensors = {key: mask.cpu().contiguous() for key, mask in masks.items()}
-    try:
-        part.write_bytes(save(tensors, metadata=dict(metadata or {})))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors(path, {key: mask.cpu().contiguous() for key, mask in masks.items()}, metadata)
 
 
 def load_masks(path: str | Path) -> dict[str, Tensor]:

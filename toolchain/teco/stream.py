@@ -15,7 +15,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
-from types import TracebackType
 from typing import Any, Self
 
 from teco.artifact import DEFAULT_MODEL
@@ -24,6 +23,7 @@ from teco.errors import USAGE, TecoError
 from teco.pictures import Picture, to_picture, to_tensor
 from teco.recurrence import Kind, Recurrence, StreamStats
 from teco.runtimes.base import Session
+from teco_calibration.frames import Closing
 
 CATCH_UP = 8
 """Frames that may be missing before the one asked for and are still stepped, not jumped over:
@@ -36,7 +36,7 @@ JUMP = 1.0
 """Seconds between two timestamps that are taken for a seek; less is dropped or held frames."""
 
 
-class Stream:
+class Stream(Closing):
     """Pictures through one session. Every method may be called from any thread.
 
     A picture that repeats the one before it, bit for bit, is not stepped: what was shown is shown
@@ -297,17 +297,6 @@ class Stream:
             self.reset()
             if self._owns:
                 self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _look(self, picture: Picture, cut: bool | None) -> Kind:
         kind = self._core.look(picture, cut)

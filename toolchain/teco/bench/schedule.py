@@ -33,7 +33,7 @@ not see the first."""
 ENOUGH = 100
 """Samples after which p99 is a percentile, and more are not needed."""
 
-ENOUGH_ROUNDS = 10
+ENOUGH_ROUNDS = 20
 """Rounds that are made where the budget has room for them, even if they make more samples than are
 enough: an interval narrows with the rounds."""
 

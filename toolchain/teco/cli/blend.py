@@ -9,7 +9,8 @@ import click
 from teco.cli.options import say, weights_file
 
 UNRELATED = 0.7
-"""Two networks from different random weights are about 1.4 apart, those of one family under 0.3."""
+"""Two networks from different random weights are 1.4 apart, the two forms of a shipped network 0.04
+to 0.06, and 5 blocks cut from a teacher and from the same one trained further 0.41."""
 
 
 @click.command("blend")
