@@ -140,6 +140,7 @@ _ROUND = (
     *("--perceptual-weight", "1", "--perceptual-frames", "2", "--still-share", "0.3", *SLOW),
 )
 
+_B5_ROUNDS = {"b5-gan2": "1", "b5-gan3": "1", "b5-gan4": "1"}
 AFTER_GAN: tuple[Round | Mean, ...] = (
     # A fresh discriminator is awake after 600 iterations; all later rounds begin with one that is.
     Round("b5-gan2", "b5-gan", "0.03", iterations=800, rate="2e-4"),
@@ -149,7 +150,19 @@ AFTER_GAN: tuple[Round | Mean, ...] = (
     Mean("b10-gan-blend", {"b10-gan": "1", "b10-gan2": "1"}),
     Mean("b7-gan-mean", {"b7-gan": "1", "b7-gan2": "1"}),
     Round("b7-gan3", "b7-gan-mean", "0.1", "b7-gan2", seed=1),
-    Mean("b7-gan-blend", {"b7-gan3": "1.4", "b7-gan": "1", "b7": "0.3"}),
+    Mean("b7-gan-mean2", {"b7-gan3": "1.4", "b7-gan": "1", "b7": "0.3"}),
+    Round("b7-gan4", "b7-gan-mean2", "0.15", "b7-gan3", seed=6),
+    Mean("b7-gan-blend", {"b7-gan4": "1", "b7-gan3": "1", "b7": "0.4"}),
+    Round("b5-gan4", "b5-gan3", "0.1", "b5-gan3", seed=1),
+    Mean("b5-gan-mean", _B5_ROUNDS),
+    Round("b5-gan5", "b5-gan-mean", "0.2", "b10-gan2", seed=2),
+    Mean("b5-gan-blend", {"b5-gan5": "2", **_B5_ROUNDS, "b5": "0.8"}),
+    Round("b3-gan2", "b3-gan", "0.03", "b5-gan2"),
+    Round("b3-gan3", "b3-gan2", "0.2", "b5-gan3"),
+    Mean("b3-gan-mean", {"b3-gan": "1", "b3-gan3": "1"}),
+    Round("b3-gan4", "b3-gan-mean", "0.2", "b10-gan2", seed=1),
+    Round("b3-gan5", "b3-gan4", "0.15", "b3-gan4", iterations=350, seed=3),
+    Mean("b3-gan-blend", {"b3-gan5": "1", "b3-gan4": "1", "b3": "0.2"}),
 )
 """What the shipped GAN forms went through after the first, in the order in which it was done."""
 
