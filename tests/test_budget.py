@@ -32,10 +32,14 @@ TEACHER = Variant(blocks=10)
 
 
 def law(variant: Variant, size: tuple[int, int] = SIZE, *, bend: float = 1.0) -> float:
-    """Additive milliseconds, each part a power of its MACs; straight for ``bend`` 1."""
+    """Milliseconds, each part a power of its MACs; straight for ``bend`` 1.
+
+    They add up, but for what a transposed tail takes more where there is no flow net.
+    """
     p = parts(variant, *size)
     head = 3e-7 * p.head + (1.5 if variant.flow_channels else 0.2)
-    tail = 2e-7 * p.tail**bend + (2.0 if variant.tail == "transposed" else 0.3)
+    start = {"transposed": 2.0 if variant.flow_channels else 2.3}.get(variant.tail, 0.3)
+    tail = 2e-7 * p.tail**bend + start
     return head + tail + 1e-6 * p.flow**bend + variant.blocks * 4e-7 * p.block**bend
 
 
@@ -167,7 +171,7 @@ def test_figures_are_those_of_the_published_tables() -> None:
     ],
     ids=lambda v: v.name,
 )
-def test_a_known_additive_law_is_recovered(teacher: Variant, multiple: int, flowless: bool) -> None:
+def test_a_known_law_is_recovered(teacher: Variant, multiple: int, flowless: bool) -> None:
     """Networks that were not measured are predicted as the law has it."""
     space = Space.below(teacher, multiple=multiple, flowless=flowless)
     chosen = plan(space)
@@ -200,7 +204,7 @@ def test_the_default_plan_is_small_and_measures_every_width() -> None:
     space = Space.below(TEACHER)
     chosen = plan(space)
     assert len(chosen.anchors) == 15
-    assert len(plan(Space.below(TEACHER, flowless=True)).anchors) == 21
+    assert len(plan(Space.below(TEACHER, flowless=True)).anchors) == 22
     assert {v.channels for v in chosen.anchors} == set(space.channels)
     assert {v.flow_channels for v in chosen.anchors} == set(space.flows)
     assert {v.tail for v in chosen.checks} == {"transposed", "shuffle"}

@@ -5,7 +5,9 @@ after the other, so their times add up:
 
     t = head(channels) + flow(flow channels) + blocks * block(channels) + tail(channels)
 
-with one curve for each kind of head (with a flow net and a warp, or without) and of tail.
+with one curve for each kind of head (with a flow net and a warp, or without) and of tail. A
+transposed tail starts higher where there is no flow net (9 to 13 ms of 44 to 186 at 180x320 in ONNX
+Runtime, whatever the width), so it has two starts.
 
 What decides each part's time is hard to compute (how a kernel fills vector registers, whether a
 tensor fits the caches, what HR passes cost) and easy to measure. So each part is a curve through
@@ -13,7 +15,7 @@ widths that were measured, as whole exported networks in the runtime itself; a c
 the part's MACs between them, never falls, and never goes below zero.
 
 The measured networks (the *anchors*) lie in a star around the smallest network, one part varied at
-a time, so that few are needed: 15 for the 10-block TecoGAN, 21 if it may lose its flow net. A few
+a time, so that few are needed: 15 for the 10-block TecoGAN, 22 if it may lose its flow net. A few
 more (the *checks*) are measured with them and left out of the fit; their error is what the model is
 worth.
 """
@@ -77,6 +79,12 @@ def head_kind(variant: Variant) -> str:
     return "warp" if variant.flow_channels else "no flow net"
 
 
+def tail_kind(variant: Variant) -> str:
+    """Which curve of tails is a variant's. Curves of one tail differ in their starts alone."""
+    apart = variant.tail == "transposed" and not variant.flow_channels
+    return f"{variant.tail}, no flow net" if apart else variant.tail
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to measure.
@@ -131,6 +139,7 @@ def plan(space: Space) -> Plan:
         # a runtime may keep another layout, and ten times a small error is a large one.
         wanted += [variant(shallow, c, 0, light) for c in widths]
         wanted += [variant(space.blocks[-1], c, 0, light) for c in widths[:2]]
+        wanted += [variant(shallow, widths[0], 0, tail) for tail in space.tails]
     anchors = tuple(dict.fromkeys(v for v in wanted if v in possible))
     # Away from the star: parts that were varied one at a time are varied together.
     blocks = space.blocks[len(space.blocks) // 2]
@@ -140,7 +149,7 @@ def plan(space: Space) -> Plan:
         variant(blocks, channels, f, tail) for tail, f in zip(space.tails, wide, strict=False)
     ]
     if flow and 0 in space.flows:
-        # With the tail that no anchor without a flow net has.
+        # Wide, with the tail that only the narrowest anchor without a flow net has.
         beside.append(variant(blocks, channels, 0, space.tails[0]))
     checks = tuple(v for v in dict.fromkeys(beside) if v in possible and v not in anchors)
     return Plan(anchors, checks)
@@ -178,7 +187,7 @@ class CostModel:
     Attributes:
         size: (h, w) of the LR frame.
         heads: per kind, see :func:`head_kind`; fixed costs and the smallest flow net included.
-        tails: per tail.
+        tails: per kind, see :func:`tail_kind`.
         block: one block.
         flow: what a flow net adds to the smallest one.
         errors: measured variant -> relative error of the prediction; the checks are ``checked``.
@@ -199,18 +208,18 @@ class CostModel:
         Raises:
             TecoError: nothing of its kind was measured.
         """
-        kind = head_kind(variant)
-        if variant.tail not in self.tails or kind not in self.heads:
+        kind, tail = head_kind(variant), tail_kind(variant)
+        if tail not in self.tails or kind not in self.heads:
             raise TecoError(
                 f"the time of {variant.name} is not known: the cost model was measured for the "
-                f"tails {', '.join(self.tails)} and the heads {', '.join(self.heads)}"
+                f"tails {'; '.join(self.tails)} and the heads {'; '.join(self.heads)}"
             )
         p = parts(variant, *self.size)
         return (
             self.heads[kind](p.head)
             + (self.flow(p.flow) if p.flow else 0.0)
             + variant.blocks * self.block(p.block)
-            + self.tails[variant.tail](p.tail)
+            + self.tails[tail](p.tail)
         )
 
     @property
@@ -261,6 +270,7 @@ def fit(measured: Mapping[Variant, float], chosen: Plan, size: tuple[int, int]) 
         tail: _ascending(x.tail for v, x in p.items() if v.tail == tail)
         for tail in dict.fromkeys(v.tail for v in p)
     }
+    kinds = {tail_kind(v): v.tail for v in p}
     at_block = _ascending(x.block for x in p.values())
     at_flow = _ascending(x.flow for x in p.values() if x.flow) or (0,)
 
@@ -270,9 +280,10 @@ def fit(measured: Mapping[Variant, float], chosen: Plan, size: tuple[int, int]) 
         for kind, at in heads.items():
             own = float(head_kind(variant) == kind)
             values += [own * v for v in (1.0, *_ramps(at, x.head))]
+        values += [float(tail_kind(variant) == kind) for kind in kinds]
         for tail, at in tails.items():
             own = float(variant.tail == tail)
-            values += [own * v for v in (1.0, *_ramps(at, x.tail))]
+            values += [own * v for v in _ramps(at, x.tail)]
         values += [variant.blocks * v for v in (1.0, *_ramps(at_block, x.block))]
         return values + _ramps(at_flow, x.flow)
 
@@ -286,10 +297,13 @@ def fit(measured: Mapping[Variant, float], chosen: Plan, size: tuple[int, int]) 
         first = next(found) if start is None else start
         return Curve(at, first, tuple(next(found) for _ in at[1:]))
 
+    found_heads = {kind: take(at) for kind, at in heads.items()}
+    starts = {kind: next(found) for kind in kinds}
+    rises = {tail: take(at, 0.0) for tail, at in tails.items()}
     model = CostModel(
         size=size,
-        heads={kind: take(at) for kind, at in heads.items()},
-        tails={tail: take(at) for tail, at in tails.items()},
+        heads=found_heads,
+        tails={kind: replace(rises[tail], start=starts[kind]) for kind, tail in kinds.items()},
         block=take(at_block),
         flow=take(at_flow, 0.0),
         errors={},
