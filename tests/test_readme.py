@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from itertools import pairwise
 from pathlib import Path
 
 import javascript
@@ -48,6 +49,38 @@ def test_shipped_models_are_in_the_table() -> None:
 
     for entry in zoo.entries():
         assert f"`{entry.name}`" in README
+
+
+def model_table() -> dict[str, list[str]]:
+    """Name -> the other cells of its row: parameters, GFLOP, PSNR, LPIPS, tOF, three times."""
+    section = README.partition("\n## Models\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section, re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
+def test_cost_and_time_fall_from_the_teacher_to_live() -> None:
+    table = model_table()
+    family = [f"teco-x4-b{blocks}-c64-bp-lk" for blocks in (10, 7, 5, 3, 1)] + ["live"]
+    for column in (0, 1, 5, 6, 7):
+        values = [
+            float(table[name][column].removesuffix(" ms").replace(",", "")) for name in family
+        ]
+        assert all(a > b for a, b in pairwise(values)), (column, values)
+
+
+def test_the_tables_quality_is_the_cards() -> None:
+    from teco_models import zoo
+
+    table = model_table()
+    for entry in zoo.entries():
+        row = re.search(rf"^\| {entry.name} \|(.*)\|$", entry.card.read_text(), re.MULTILINE)
+        assert row, entry.name
+        psnr, _, lpips, tof, _ = (float(x) for x in row[1].split("|"))
+        shown = [float(x) for x in table[entry.name][2:5]]
+        assert shown == [
+            pytest.approx(psnr, abs=0.0051),
+            *(pytest.approx(x, abs=0.00056) for x in (lpips, tof)),
+        ], entry.name
 
 
 def copy_of_the_repository(target: Path) -> Path:

@@ -135,7 +135,7 @@ def command(
     """Compare interpolation and models on test sets: cost, quality and time in one table.
 
     The truth is degraded here, as the official evaluation does; frames 2 to N-3 of each clip
-    count. Published figures stand in tables of their own, beside ours of the same structure.
+    count. Published figures stand in tables of their own, beside ours of as many blocks.
     """
     from teco.artifact import as_json, write_beside
     from teco.table.measure import make_table, measurable, open_models

@@ -66,7 +66,10 @@ class Published:
     average: Literal["frame", "folder"] | None = None
 
     def is_like(self, variant: Variant) -> bool:
-        """Whether a variant has the structure of this row: blocks, widths, tail, degradation."""
+        """Whether a variant has the blocks, widths, tail and degradation of this row.
+
+        It may have back-projection and a refined flow besides, which its name says.
+        """
         return (
             variant.blocks == self.blocks
             and (variant.channels, variant.flow_channels) == (64, 32)

@@ -218,7 +218,7 @@ def _published_on(one: SetResult, report: TableReport) -> Grid:
     )
     notes += _differences(report)
     return Grid(
-        f"{one.clips.kind}: published figures, and ours of the same structure",
+        f"{one.clips.kind}: published figures, and ours of as many blocks",
         ("method", "whose", "params M", *(heading(m) for m in _SET_METRICS)),
         tuple(rows), tuple(notes), left=2,
     )  # fmt: skip
