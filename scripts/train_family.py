@@ -283,6 +283,15 @@ def steps(
     )
 
 
+def finish(step: subprocess.Popen[bytes]) -> int:
+    """Wait for a step, whose Ctrl-C it is: it saves where it stands, and then ends with a code."""
+    while True:
+        try:
+            return step.wait()
+        except KeyboardInterrupt:
+            continue
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of training clips")
@@ -310,7 +319,7 @@ def main() -> None:
         if done or arguments.dry_run:
             continue
         arguments.out.mkdir(parents=True, exist_ok=True)
-        code = subprocess.run([sys.executable, "-m", "teco", *step.command]).returncode
+        code = finish(subprocess.Popen([sys.executable, "-m", "teco", *step.command]))
         if code:
             raise SystemExit(code)
 

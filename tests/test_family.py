@@ -103,3 +103,20 @@ def test_done_steps_are_skipped_and_dry_runs_run_nothing(
     failed = run("--small", "--only", "b10")
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
+
+
+def test_an_interrupt_lets_the_step_save(family: ModuleType) -> None:
+    class Step:
+        """Interrupted twice while it saves."""
+
+        waits = 0
+
+        def wait(self) -> int:
+            self.waits += 1
+            if self.waits < 3:
+                raise KeyboardInterrupt
+            return 1
+
+    step = Step()
+    assert family.finish(step) == 1
+    assert step.waits == 3
