@@ -444,6 +444,7 @@ def test_clips_of_another_size_than_a_static_file(
     assert record.rows[0].size == "16x24"
 
 
+@pytest.mark.slow
 def test_the_gate_takes_a_clip_as_quality_does(
     teco, tiny_weights: Path, tmp_path: Path, make_clip
 ) -> None:

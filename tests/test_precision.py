@@ -247,6 +247,7 @@ def test_what_is_refused_leaves_nothing(
 
 
 @needs_rtx
+@pytest.mark.slow
 def test_the_command_twice(teco, tiny_weights, tmp_path):
     """ONNX and engine in one go, with the same bytes, and `teco info` of the engine."""
     folders = [tmp_path / "a", tmp_path / "b"]
