@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,6 +76,21 @@ def test_cards_hold_the_commands(family: ModuleType) -> None:
         if f"{name}-blend" in after:  # it is what is shipped: all rounds that led to it
             for later in (x for x in after if re.match(rf"{name}[\d-]", x)):
                 assert texts[later] in card, f"{entry.name}: {later}"
+
+
+def test_the_clips_are_those_that_the_zoo_names() -> None:
+    clips = SCRIPT.parent / "clips"
+    sums = dict(reversed(x.split("  ")) for x in (clips / "SHA256SUMS").read_text().splitlines())
+    assert all(re.fullmatch(r"[0-9a-f]{64}", x) for x in sums.values())
+    assert set(tomllib.loads((clips / "clips.toml").read_text())["clips"]) < set(sums)
+    page = (zoo.entries()[0].card.parents[1] / "README.md").read_text()
+    named = [
+        x for row in re.findall(r"^\|([^|]+)\| [\d, ]+\|", page, re.MULTILINE) for x in row.split()
+    ]
+    for name in sums:
+        stem, suffix = name.split(".")
+        assert any(x.strip(",") in (name, stem, stem.removeprefix("sam2_")) for x in named), name
+        assert suffix in ("mpg", "mp4")
 
 
 def test_done_steps_are_skipped_and_dry_runs_run_nothing(
