@@ -683,7 +683,15 @@ def _extra(tensors: dict) -> None:
     tensors["srnet.attention.weight"] = tensors[KEY].clone()
 
 
+def _double(tensors: dict) -> None:
+    """What it would be, were it for twice the size."""
+    tensors[KEY] = tensors[KEY][:, :15].contiguous()
+    for key in ("srnet.conv_shuffle.weight", "srnet.conv_shuffle.bias"):
+        tensors[key] = tensors[key][:12].contiguous()
+
+
 BAD_TENSORS = {
+    "another scale": (_double, "is of scale x2, expected x4"),
     "missing": (lambda t: t.pop(KEY), KEY),
     "missing bias": (lambda t: t.pop("srnet.conv_in.0.bias"), "srnet.conv_in.0.bias"),
     "none": (dict.clear, "no TecoGAN generator"),

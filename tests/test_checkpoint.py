@@ -118,6 +118,42 @@ def test_wrong_tensors_are_named(change: str, says: str) -> None:
         infer(broken(change), source="file.pth")
 
 
+def of_scale(variant: Variant, s: int) -> dict[str, torch.Tensor]:
+    """Weights of a network like ``variant``, but for another scale than 4."""
+    state = Generator(variant).state_dict()
+    first = state["srnet.conv_in.0.weight"]
+    others = first.shape[1] - 48
+    state["srnet.conv_in.0.weight"] = torch.rand(first.shape[0], others + 3 * s * s, 3, 3)
+    if variant.tail == "shuffle":
+        for part, shape in (("weight", (variant.channels, 3, 3)), ("bias", ())):
+            state[f"srnet.conv_shuffle.{part}"] = torch.rand(3 * s * s, *shape)
+    return state
+
+
+@pytest.mark.parametrize("s", [2, 3, 8])
+@pytest.mark.parametrize("variant", [
+    Variant(blocks=1, channels=16, flow_channels=8),
+    Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle"),
+    Variant(blocks=1, channels=24, flow_channels=0, tail="shuffle"),
+], ids=lambda v: v.name)  # fmt: skip
+def test_another_scale_is_named(variant: Variant, s: int) -> None:
+    words = rf"file\.pth is of scale x{s}, expected x4: its first convolution reads \d+ channels"
+    with pytest.raises(ModelError, match=f"{words}, {3 * s * s} of them") as error:
+        infer(of_scale(variant, s), source="file.pth")
+    assert "trained for x4" in error.value.hint
+
+
+def test_shapes_that_tell_no_scale_are_damage() -> None:
+    small = Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle")
+    state = Generator(small).state_dict()
+    odd = {**state, "srnet.conv_in.0.weight": torch.rand(16, 20, 3, 3)}
+    # 15 channels would be x2, but the pixel shuffle is that of x4.
+    torn = {**state, "srnet.conv_in.0.weight": torch.rand(16, 15, 3, 3)}
+    for tensors in (odd, torn):
+        with pytest.raises(ModelError, match=r"does not fit .*, expected \[16, 51, 3, 3\]"):
+            infer(tensors, source="file.pth")
+
+
 class _Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (os.environ["BOMB"],)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_checkpoint import of_scale
 from test_train import footage
 
 from teco.errors import TecoError
@@ -35,7 +36,7 @@ from teco.train.options import LoopOptions, TrainOptions
 from teco.train.schedule import rate
 from teco.train.stages import Batch
 from teco.train.validate import Validator
-from teco_models.checkpoint import load_weights, save_weights
+from teco_models.checkpoint import load_weights, save_weights, write_tensors
 from teco_models.discriminator import (
     Discriminator,
     load_discriminator,
@@ -274,6 +275,11 @@ def test_a_teacher_must_be_given_and_fit(tmp_path: Path, shots) -> None:
     other = saved(tmp_path / "bi.safetensors", "teco-x4-b1-c16-f8-shuffle-bi", 0)
     with pytest.raises(TecoError, match="another degradation"):
         Trainer(o, LoopOptions(out=tmp_path, workers=0, teacher=other), shots, None)
+    double = tmp_path / "double.safetensors"
+    write_tensors(double, of_scale(Variant.parse(TINY), 2))
+    for given in ({"teacher": double}, {"init": double}):
+        with pytest.raises(ModelError, match=r"double\.safetensors is of scale x2, expected x4"):
+            Trainer(o, LoopOptions(out=tmp_path, workers=0, **given), shots, None)
 
 
 # --- another run's discriminator -------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,9 @@ from torch import Tensor
 from teco_models.errors import ModelError
 from teco_models.generator import Generator
 from teco_models.ops import CUBIC_KERNELS
-from teco_models.variant import Tail, Variant
+from teco_models.variant import SCALE, Tail, Variant
 
+_FIRST = "srnet.conv_in.0.weight"
 _BLOCK = re.compile(r"srnet\.resblocks\.(\d+)\.conv\.0\.weight")
 _KERNELS = ("upsample_func.kernels", "srnet.upsample_func.kernels")
 _NORM = "fnet.norm.eps"
@@ -80,8 +82,16 @@ def infer(
         metadata: passed through.
     """
     tensors = dict(tensors)
+    scale = _scale_of(tensors)
+    if scale not in (None, SCALE):
+        raise ModelError(
+            f"{source} is of scale x{scale}, expected x{SCALE}: its first convolution reads "
+            f"{tensors[_FIRST].shape[1]} channels, {3 * scale * scale} of them for a past picture "
+            f"{scale} times as high and wide as the frame",
+            hint=f"give weights that were trained for x{SCALE}",
+        )
     has_flow = not _without_flow(tensors)
-    for key in ("srnet.conv_in.0.weight", "fnet.encoder1.0.weight")[: 1 + has_flow]:
+    for key in (_FIRST, "fnet.encoder1.0.weight")[: 1 + has_flow]:
         if key not in tensors:
             raise ModelError(
                 f"{source} is no TecoGAN generator: it has no tensor {key} "
@@ -106,7 +116,7 @@ def infer(
         bd = any(key in tensors for key in _KERNELS)
     variant = Variant(
         blocks=len(blocks),
-        channels=tensors["srnet.conv_in.0.weight"].shape[0],
+        channels=tensors[_FIRST].shape[0],
         flow_channels=tensors["fnet.encoder1.0.weight"].shape[0] if has_flow else 0,
         tail=tail,
         degradation="bd" if bd else "bi",
@@ -217,9 +227,32 @@ def write_tensors(
         part.unlink(missing_ok=True)
 
 
+def _scale_of(tensors: Mapping[str, Tensor]) -> int | None:
+    """The scale that a generator of this family was made for; None where its shapes tell none.
+
+    SRNet's first convolution reads the frame and the past, 3 s^2 channels of it
+    (:attr:`Variant.input_channels`), so that s follows; a pixel shuffle must agree.
+    """
+    first = tensors.get(_FIRST)
+    if first is None or first.ndim != 4:
+        return None
+    channels, inputs = first.shape[:2]
+    has_flow = any(key.startswith("fnet.") for key in tensors)
+    if not has_flow and inputs == 3 + 3 * SCALE * SCALE:
+        return None  # ours, and its flow net was lost
+    # Without a flow net the previous frame and the latent state are read besides.
+    past = inputs - 3 if has_flow else inputs - 6 - channels
+    scale = isqrt(max(past, 0) // 3)
+    if not scale or past != 3 * scale * scale:
+        return None
+    shuffled = tensors.get("srnet.conv_shuffle.weight")
+    agrees = shuffled is None or (shuffled.ndim == 4 and shuffled.shape[0] == 3 * scale * scale)
+    return scale if agrees else None
+
+
 def _without_flow(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are weights of a variant without a flow net: no FNet, and a wider input."""
-    first = tensors.get("srnet.conv_in.0.weight")
+    first = tensors.get(_FIRST)
     if first is None or first.ndim != 4 or any(key.startswith("fnet.") for key in tensors):
         return False
     channels, inputs = first.shape[:2]
@@ -235,7 +268,7 @@ def _tail_of(tensors: Mapping[str, Tensor], source: str) -> Tail:
             f"{source} has no output convolution, srnet.conv_out or srnet.conv_shuffle",
             hint="the file is damaged or belongs to another network",
         )
-    channels = tensors["srnet.conv_in.0.weight"].shape[0]
+    channels = tensors[_FIRST].shape[0]
     return "egvsr" if out.ndim == 4 and out.shape[1] * 16 == channels else "transposed"
 
 
