@@ -20,7 +20,7 @@ from teco.budget.damage import PRIOR, Surrogate, features
 from teco.budget.nnls import nnls
 from teco.budget.run import BudgetOptions, prune_to_budget, write_outcome
 from teco.budget.search import Tunings, search
-from teco.budget.space import Budget, Figures, Space, typed, undominated
+from teco.budget.space import Budget, Figures, Space, figure, typed, undominated
 from teco.errors import USAGE, TecoError
 from teco.export import weights_digest
 from teco.runtimes import find
@@ -143,6 +143,20 @@ def test_a_number_to_type_is_short_plain_and_not_too_small(value: float) -> None
 
 def test_a_number_to_type_by_hand() -> None:
     assert [typed(x) for x in (1720.4, 1e6, 0.012345, 41)] == ["1730", "1000000", "0.0124", "41"]
+
+
+def test_small_figures_keep_two_digits() -> None:
+    assert [figure(x, 0) for x in (3e-3, 0.26, 1.26, 9.96, 12.6, 812.3, 0.0)] == [
+        "0.0030", "0.26", "1.3", "10.0", "13", "812", "0",
+    ]  # fmt: skip
+    assert [figure(x, 2) for x in (4e-4, 0.0126, 0.126, 1.26)] == [
+        "0.00040",
+        "0.013",
+        "0.13",
+        "1.26",
+    ]
+    tiny = Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle").cost(8, 8)
+    assert "0 MB" not in str(Figures.of(tiny, 0.5)).split(", ")
 
 
 def test_figures_are_those_of_the_published_tables() -> None:
@@ -666,6 +680,36 @@ def test_the_command_keeps_its_result_where_a_sibling_exists(
     assert first.read_bytes() == b"mine"
     assert out.exists()
     assert second.exists()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_without_a_name_files_are_called_after_their_variants(
+    teco, teacher, target: Target, tiny_weights: Path, tmp_path: Path, monkeypatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    outcome = prune_to_budget(teacher, options(target), timer=Clock(), measure=timed(1.0))
+    monkeypatch.setattr("teco.budget.run.prune_to_budget", lambda *_, **__: outcome)
+    monkeypatch.chdir(tmp_path)
+    chosen, others = outcome.chosen.variant.name, [w.variant.name for w in outcome.weights[1:]]
+    ask = ("prune", tiny_weights, "--target-ms", 8)
+    done = teco(*ask)
+    done.says(f"next: teco train --init {chosen}.safetensors --teacher {tiny_weights} ...")
+    assert done.stdout.decode().split() == [f"{chosen}.safetensors"]
+    # What took minutes is neither lost nor written over what is there.
+    before = Path(f"{chosen}.safetensors").read_bytes()
+    done = teco(*ask, "--siblings")
+    done.says(f"note: {chosen}.safetensors exists and was left alone", f"--init {chosen}-2.safe")
+    made = [f"{name}.safetensors" for name in (f"{chosen}-2", *others)]
+    assert done.stdout.decode().split() == made
+    assert Path(f"{chosen}.safetensors").read_bytes() == before
+    done = teco(*ask, "--force")
+    assert done.stdout.decode().split() == [f"{chosen}.safetensors"]
+    # A teacher within the budget is not replaced by itself, whatever is forced.
+    source = Path(f"{chosen}.safetensors")
+    before = source.read_bytes()
+    files, _ = write_outcome(outcome, source=source, overwrite=True)
+    assert files == (Path(f"{chosen}-2.safetensors"),)
+    assert source.read_bytes() == before
 
 
 @pytest.mark.usefixtures("trusted")

@@ -159,3 +159,31 @@ def test_eval_equals_a_computation_by_hand(teco, tiny_onnx, tmp_path: Path, make
     gain = np.mean(sums["tiny"]) - np.mean(sums["tiny, no recurrence"])
     said = float(done.stdout.decode().split("temporal gain: ")[1].split()[0])
     assert said == pytest.approx(gain, abs=5e-3)
+
+
+def test_the_rate_is_that_of_the_steps_not_of_what_came_before(monkeypatch, capfd) -> None:
+    """Exports before the first timed step, work of an earlier sitting, and a second count."""
+    from teco.cli import options
+
+    now = 1000.0
+    monkeypatch.setattr(options.time, "monotonic", lambda: now)
+    with options.progress("timing", "steps") as tell:
+        now += 300  # of exporting
+        tell(3, 117)
+        now += 12
+        tell(27, 117)
+        now += 600  # the next networks
+        tell(3, 54)
+        now += 20
+        tell(8, 54)
+    with options.progress("training", "iterations") as tell:
+        tell(5000, 6000)
+        now += 50
+        tell(5100, 6000)
+    assert capfd.readouterr().err.splitlines() == [
+        "timing: 3 of 117 steps",
+        "timing: 27 of 117 steps, 2.00/s, 45 s left",
+        "timing: 3 of 54 steps",
+        "timing: 8 of 54 steps, 0.25/s, 184 s left",
+        "training: 5100 of 6000 iterations, 2.00/s, 450 s left",
+    ]

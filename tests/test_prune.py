@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from test_checkpoint import of_scale  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from teco.errors import TecoError  # noqa: E402
@@ -34,6 +35,7 @@ from teco_models.checkpoint import (  # noqa: E402
     infer,
     load_weights,
     save_weights,
+    write_tensors,
 )
 from teco_models.errors import ModelError  # noqa: E402
 from teco_models.generator import Generator  # noqa: E402
@@ -682,8 +684,33 @@ def test_without_a_clip_the_last_blocks_go(teco, model: Path, tmp_path: Path) ->
 def test_a_shipped_model_is_pruned_by_name(teco, tmp_path: Path) -> None:
     out = tmp_path / "p.safetensors"
     done = teco("prune", "teco-x4-b3-c64-bp-lk", "-o", out, "--flow-channels", 16)
-    done.says("teco-x4-b3-c64-bp-lk -> teco-x4-b3-c64-f16-bp-lk")
+    done.says(
+        "teco-x4-b3-c64-bp-lk -> teco-x4-b3-c64-f16-bp-lk",
+        f"next: teco train --init {out} --teacher teco-x4-b3-c64-bp-lk ...",
+    )
     assert load_weights(out).variant.flow_channels == 16
+
+
+def test_without_a_name_weights_are_called_after_their_variant(
+    teco, untouched, model: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "teco-x4-b2-c16-f8-shuffle.safetensors"
+    done = teco("prune", model, "--blocks", 2)
+    done.says(f"next: teco train --init {name} --teacher {model} ...")
+    assert done.stdout.decode().strip() == name
+    assert load_weights(name).variant.name + ".safetensors" == name
+    with untouched(tmp_path):
+        teco("prune", model, "--blocks", 2).refuses(2, f"{name} exists", "--force")
+    before = Path(name).read_bytes()
+    assert teco("prune", model, "--blocks", 2, "--share-blocks", 1, "--force").code == 0
+    assert Path(name).read_bytes() != before
+    # The variant stays, and so would the name: never over the file that it is made from.
+    same = Path("teco-x4-b3-c16-f8-shuffle.safetensors")
+    shutil.copy(model, same)
+    with untouched(tmp_path):
+        teco("prune", same, "--sparsity", "0.5", "--force").refuses(2, "made from", "-o")
+        teco("prune", same, "--blocks", 4).refuses(2, "more than there is (3)")
 
 
 def test_the_command_makes_tickets_and_ties_blocks(teco, model: Path, tmp_path: Path) -> None:
@@ -851,6 +878,10 @@ def test_other_things_than_weights_are_refused(teco, tmp_path: Path) -> None:
     teco("prune", "no-such", "-o", out, "--blocks", 1).refuses(2, "no model is called 'no-such'")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     teco("prune", tmp_path / "bad.safetensors", "-o", out, "--blocks", 1).refuses(1, "damaged")
+    double = tmp_path / "double.safetensors"
+    write_tensors(double, of_scale(SMALL, 2))
+    for ask in (("--blocks", 1), ("--target-gmac", 1)):
+        teco("prune", double, "-o", out, *ask).refuses(1, f"{double} is of scale x2, expected x4")
     assert not out.exists()
 
 

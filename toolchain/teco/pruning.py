@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from teco_models.prune import Criterion, Cut, PruneReport, RemovedBlock
     from teco_models.sharing import Merge
     from teco_models.sparsity import Score, SparsityReport
+    from teco_models.variant import Variant
 
 Order = Literal["plain", "damage"]
 
@@ -300,7 +301,7 @@ def _cut(
 
 def check_options(
     weights: Weights, options: PruneOptions, *, measured: bool, initial: Weights | None = None
-) -> None:
+) -> Variant:
     """Refuse what cannot be done, in about a second, before minutes of measuring.
 
     Args:
@@ -309,12 +310,15 @@ def check_options(
         measured: whether there is a measure of damage.
         initial: weights to rewind to.
 
+    Returns:
+        The variant that comes out.
+
     Raises:
         TecoError, ModelError: as :func:`prune` does.
     """
     _check_together(weights, options, measured, initial)
     # A rehearsal: how many blocks go decides what is possible, which ones does not.
-    _cut(weights, options, initial, lambda *_: None)
+    return _cut(weights, options, initial, lambda *_: None).weights.variant
 
 
 def _check_together(
@@ -431,6 +435,11 @@ def verify(whole: Weights, cut: Cut, smaller: Weights) -> float:
 
 
 # --- writing ---------------------------------------------------------------------------------
+
+
+def default_output(variant: Variant) -> Path:
+    """Where weights go that were given no name: in the working folder, called after the variant."""
+    return Path(f"{variant.name}.safetensors")
 
 
 def masks_path(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from teco.budget.damage import PRIOR
 from teco.budget.search import Candidate
-from teco.budget.space import Budget
+from teco.budget.space import Budget, figure
 from teco.machine import Machine
 
 SCHEMA = 1
@@ -135,8 +135,8 @@ class BudgetReport:
                     "-" if c.figures.ms is None else f"{c.figures.ms:.1f}",
                     f"{m.ms:.1f}",
                     "-" if m.error is None else f"{m.error:+.1%}",
-                    f"{c.figures.gmac:.2f}",
-                    f"{c.figures.mb:.0f}",
+                    figure(c.figures.gmac, 2),
+                    figure(c.figures.mb, 0),
                     f"{c.predicted_db:.2f}",
                     "-" if c.tuned_db is None else f"{c.tuned_db:.2f} ({place})",
                 )

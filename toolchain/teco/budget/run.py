@@ -28,6 +28,7 @@ from teco.budget.space import Budget, Space, typed
 from teco.errors import MACHINE, USAGE, TecoError
 from teco.export import ExportOptions, export_onnx, weights_digest
 from teco.machine import inspect
+from teco.pruning import default_output
 from teco_models.variant import Variant
 
 if TYPE_CHECKING:
@@ -271,19 +272,26 @@ class Written(NamedTuple):
 
 
 def write_outcome(
-    outcome: Outcome, path: Path, *, siblings: bool = False, overwrite: bool = False
+    outcome: Outcome,
+    path: Path | None = None,
+    *,
+    source: Path | None = None,
+    siblings: bool = False,
+    overwrite: bool = False,
 ) -> Written:
     """Write the chosen weights, and on request the other candidates' beside them.
 
     A sibling is called after the file and its own variant: ``live-teco-x4-b3-c32.safetensors``.
     Which variants there are is known only when all was measured, so a sibling whose place is taken
-    is left out and the rest is written.
+    is left out and the rest is written. Without a ``path`` that goes for the chosen one too; it
+    then gets the next free number: ``teco-x4-b3-c32-2.safetensors``.
 
     Args:
         outcome: of :func:`prune_to_budget`.
-        path: the chosen one's file, ``.safetensors``.
+        path: the chosen one's file, ``.safetensors``; None calls each file after its variant.
+        source: the teacher's file, which is never replaced.
         siblings: whether to write all.
-        overwrite: replace files of the same names.
+        overwrite: replace other files of the same names.
 
     Returns:
         What was written and what was not.
@@ -293,18 +301,29 @@ def write_outcome(
     """
     from teco_models.checkpoint import build, save_weights
 
+    def is_taken(file: Path) -> bool:
+        own = source is not None and source.exists() and file.exists() and file.samefile(source)
+        return own or (file.exists() and not overwrite)
+
     report = outcome.report
-    names = [m.candidate.variant.name for m in report.candidates]
-    wanted = {path: report.chosen}
+    variants = [m.candidate.variant for m in report.candidates]
+    chosen = path or default_output(variants[report.chosen])
+    number = 1
+    while path is None and is_taken(chosen):
+        number += 1
+        chosen = chosen.with_stem(f"{variants[report.chosen].name}-{number}")
+    wanted = {chosen: report.chosen}
     if siblings:
         wanted |= {
-            path.with_name(f"{path.stem}-{name}{path.suffix}"): i
-            for i, name in enumerate(names)
+            default_output(variant)
+            if path is None
+            else path.with_name(f"{path.stem}-{variant.name}{path.suffix}"): i
+            for i, variant in enumerate(variants)
             if i != report.chosen
         }
-    taken = tuple(p for p in wanted if p.exists() and not overwrite)
-    if path in taken:
-        raise TecoError(f"{path} exists", hint="add --force to replace it", exit_code=USAGE)
+    taken = tuple(p for p in wanted if is_taken(p))
+    if chosen in taken:
+        raise TecoError(f"{chosen} exists", hint="add --force to replace it", exit_code=USAGE)
     for file, i in wanted.items():
         if file in taken:
             continue

@@ -34,6 +34,13 @@ def typed(value: float) -> str:
     return np.format_float_positional(rounded, precision=3, fractional=False, trim="-")
 
 
+def figure(value: float, decimals: int) -> str:
+    """A number with so many decimals, and more where fewer than two digits would be left of it."""
+    if 0 < value < 10.0 ** (1 - decimals):
+        decimals = 1 - floor(log10(value))
+    return f"{value:.{decimals}f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Limits of one step; at least one is set.
@@ -99,7 +106,7 @@ class Figures:
 
     def __str__(self) -> str:
         ms = "" if self.ms is None else f"{self.ms:.1f} ms, "
-        return f"{ms}{self.gmac:.2f} GMAC, {self.mb:.0f} MB"
+        return f"{ms}{figure(self.gmac, 2)} GMAC, {figure(self.mb, 0)} MB"
 
 
 @dataclass(frozen=True, kw_only=True)

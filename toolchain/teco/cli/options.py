@@ -129,6 +129,23 @@ def report_option(
     )
 
 
+class _Rate:
+    """Units a second since the first that was told of. What came before, such as opening or
+    exporting networks, is no part of the rate; nor is work that was resumed, or a count before this
+    one."""
+
+    def __init__(self) -> None:
+        self._began = self._first = self._last = -1.0
+
+    def __call__(self, done: int) -> float:
+        """0 while there is nothing to tell it from."""
+        now = time.monotonic()
+        if self._last < 0 or done < self._last:
+            self._began, self._first = now, done
+        self._last = done
+        return (done - self._first) / max(now - self._began, 1e-9)
+
+
 @contextmanager
 def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int | None], None]]:
     """Show how far long work is, on stderr: a bar on a terminal, a line now and then elsewhere.
@@ -136,14 +153,7 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
     Yields:
         A function of (done, total or None).
     """
-    began = time.monotonic()
-    before = -1  # done when this began: resumed work does not start at nothing
-
-    def rate_of(done: int) -> float:
-        nonlocal before
-        before = done - 1 if before < 0 else before
-        return (done - before) / max(time.monotonic() - began, 1e-9)
-
+    rate_of = _Rate()
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -173,7 +183,7 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
             yield show
         return
 
-    last = began
+    last = time.monotonic()
 
     def tell(done: int, total: int | None) -> None:
         nonlocal last
@@ -182,10 +192,9 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
         if now - last < 10:
             return
         last = now
+        pace = f", {rate:.2f}/s" if rate else ""
         left = f", {(total - done) / rate:.0f} s left" if total and rate and total > done else ""
-        click.echo(
-            f"{label}: {done}{f' of {total}' if total else ''} {unit}, {rate:.2f}/s{left}", err=True
-        )
+        click.echo(f"{label}: {done}{f' of {total}' if total else ''} {unit}{pace}{left}", err=True)
 
     yield tell
 

@@ -19,10 +19,9 @@ SCHEMA = 1
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="OUT.safetensors",
-    help="The pruned weights.",
+    help="The pruned weights. [default: VARIANT.safetensors in this folder, after what comes out]",
 )
 @click.option("--blocks", type=int, help="Residual blocks to keep.")
 @click.option(
@@ -70,7 +69,7 @@ SCHEMA = 1
 @budget_options
 def command(
     weights: str,
-    output: Path,
+    output: Path | None,
     order: Literal["plain", "damage"] | None,
     share_blocks: int | None,
     rewind: str | None,
@@ -104,6 +103,7 @@ def command(
         check_options,
         check_output,
         clip_damage,
+        default_output,
         masks_path,
         prune,
         write,
@@ -119,11 +119,16 @@ def command(
     start = None if rewind is None else weights_file(rewind)
     with_masks = options.sparsity is not None
     sources = [source] if start is None else [source, start]
-    check_output(output, sources, masks=with_masks, overwrite=force)
+    if output is not None:
+        check_output(output, sources, masks=with_masks, overwrite=force)
     loaded = load_weights(source)
     initial = None if start is None else load_weights(start)
-    if clip is not None:  # which takes its time; without one, prune() sees to this at once
-        check_options(loaded, options, measured=True, initial=initial)
+    # A clip takes its time; without one, and with a name, prune() sees to this at once.
+    if clip is not None or output is None:
+        becomes = check_options(loaded, options, measured=clip is not None, initial=initial)
+        if output is None:
+            output = default_output(becomes)
+            check_output(output, sources, masks=with_masks, overwrite=force)
     for note in loaded.notes:
         say(f"note: {note}")
     measure = None
@@ -165,4 +170,4 @@ def command(
             f"PSNR-Y on {measured['frames']} frames of {clip}: {measured['psnr_before']:.2f} -> "
             f"{measured['psnr_after']:.2f} dB, before any training"
         )
-    say(f"next: teco train --init {output} --teacher {source} ...")
+    say(f"next: teco train --init {output} --teacher {weights} ...")

@@ -142,7 +142,7 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
     from teco.budget.calibrate import Target
     from teco.budget.run import BudgetOptions, prune_to_budget, write_outcome
     from teco.budget.space import Budget
-    from teco.pruning import check_output
+    from teco.pruning import check_output, default_output
     from teco.runtimes import find
     from teco_models.checkpoint import load_weights
 
@@ -159,8 +159,9 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
         calibrate_again=bool(mine["recalibrate"]),
     )
     source = weights_file(fields["weights"])
-    output: Path = fields["output"]
-    check_output(output, [source], masks=False, overwrite=fields["force"])
+    output: Path | None = fields["output"]
+    if output is not None:
+        check_output(output, [source], masks=False, overwrite=fields["force"])
     teacher = load_weights(source)
     for note in teacher.notes:
         say(f"note: {note}")
@@ -168,7 +169,11 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
         damage = _damage(teacher, folders, mine, fields, tuning) if folders else None
         outcome = prune_to_budget(teacher, options, damage, say=say, report=timing)
     files, left = write_outcome(
-        outcome, output, siblings=bool(mine["siblings"]), overwrite=fields["force"]
+        outcome,
+        output,
+        source=source,
+        siblings=bool(mine["siblings"]),
+        overwrite=fields["force"],
     )
     report = outcome.report
     if fields["json_file"] is not None:
@@ -176,12 +181,14 @@ def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
         write_beside(fields["json_file"], as_json(record))
     for file in files:
         click.echo(file)
+    if output is None and files[0] != (plain := default_output(outcome.chosen.variant)):
+        say(f"note: {plain} exists and was left alone")
     say(report.to_text())
     for note in report.notes:
         say(f"note: {note}")
     for warning in report.warnings:
         say(f"warning: {warning}")
-    say(f"next: teco train --init {output} --teacher {source} ...")
+    say(f"next: teco train --init {files[0]} --teacher {fields['weights']} ...")
     if left:
         taken = "exists and was" if len(left) == 1 else "exist and were"
         raise TecoError(
