@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from teco.cli.train import run_folder
 from teco.errors import TecoError
+from teco.train.clip_changes import what_differs
 from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, measured_flow, shot_of
 from teco.train.init import block_matching_start, initialise
 from teco.train.loop import CHECKPOINT, LOG, WEIGHTS, DivergedError, Trainer
@@ -312,16 +315,69 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, shots) -> None:
     changed = Trainer(small_options(lr=1e-3, batch=3), loop, shots, None)
     with pytest.raises(TecoError, match=r"batch was 2, is now 3; lr was 0\.0004, is now 0\.001"):
         changed.resume()
-    (tmp_path / CHECKPOINT).write_bytes(b"rubbish")
-    with pytest.raises(TecoError, match="no readable checkpoint"):
-        Trainer(small_options(), loop, shots, None).resume()
 
 
-def test_resuming_on_other_clips_is_refused(tmp_path: Path, shots) -> None:
+def test_resuming_on_other_clips_names_them(tmp_path: Path, make_pictures) -> None:
+    """As they are called in the cache, without digests and ranges."""
+    for name, seed in (("walk", 1), ("city", 2), ("sea", 3)):
+        make_pictures(tmp_path / name, list(footage(frames=3, seed=seed)))
+    loop = LoopOptions(out=tmp_path / "run", workers=0)
+
+    def shots_in(*names: str, options: str = "[clips]"):
+        data = tmp_path / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        for name in names:
+            shutil.copytree(tmp_path / name, data / name)
+        (data / "clips.toml").write_text(options)
+        return prepare([data], tmp_path / "cache", lambda _: None)
+
+    Trainer(small_options(), loop, shots_in("walk", "city"), None).save()
+    assert Trainer(small_options(), loop, shots_in("walk", "city"), None).resume()
+    other = shots_in("walk", "sea", options="[clips.walk]\nframes = [0, 2]\n")
+    with pytest.raises(
+        TecoError, match=r"gone: data_city; added: data_sea; changed: data_walk$"
+    ) as error:
+        Trainer(small_options(), loop, other, None).resume()
+    assert error.value.exit_code == 2
+    assert "give the --data it was made with" in error.value.hint
+    with pytest.raises(TecoError, match=r"the same clips in another order$"):
+        Trainer(small_options(), loop, shots_in("walk", "city")[::-1], None).resume()
+    # A checkpoint from before clips were recorded.
+    state = torch.load(loop.out / CHECKPOINT, weights_only=True)
+    del state["shots"]
+    torch.save(state, loop.out / CHECKPOINT)
+    with pytest.raises(TecoError, match=r"other clips or another clips\.toml$"):
+        Trainer(small_options(), loop, other, None).resume()
+
+
+def test_of_many_clips_the_first_are_named() -> None:
+    before = [(f"{n:03d}-{n:016x}-256-4-{k}[0:100]", (100, 9, 9, 3), 1.0)
+              for n in range(9) for k in range(2)]  # fmt: skip
+    assert what_differs(before, before[:2]) == "gone: 001, 002, 003 and 5 more"
+    assert what_differs(before[:2], before[:3]) == "added: 001"
+    # One of its crops is another.
+    torn = [*before[:-1], (before[-1][0], (99, 9, 9, 3), 1.0)]
+    assert what_differs(before, torn) == "changed: 008"
+    # A name may look like a digest or a range itself.
+    odd = ("a[1]-b.mp4-0123456789abcdef[0:3]", (3, 9, 9, 3), 1.0)
+    assert what_differs([], [odd, ("plain", (3, 9, 9, 3), 1.0)]) == "added: a[1]-b.mp4, plain"
+
+
+def test_a_damaged_checkpoint_is_called_that(tmp_path: Path, shots) -> None:
+    """torch says "174812789" of the first, and much else of others."""
     loop = LoopOptions(out=tmp_path, workers=0)
-    Trainer(small_options(), loop, shots, None).save()
-    with pytest.raises(TecoError, match="other clips"):
-        Trainer(small_options(), loop, shots[:1], None).resume()
+    trainer = Trainer(small_options(), loop, shots, None)
+    trainer.save()
+    path = tmp_path / CHECKPOINT
+    good = path.read_bytes()
+    for content in (b"junk\n", b"", b"rubbish", good[:-100], good[: len(good) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(TecoError) as error:
+            Trainer(small_options(), loop, shots, None).resume()
+        assert error.value.message == (
+            f"{path} is no readable checkpoint: it is damaged, was cut off, or is something else"
+        )
+        assert "move it away" in error.value.hint
 
 
 def test_an_incomplete_checkpoint_is_refused(tmp_path: Path, shots) -> None:
@@ -331,7 +387,7 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path: Path, shots) -> None:
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     del state["optimizer"]
     torch.save(state, tmp_path / CHECKPOINT)
-    with pytest.raises(TecoError, match="no complete checkpoint"):
+    with pytest.raises(TecoError, match="no complete checkpoint: 'optimizer' is not in it"):
         Trainer(small_options(), loop, shots, None).resume()
 
 
@@ -364,9 +420,36 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path,
     good = (tmp_path / CHECKPOINT).read_bytes()
     with torch.no_grad():
         trainer.generator.srnet.conv_in[0].bias[0] = float("nan")  # type: ignore[index]
-    with pytest.raises(DivergedError, match="iteration 1"):
+    with pytest.raises(DivergedError, match="iteration 1; the last checkpoint is kept") as error:
         trainer.run(lambda _: None)
     assert (tmp_path / CHECKPOINT).read_bytes() == good
+    assert "a lower rate and another --out, for example --lr 0.0002" in error.value.hint
+
+
+def test_a_loss_that_is_no_number_before_the_first_checkpoint(
+    teco, tmp_path: Path, make_clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, without --out: nothing is said to be kept, and the rate in the hint is one
+    to train with."""
+    (tmp_path / "clips").mkdir()
+    make_clip(tmp_path / "clips" / "a.mp4", pixels=list(footage(frames=4)))
+    (tmp_path / "clips" / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
+    (tmp_path / "mine.toml").write_text(
+        f'variant = "{TINY}"\nflow_iterations = 0\niterations = 9\nbatch = 1\nframes = 2\n'
+        "crop = 32\nwarm_up = 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = teco("train", "--config", "mine.toml", "--data", "clips", "--workers", 0, "--lr", 1e30,
+                "--threads", 1)  # fmt: skip
+    done.refuses(
+        1, "in stage recurrent at iteration 2; no checkpoint was written yet",
+        "start again with a lower rate, for example --lr 0.0004\n",
+        after=("run folder: runs/mine", "decoding", "1 shots"),
+    )  # fmt: skip
+    assert "run folder: runs/mine\n" in done.stderr
+    assert not (tmp_path / "runs" / "mine" / CHECKPOINT).exists()
+    assert run_folder("recipes/paper.toml", TINY) == run_folder("paper", TINY) == Path("runs/paper")
+    assert run_folder(None, TINY) == Path("runs") / TINY
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(

@@ -80,10 +80,10 @@ def _field_options(command: Any) -> Any:
 )
 @click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run folder; a checkpoint in it is continued.",
+    help="Run folder; a checkpoint in it is continued. "
+    "[default: runs/RECIPE, without --config runs/VARIANT]",
 )
 @click.option(
     "--config", metavar="FILE|NAME", help="Recipe: a TOML file or a shipped one, see --recipes."
@@ -128,7 +128,7 @@ def _field_options(command: Any) -> Any:
 @click.option("--validate-every", type=_COUNT, default=500, show_default=True)
 def command(
     folders: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     config: str | None,
     val_clip: str | None,
     val_shrink: float,
@@ -198,6 +198,8 @@ def command(
     chosen["threads"] = count
     options = TrainOptions(**chosen)
     RealWorld.parse(options.real_world)  # before anything is decoded
+    named = out is not None
+    out = out or run_folder(config, options.variant)
     loop = LoopOptions(
         out=out, checkpoint_every=checkpoint_every, validate_every=validate_every,
         workers=workers, device=device, compile=compile_, init=init_file,
@@ -208,7 +210,19 @@ def command(
     except OSError as error:
         raise TecoError(f"--out {out} cannot be made: {error.strerror}", exit_code=USAGE) from error
     with process_group(device) as processes:
+        if processes.first and not named:
+            say(f"run folder: {out}")
         _train(options, loop, folders, crops, (val_clip, val_shrink, val_frames), processes)
+
+
+def run_folder(config: str | None, variant: str) -> Path:
+    """Where a run goes that was given no folder.
+
+    Args:
+        config: the recipe's name or file, if there is one.
+        variant: what is trained.
+    """
+    return Path("runs") / (Path(config).stem if config else variant)
 
 
 def _show_recipes(ctx: click.Context) -> None:

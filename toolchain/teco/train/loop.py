@@ -28,6 +28,7 @@ from torch import nn
 from teco.artifact import sha256_of, write_beside
 from teco.errors import USAGE, TecoError
 from teco.train.adversary import Adversary
+from teco.train.clip_changes import ShotFacts, what_differs
 from teco.train.data import Sample, SampleOptions, SequenceDataset, Shot, batches, share
 from teco.train.distributed import Processes, parallel
 from teco.train.init import initialise
@@ -67,6 +68,16 @@ class Progress:
     total: int
     losses: dict[str, float]
     validation: Validation | None = None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a checkpoint, in words: foreign bytes make torch say anything, a bare
+    number included."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError) and isinstance(error.args[0], str):
+        return f"{error.args[0]!r} is not in it"
+    return "it is damaged, was cut off, or is something else"
 
 
 def stage_weights(out: Path, stage: Stage) -> Path:
@@ -253,8 +264,10 @@ class Trainer:
 
     def _data_digest(self) -> str:
         """What the shots are, so that a run is not resumed on others."""
-        facts = [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        return hashlib.sha256(repr(self._facts()).encode()).hexdigest()
+
+    def _facts(self) -> list[ShotFacts]:
+        return [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
 
     def _files(self) -> dict[str, str | None]:
         """What else decides the result: digests of the teacher and the masks, and the ties."""
@@ -331,14 +344,17 @@ class Trainer:
             apply_masks(self.generator, self._masks)
 
     def _diverged(self, total: torch.Tensor, gradient: str) -> DivergedError:
-        lower = f"--lr {self._peak / 2:g}"
-        if self.stage == "gan":
-            lower = f"--gan-lr {self._peak / 2:g} "
-            lower += f"--discriminator-lr {self.options.discriminator_lr / 2:g}"
+        names = ("gan_lr", "discriminator_lr") if self.stage == "gan" else ("lr",)
+        # Half of what is far too high is too high as well; the class has the defaults.
+        rates = {n: min(getattr(self.options, n) / 2, getattr(TrainOptions, n)) for n in names}
+        lower = " ".join(f"--{n.replace('_', '-')} {value:g}" for n, value in rates.items())
+        kept = (self.loop.out / CHECKPOINT).exists()
+        checkpoint = "the last checkpoint is kept" if kept else "no checkpoint was written yet"
+        where = " and another --out" if kept else ""  # a checkpoint is resumed with its own options
         return DivergedError(
             f"the loss became {total.item():g}{gradient} in stage {self.stage} at iteration "
-            f"{self.iteration + 1}; the last checkpoint is kept",
-            hint=f"start again with a lower rate, for example {lower}",
+            f"{self.iteration + 1}; {checkpoint}",
+            hint=f"start again with a lower rate{where}, for example {lower}",
         )
 
     @torch.no_grad()
@@ -363,7 +379,7 @@ class Trainer:
             Whether there is a next.
 
         Raises:
-            DivergedError: the loss is no longer finite; the last checkpoint is kept.
+            DivergedError: the loss is no longer finite; the last checkpoint, if any, is kept.
             TecoError: SIGINT or SIGTERM came (a checkpoint was written first), or a file cannot be
                 written.
         """
@@ -470,6 +486,7 @@ class Trainer:
         state: dict[str, Any] = {
             "options": asdict(self.options),
             "data": self._data_digest(),
+            "shots": self._facts(),
             "files": self._files(),
             "stage": self.stage,
             "iteration": self.iteration,
@@ -528,9 +545,11 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             saved: dict[str, Any] = dict(state["options"])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # nothing is wrong with the file
         except Exception as error:  # whatever is wrong with the file, it is no checkpoint
             raise TecoError(
-                f"{path} is no readable checkpoint: {str(error).splitlines()[0][:200]}",
+                f"{path} is no readable checkpoint: {_reason(error)}",
                 hint="move it away to start again, or give another --out",
             ) from error
         self._refuse_changes(path, state, saved)
@@ -545,7 +564,7 @@ class Trainer:
                 self.adversary.load_state_dict(state["adversary"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise TecoError(
-                f"{path} is no complete checkpoint: {str(error).splitlines()[0][:200]}",
+                f"{path} is no complete checkpoint: {_reason(error)}",
                 hint="move it away to start again, or give another --out",
             ) from error
         if self.processes.first:
@@ -576,8 +595,9 @@ class Trainer:
                 exit_code=USAGE,
             )
         if state.get("data", self._data_digest()) != self._data_digest():
+            said = what_differs(state.get("shots"), self._facts())
             raise TecoError(
-                f"{path} was made with other clips or another clips.toml",
+                f"{path} was made with other clips or another clips.toml{said and ': ' + said}",
                 hint="give the --data it was made with, or another --out",
                 exit_code=USAGE,
             )
