@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
 import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +27,7 @@ from teco.errors import TecoError
 from teco.train.clip_changes import what_differs
 from teco.train.data import SampleOptions, SequenceDataset, degrade_crop, measured_flow, shot_of
 from teco.train.init import block_matching_start, initialise
-from teco.train.loop import CHECKPOINT, LOG, WEIGHTS, DivergedError, Trainer
+from teco.train.loop import CHECKPOINT, DISCRIMINATOR, LOG, WEIGHTS, DivergedError, Trainer
 from teco.train.losses import charbonnier, flow_loss, warp_loss
 from teco.train.options import LoopOptions, TrainOptions
 from teco.train.prepare import prepare, read_clip_options
@@ -29,6 +35,7 @@ from teco.train.stages import Batch
 from teco.train.validate import Validator
 from teco_calibration.degrade import degrade_bd
 from teco_models.checkpoint import load_weights
+from teco_models.discriminator import load_discriminator
 from teco_models.generator import Generator
 from teco_models.variant import Variant
 
@@ -81,13 +88,66 @@ def test_moved_stills_have_the_flow_they_claim(shots) -> None:
         for t in range(2):
             dx, dy = (4 * sample.flow[b, t, :, 0, 0]).round().int().tolist()
             moved += bool(dx or dy)
-            now, before = hr[b, t + 1], hr[b, t]
-            size = now.shape[-1]
-            ys = slice(max(0, -dy), size - max(0, dy))
-            xs = slice(max(0, -dx), size - max(0, dx))
-            source = before[:, ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
-            assert torch.equal(now[:, ys, xs], source)
+            assert_moved(hr[b, t + 1], hr[b, t], dx, dy)
     assert moved > 16
+
+
+def assert_moved(now: torch.Tensor, before: torch.Tensor, dx: int, dy: int) -> None:
+    """What (3, K, K) ``now`` shows at x lies in ``before`` at x + d."""
+    size = now.shape[-1]
+    ys = slice(max(0, -dy), size - max(0, dy))
+    xs = slice(max(0, -dx), size - max(0, dx))
+    source = before[:, ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
+    assert torch.equal(now[:, ys, xs], source)
+
+
+def test_a_real_sequence_is_turned_as_a_whole() -> None:
+    """Every pixel says its frame, row and column, so a sample says where it was taken from."""
+    places = np.stack(np.meshgrid(range(12), range(60), range(70), indexing="ij"), axis=-1)
+    options = SampleOptions(crop=32, frames=4, batch=256, still_share=0, with_flow=False)
+    data = SequenceDataset([shot_of("places", places.astype(np.uint8))], options, 1)
+    sample = data[0]
+    assert not sample.still.any()
+    seen: set[tuple[int, ...]] = set()
+    strides: set[int] = set()
+    away = np.arange(40)
+    for sequence in sample.hr.numpy().astype(int):
+        moments = sequence[:, 0, 0, 0]
+        assert (sequence[:, 0] == moments[:, None, None]).all()
+        (step,) = set(np.diff(moments).tolist())  # one step, forwards or backwards
+        assert (sequence[:, 1:] == sequence[0, 1:]).all()  # one place for all frames
+        # How row and column of the source change along the rows and columns of the crop.
+        corner, down, right = (sequence[0, 1:, y, x] for y, x in ((0, 0), (1, 0), (0, 1)))
+        down, right = down - corner, right - corner
+        assert sorted(map(abs, (*down, *right))) == [0, 0, 1, 1]
+        assert abs(down[0] * right[1] - down[1] * right[0]) == 1
+        rows = down[:, None, None] * away[:, None] + right[:, None, None] * away
+        assert (sequence[0, 1:] == corner[:, None, None] + rows).all()
+        seen.add((*down.tolist(), *right.tolist(), int(np.sign(step))))
+        strides.add(abs(step))
+    assert len(seen) == 16  # the square's eight symmetries, in either direction of time
+    assert strides == {1, 2, 3}
+
+
+def test_a_short_sequence_is_run_back_and_forth() -> None:
+    moments = np.broadcast_to(np.arange(3, dtype=np.uint8)[:, None, None, None], (3, 40, 40, 3))
+    options = SampleOptions(crop=32, frames=6, batch=16, still_share=0, with_flow=False)
+    sample = SequenceDataset([shot_of("short", moments)], options, 1)[0]
+    orders = {tuple(sequence[:, 0, 0, 0].tolist()) for sequence in sample.hr}
+    assert orders == {(0, 1, 2, 1, 0, 1), (1, 0, 1, 2, 1, 0)}
+
+
+def test_the_flow_of_a_real_sequence_turns_with_it() -> None:
+    """The view moves by (2, 1); whichever way it is turned, the flow says how the pictures move."""
+    options = SampleOptions(crop=64, frames=2, batch=48, still_share=0, max_stride=1)
+    sample = SequenceDataset([shot_of("moving", footage(seed=1))], options, 1)[0]
+    assert not sample.still.any()
+    seen: set[tuple[int, int]] = set()
+    for hr, flow in zip(sample.hr, sample.flow, strict=True):
+        dx, dy = (round(float(v)) for v in 4 * flow[0].flatten(1).nanmedian(dim=1).values)
+        assert_moved(hr[1], hr[0], dx, dy)
+        seen.add((dx, dy))
+    assert seen == {(x, y) for a, b in ((2, 1), (1, 2)) for x in (a, -a) for y in (b, -b)}
 
 
 def test_measured_flow_finds_a_known_motion() -> None:
@@ -278,6 +338,26 @@ def test_both_stages_learn(tmp_path: Path, shots) -> None:
         with torch.no_grad():
             after = trainer._losses(Batch.of(judge, 64, trainer.device))[0][key].item()
         assert after < share * before, (stage, before, after)
+
+
+def test_gradients_are_scaled_down_to_the_norm(tmp_path: Path, shots) -> None:
+    """Those that a step leaves behind, against the gradient of the same batch by itself."""
+    torch.set_num_threads(1)
+    o = small_options(flow_iterations=0, iterations=1, amp="off")
+    alone = Trainer(o, LoopOptions(out=tmp_path / "alone", workers=0), shots, None)
+    with closing(alone._samples()) as samples:
+        batch = Batch.of(next(samples), o.crop, alone.device)
+    losses, _ = alone._losses(batch)
+    sum(losses.values()).backward()
+    raw = {name: p.grad for name, p in alone.generator.named_parameters()}
+    norm = float(torch.cat([g.flatten() for g in raw.values()]).norm())
+    for limit in (norm / 10, norm * 10):
+        out = tmp_path / f"{limit:g}"
+        trainer = Trainer(replace(o, clip_norm=limit), LoopOptions(out=out, workers=0), shots, None)
+        trainer.run(lambda _: None)
+        for name, p in trainer.generator.named_parameters():
+            expected = raw[name] * min(1, limit / norm)
+            assert torch.allclose(p.grad, expected, rtol=1e-3, atol=1e-5 * limit), name
 
 
 def test_stopping_and_resuming_is_exact(tmp_path: Path, shots) -> None:
@@ -480,34 +560,136 @@ def train_command(out: Path, data: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_sigkill_and_resume_is_exact(tmp_path: Path, make_clip) -> None:
-    """The acceptance of the trainer: a killed process, the same command again, the same bits."""
-    data = tmp_path / "data"
-    data.mkdir()
-    make_clip(data / "a.mp4", pixels=list(footage()), crf="1")
-    (data / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(train_command(whole, data), check=True, capture_output=True)
-    process = subprocess.Popen(train_command(cut, data), stderr=subprocess.DEVNULL)
+@pytest.fixture
+def data(tmp_path: Path, make_clip) -> Path:
+    """A folder with one clip, used as it is."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make_clip(folder / "a.mp4", pixels=list(footage()), crf="1")
+    (folder / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
+    return folder
+
+
+def kill_in(stage: str, process: subprocess.Popen[bytes], checkpoint: Path) -> None:
+    """SIGKILL at a random moment of a stage: after one of its first three checkpoints that are
+    seen, before the next one is due. ``TECO_KILL_SEED`` repeats a choice; pytest shows it when the
+    test fails."""
+    seed = int(os.environ.get("TECO_KILL_SEED") or random.SystemRandom().randrange(10**6))
+    rng = random.Random(seed)
+    wanted = 1 + rng.randrange(3)
     deadline = time.monotonic() + 120
-    while not (cut / CHECKPOINT).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    here, seen, changed, interval = ("", 0), 0, time.monotonic(), 0.0
+    while seen < wanted:
+        assert process.poll() is None, f"{stage} was over before it was seen: {here}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+        if not checkpoint.exists():
+            continue
+        state = torch.load(checkpoint, weights_only=True)
+        if (now := (state["stage"], state["iteration"])) != here:
+            interval, changed = time.monotonic() - changed, time.monotonic()
+            here = now
+            seen += now[0] == stage and now[1] > 0
+    delay = rng.random() * min(interval, 1.0)
+    time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    state = torch.load(cut / CHECKPOINT, weights_only=True)
-    assert (state["stage"], state["iteration"]) != ("recurrent", 12), "it was not killed in time"
-    subprocess.run(train_command(cut, data), check=True, capture_output=True)
+    print(f"TECO_KILL_SEED={seed}: {delay:.3f} s after the checkpoint of {here}")
+    assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["recurrent", "gan"])
+def test_sigkill_and_resume_is_exact(tmp_path: Path, data: Path, stage: str) -> None:
+    """The acceptance of the trainer: a killed process, the same command again, the same bits."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    # Without VGG, whose weights are not in the repository.
+    more = ("--gan-iterations", "16", "--perceptual-weight", "0") if stage == "gan" else ()
+    more = (*more, "--workers", "1")
+    subprocess.run(train_command(whole, data, *more), check=True, capture_output=True)
+    process = subprocess.Popen(
+        train_command(cut, data, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    kill_in(stage, process, cut / CHECKPOINT)
+    subprocess.run(train_command(cut, data, *more), check=True, capture_output=True)
     a, b = load_weights(whole / WEIGHTS), load_weights(cut / WEIGHTS)
     assert all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+    if stage == "gan":
+        ours, theirs = (load_discriminator(out / DISCRIMINATOR, 64) for out in (whole, cut))
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def assert_went_alike(
+    one: Mapping[str, torch.Tensor],
+    two: Mapping[str, torch.Tensor],
+    start: Mapping[str, torch.Tensor],
+    share: float,
+) -> None:
+    """Two trainings differ by at most a share of what the first changed.
+
+    Adam divides a gradient by its own size, so single values whose gradient is all rounding may go
+    either way; over the network as a whole the two must have gone the same way.
+    """
+    a, b, began = (torch.cat([d[k].flatten() for k in one]) for d in (one, two, start))
+    changed = float((a - began).norm())
+    assert changed > 0
+    assert float((a - b).norm()) <= share * changed
+
+
+def untrained() -> dict[str, torch.Tensor]:
+    """Where :func:`train_command` starts."""
+    generator = Generator(Variant.parse(TINY))
+    initialise(generator, 0)
+    return generator.state_dict()
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, make_clip) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    make_clip(data / "a.mp4", pixels=list(footage()), crf="1")
-    (data / "clips.toml").write_text('[clips."a.mp4"]\nshrink = 1\n')
+@pytest.mark.skipif(
+    not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()),
+    reason="torch.compile wants g++ and Python's headers",
+)
+def test_compiled_training_is_training(tmp_path: Path, data: Path) -> None:
+    cache = tmp_path / "inductor"
+    more = ("--flow-iterations", "0", "--iterations", "2", "--amp", "off", "--workers", "0")
+    found = []
+    for flag in ("--no-compile", "--compile"):
+        out = tmp_path / flag
+        done = subprocess.run(
+            train_command(out, data, *more, flag), capture_output=True, text=True, check=False,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(load_weights(out / WEIGHTS).tensors)
+        assert bool(list(cache.rglob("*.so"))) == (flag == "--compile"), "what was compiled"
+    assert_went_alike(*found, untrained(), 0.02)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_what_one_process_trains(tmp_path: Path, data: Path) -> None:
+    """As the README has it, on the CPU: two processes with half of each batch."""
+    more = ("--iterations", "3", "--amp", "off", "--workers", "0")
+    one, two = (train_command(tmp_path / name, data, *more) for name in ("one", "two"))
+    subprocess.run(one, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
+    rest = two[two.index("train") + 1 :]
+    done = subprocess.run(
+        [*torchrun, "--master-port", str(port), "-m", "teco.train", *rest],
+        capture_output=True, text=True, check=False, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # One of them speaks.
+    assert done.stdout.split() == [str(tmp_path / "two" / WEIGHTS)]
+    assert done.stderr.count("next: teco export") == 1
+    a, b = (load_weights(tmp_path / name / WEIGHTS) for name in ("one", "two"))
+    assert (b.metadata or {})["iterations"] == "3"
+    assert_went_alike(a.tensors, b.tensors, untrained(), 0.02)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, data: Path) -> None:
     command = train_command(tmp_path / "run", data, "--iterations", "100000")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / CHECKPOINT).exists() and process.poll() is None:
