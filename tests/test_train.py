@@ -575,10 +575,11 @@ def kill_in(stage: str, process: subprocess.Popen[bytes], checkpoint: Path) -> N
     seen, before the next one is due. ``TECO_KILL_SEED`` repeats a choice; pytest shows it when the
     test fails."""
     seed = int(os.environ.get("TECO_KILL_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"TECO_KILL_SEED={seed}")
     rng = random.Random(seed)
     wanted = 1 + rng.randrange(3)
     deadline = time.monotonic() + 120
-    here, seen, changed, interval = ("", 0), 0, time.monotonic(), 0.0
+    here, seen, changed, interval = ("", 0), 0, 0.0, 0.0
     while seen < wanted:
         assert process.poll() is None, f"{stage} was over before it was seen: {here}"
         assert time.monotonic() < deadline
@@ -587,13 +588,14 @@ def kill_in(stage: str, process: subprocess.Popen[bytes], checkpoint: Path) -> N
             continue
         state = torch.load(checkpoint, weights_only=True)
         if (now := (state["stage"], state["iteration"])) != here:
-            interval, changed = time.monotonic() - changed, time.monotonic()
-            here = now
+            moment = time.monotonic()
+            interval = moment - changed if changed else 0.05  # before the first one it started up
+            here, changed = now, moment
             seen += now[0] == stage and now[1] > 0
-    delay = rng.random() * min(interval, 1.0)
+    delay = rng.random() * interval
     time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
-    print(f"TECO_KILL_SEED={seed}: {delay:.3f} s after the checkpoint of {here}")
+    print(f"killed {delay:.3f} s after the checkpoint of {here}")
     assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
 
 

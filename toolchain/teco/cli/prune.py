@@ -21,7 +21,7 @@ SCHEMA = 1
     "--output",
     type=click.Path(path_type=Path),
     metavar="OUT.safetensors",
-    help="The pruned weights. [default: VARIANT.safetensors in this folder, after what comes out]",
+    help="The pruned weights. [default: VARIANT.safetensors in this folder, the result's variant]",
 )
 @click.option("--blocks", type=int, help="Residual blocks to keep.")
 @click.option(
