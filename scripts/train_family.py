@@ -85,7 +85,7 @@ FULL = Schedule(
         *("--perceptual-frames", "3", *SLOW),
     ),
     gan_iterations=(400, 450),
-    # Time on the GPU was short; ranking takes minutes on a CPU and is the better cut.
+    # Time on the GPU was short.
     ranked=(7,),
 )
 _CPU_60 = ("--iterations", "60", "--batch", "2", "--warm-up", "10", *SEQUENCE)
@@ -284,12 +284,19 @@ def steps(
 
 
 def finish(step: subprocess.Popen[bytes]) -> int:
-    """Wait for a step, whose Ctrl-C it is: it saves where it stands, and then ends with a code."""
+    """Wait for a step; its exit code.
+
+    A Ctrl-C is the step's too, which saves where it stands before it ends. What it ended with, no
+    other step is to follow: 130 where it had come to its end already.
+    """
+    interrupted = False
     while True:
         try:
-            return step.wait()
+            code = step.wait()
         except KeyboardInterrupt:
-            continue
+            interrupted = True
+        else:
+            return code or (130 if interrupted else 0)
 
 
 def main() -> None:

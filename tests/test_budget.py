@@ -710,6 +710,13 @@ def test_without_a_name_files_are_called_after_their_variants(
     files, _ = write_outcome(outcome, source=source, overwrite=True)
     assert files == (Path(f"{chosen}-2.safetensors"),)
     assert source.read_bytes() == before
+    # Nor by a sibling of its name.
+    source = Path(f"{others[0]}.safetensors")
+    before = source.read_bytes()
+    files, left = write_outcome(outcome, source=source, siblings=True, overwrite=True)
+    assert Path(f"{others[0]}-2.safetensors") in files
+    assert left == ()
+    assert source.read_bytes() == before
 
 
 @pytest.mark.usefixtures("trusted")

@@ -75,6 +75,20 @@ def test_a_bug_is_said_to_be_one(teco, monkeypatch) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_device_without_memory_is_no_bug(teco, monkeypatch) -> None:
+    import torch
+
+    from teco.cli import doctor
+
+    def full(**_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+
+    monkeypatch.setattr(doctor.command, "callback", full)
+    done = teco("doctor")
+    done.refuses(1, "out of memory on the device: CUDA out of memory. Tried to allocate 9 GiB.")
+    assert "more" not in done.stderr
+
+
 def test_doctor_lists_every_runtime_with_its_state(teco) -> None:
     from teco.runtimes import RUNTIMES
 

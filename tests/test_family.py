@@ -123,16 +123,15 @@ def test_done_steps_are_skipped_and_dry_runs_run_nothing(
 
 def test_an_interrupt_lets_the_step_save(family: ModuleType) -> None:
     class Step:
-        """Interrupted twice while it saves."""
-
-        waits = 0
+        def __init__(self, code: int, interrupts: int) -> None:
+            self.code, self.interrupts = code, interrupts
 
         def wait(self) -> int:
-            self.waits += 1
-            if self.waits < 3:
+            if self.interrupts:
+                self.interrupts -= 1
                 raise KeyboardInterrupt
-            return 1
+            return self.code
 
-    step = Step()
-    assert family.finish(step) == 1
-    assert step.waits == 3
+    assert family.finish(Step(1, interrupts=2)) == 1
+    assert family.finish(Step(0, interrupts=1)) == 130  # it had come to its end; nothing follows
+    assert family.finish(Step(0, interrupts=0)) == 0

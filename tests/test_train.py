@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -34,7 +35,7 @@ from teco.train.prepare import prepare, read_clip_options
 from teco.train.stages import Batch
 from teco.train.validate import Validator
 from teco_calibration.degrade import degrade_bd
-from teco_models.checkpoint import load_weights
+from teco_models.checkpoint import load_weights, save_weights
 from teco_models.discriminator import load_discriminator
 from teco_models.generator import Generator
 from teco_models.variant import Variant
@@ -397,6 +398,27 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, shots) -> None:
         changed.resume()
 
 
+def test_resuming_from_other_weights_is_refused(tmp_path: Path, shots) -> None:
+    """Or the second of two trainings in one folder would end with the first one's weights."""
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for path, seed in ((first, 1), (second, 2)):
+        generator = Generator(Variant.parse(small_options().variant))
+        initialise(generator, seed)
+        save_weights(path, generator)
+    loop = LoopOptions(out=tmp_path / "run", workers=0, init=first)
+    Trainer(small_options(), loop, shots, None).save()
+    assert Trainer(small_options(), loop, shots, None).resume()
+    with pytest.raises(TecoError, match=r"init was [0-9a-f]{12}, is now [0-9a-f]{12}$"):
+        Trainer(small_options(), replace(loop, init=second), shots, None).resume()
+    with pytest.raises(TecoError, match="is now None"):
+        Trainer(small_options(), replace(loop, init=None), shots, None).resume()
+    # A checkpoint from before this was recorded.
+    state = torch.load(loop.out / CHECKPOINT, weights_only=True)
+    del state["files"]["init"]
+    torch.save(state, loop.out / CHECKPOINT)
+    assert Trainer(small_options(), replace(loop, init=second), shots, None).resume()
+
+
 def test_resuming_on_other_clips_names_them(tmp_path: Path, make_pictures) -> None:
     """As they are called in the cache, without digests and ranges."""
     for name, seed in (("walk", 1), ("city", 2), ("sea", 3)):
@@ -468,6 +490,13 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path: Path, shots) -> None:
     del state["optimizer"]
     torch.save(state, tmp_path / CHECKPOINT)
     with pytest.raises(TecoError, match="no complete checkpoint: 'optimizer' is not in it"):
+        Trainer(small_options(), loop, shots, None).resume()
+    trainer.save()
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    lost = next(iter(state["generator"]))
+    del state["generator"][lost]
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(TecoError, match=f"no complete checkpoint: .*{re.escape(lost)}"):
         Trainer(small_options(), loop, shots, None).resume()
 
 
@@ -580,23 +609,33 @@ def kill_in(stage: str, process: subprocess.Popen[bytes], checkpoint: Path) -> N
     wanted = 1 + rng.randrange(3)
     deadline = time.monotonic() + 120
     here, seen, changed, interval = ("", 0), 0, 0.0, 0.0
-    while seen < wanted:
-        assert process.poll() is None, f"{stage} was over before it was seen: {here}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-        if not checkpoint.exists():
-            continue
-        state = torch.load(checkpoint, weights_only=True)
-        if (now := (state["stage"], state["iteration"])) != here:
-            moment = time.monotonic()
-            interval = moment - changed if changed else 0.05  # before the first one it started up
-            here, changed = now, moment
-            seen += now[0] == stage and now[1] > 0
-    delay = rng.random() * interval
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    print(f"killed {delay:.3f} s after the checkpoint of {here}")
-    assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+    try:
+        while seen < wanted:
+            assert process.poll() is None, f"{stage} was over before it was seen: {here}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+            if not checkpoint.exists():
+                continue
+            if (now := place_of(checkpoint)) != here:
+                moment = time.monotonic()
+                # Before the first one it started up.
+                interval = moment - changed if changed else 0.05
+                here, changed = now, moment
+                seen += now[0] == stage and now[1] > 0
+        delay = rng.random() * interval
+        time.sleep(delay)
+        process.kill()
+        print(f"killed {delay:.3f} s after the checkpoint of {here}")
+        assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+        assert place_of(checkpoint)[0] == stage
+    finally:
+        process.kill()  # whatever failed, it must not go on beside the tests that follow
+
+
+def place_of(checkpoint: Path) -> tuple[str, int]:
+    """Stage and iteration."""
+    state = torch.load(checkpoint, weights_only=True)
+    return state["stage"], state["iteration"]
 
 
 @pytest.mark.slow

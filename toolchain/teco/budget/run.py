@@ -301,9 +301,17 @@ def write_outcome(
     """
     from teco_models.checkpoint import build, save_weights
 
+    def is_source(file: Path) -> bool:
+        return source is not None and source.exists() and file.exists() and file.samefile(source)
+
     def is_taken(file: Path) -> bool:
-        own = source is not None and source.exists() and file.exists() and file.samefile(source)
-        return own or (file.exists() and not overwrite)
+        return is_source(file) or (file.exists() and not overwrite)
+
+    def sibling(variant: Variant) -> Path:
+        file = default_output(variant)
+        if path is not None:
+            file = path.with_name(f"{path.stem}-{variant.name}{path.suffix}")
+        return file.with_stem(f"{file.stem}-2") if is_source(file) else file
 
     report = outcome.report
     variants = [m.candidate.variant for m in report.candidates]
@@ -314,13 +322,7 @@ def write_outcome(
         chosen = chosen.with_stem(f"{variants[report.chosen].name}-{number}")
     wanted = {chosen: report.chosen}
     if siblings:
-        wanted |= {
-            default_output(variant)
-            if path is None
-            else path.with_name(f"{path.stem}-{variant.name}{path.suffix}"): i
-            for i, variant in enumerate(variants)
-            if i != report.chosen
-        }
+        wanted |= {sibling(variant): i for i, variant in enumerate(variants) if i != report.chosen}
     taken = tuple(p for p in wanted if is_taken(p))
     if chosen in taken:
         raise TecoError(f"{chosen} exists", hint="add --force to replace it", exit_code=USAGE)

@@ -128,6 +128,12 @@ def _explain(error: Exception) -> int:
         return int(getattr(error, "exit_code", 1))
     if os.environ.get("TECO_DEBUG"):
         raise error
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+        _complain(
+            f"out of memory on the device: {str(error).splitlines()[0]}",
+            "use a smaller clip, batch or crop",
+        )
+        return 1
     if isinstance(error, OSError) and error.strerror:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return 1

@@ -178,7 +178,9 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
 
             def show(done: int, total: int | None) -> None:
                 rate = rate_of(done)
-                bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s")
+                bar.update(
+                    task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s" if rate else ""
+                )
 
             yield show
         return

@@ -71,7 +71,7 @@ class Progress:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a checkpoint, in words: foreign bytes make torch say anything, a bare
+    """Why a checkpoint cannot be read, in words: foreign bytes make torch say anything, a bare
     number included."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -270,12 +270,13 @@ class Trainer:
         return [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
 
     def _files(self) -> dict[str, str | None]:
-        """What else decides the result: digests of the teacher and the masks, and the ties."""
+        """What else decides the result: digests of the files that were given, and the ties."""
 
         def digest(path: Path | None) -> str | None:
             return None if path is None else sha256_of(path)[:12]
 
         return {
+            "init": digest(self.loop.init),
             "teacher": digest(self.loop.teacher) if self._teacher is not None else None,
             "masks": digest(self.loop.masks),
             "discriminator": digest(self.loop.discriminator),
@@ -562,9 +563,13 @@ class Trainer:
             self._scaler.load_state_dict(state.get("scaler", {}))
             if self.adversary is not None:
                 self.adversary.load_state_dict(state["adversary"])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, RuntimeError, ValueError) as error:
+            # But for a missing entry, torch names the tensors that do not fit.
+            said = _reason(error) if isinstance(error, KeyError) else " ".join(str(error).split())
             raise TecoError(
-                f"{path} is no complete checkpoint: {_reason(error)}",
+                f"{path} is no complete checkpoint: {said[:200]}",
                 hint="move it away to start again, or give another --out",
             ) from error
         if self.processes.first:
@@ -582,10 +587,11 @@ class Trainer:
             for name in ours
             if saved.get(name) != ours[name]
         ]
-        before: dict[str, Any] = state.get("files", self._files())
+        now = self._files()
+        before: dict[str, Any] = {"init": now["init"]} | state.get("files", now)  # once not kept
         different += [
             f"{name} was {before.get(name)}, is now {value}"
-            for name, value in self._files().items()
+            for name, value in now.items()
             if before.get(name) != value
         ]
         if different:
