@@ -608,20 +608,23 @@ def kill_in(stage: str, process: subprocess.Popen[bytes], checkpoint: Path) -> N
     rng = random.Random(seed)
     wanted = 1 + rng.randrange(3)
     deadline = time.monotonic() + 120
-    here, seen, changed, interval = ("", 0), 0, 0.0, 0.0
+    known, seen, went_on, interval = 0, 0, 0.0, 0.0
     try:
         while seen < wanted:
-            assert process.poll() is None, f"{stage} was over before it was seen: {here}"
+            assert process.poll() is None, f"it was over before {stage} was seen {wanted} times"
             assert time.monotonic() < deadline
-            time.sleep(0.002)
-            if not checkpoint.exists():
+            time.sleep(0.001)
+            if not checkpoint.exists() or checkpoint.stat().st_mtime_ns == known:
                 continue
-            if (now := place_of(checkpoint)) != here:
-                moment = time.monotonic()
-                # Before the first one it started up.
-                interval = moment - changed if changed else 0.05
-                here, changed = now, moment
-                seen += now[0] == stage and now[1] > 0
+            # Reading it takes longer than an iteration, of which there are few.
+            process.send_signal(signal.SIGSTOP)
+            # Before the first one it started up.
+            interval = time.monotonic() - went_on if went_on else 0.05
+            known = checkpoint.stat().st_mtime_ns
+            here = place_of(checkpoint)
+            seen += here[0] == stage and here[1] > 0
+            process.send_signal(signal.SIGCONT)
+            went_on = time.monotonic()
         delay = rng.random() * interval
         time.sleep(delay)
         process.kill()
