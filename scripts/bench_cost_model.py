@@ -17,17 +17,17 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from teco.budget.calibrate import Target, calibrate
-from teco.budget.reduce import reduce_to
-from teco.budget.run import BudgetOptions, export_and_time
-from teco.budget.search import search
-from teco.budget.space import Budget, Space
-from teco.errors import TecoError
+from teco.core.errors import TecoError
+from teco.pruning.budget.calibrate import BudgetTarget, calibrate
+from teco.pruning.budget.reduce import reduce_to
+from teco.pruning.budget.run import BudgetOptions, export_and_time
+from teco.pruning.budget.search import search
+from teco.pruning.budget.space import Budget, Space
 from teco.runtimes import find
-from teco.train.init import initialise
+from teco.training.init import initialise
+from teco_models.arch.generator import Generator
 from teco_models.checkpoint import Weights
 from teco_models.errors import ModelError
-from teco_models.generator import Generator
 from teco_models.variant import Variant
 
 LIMIT = 0.15
@@ -75,7 +75,7 @@ def measure(a: argparse.Namespace) -> float:
     record: dict[str, object] = {}
     worst = 0.0
     for runtime in runtimes:
-        target = Target(runtime=runtime, size=(h, w), threads=a.threads)
+        target = BudgetTarget(runtime=runtime, size=(h, w), threads=a.threads)
         if reason := runtime.why_unavailable():
             print(f"{runtime.name}: {reason}")
             continue

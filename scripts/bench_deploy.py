@@ -14,13 +14,13 @@ from dataclasses import fields
 from pathlib import Path
 from statistics import median
 
-from teco.artifact import Model, open_model
-from teco.bench.measure import measure_latency
-from teco.export import ExportOptions, export_onnx
+from teco.export.onnx import ExportOptions, export_onnx
+from teco.measurement.latency import measure_latency
+from teco.model.opening import Model, open_model
 from teco.runtimes import find
 from teco_models import zoo
 from teco_models.checkpoint import load_weights
-from teco_models.deploy import TARGETS, Rewrites
+from teco_models.deploy.step import TARGETS, Rewrites
 
 RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
 

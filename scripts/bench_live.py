@@ -32,9 +32,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco.artifact import as_json, open_model
-from teco.errors import TecoError
-from teco.machine import inspect, usable_cores
+from teco.core.errors import TecoError
+from teco.core.files import as_json
+from teco.core.machine import inspect, usable_cores
+from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 
 H, W = 180, 320

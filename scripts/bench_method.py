@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from teco.artifact import open_model
-from teco.bench.process import WorkerProcess
-from teco.bench.schedule import REST_S, Block, Lane, interleave, plan_budget, warm_up
-from teco.bench.statistics import noise_floor, ratio_within, samples_of
-from teco.machine import inspect, usable_cores
+from teco.core.machine import inspect, usable_cores
+from teco.measurement.process import WorkerProcess
+from teco.measurement.schedule import REST_S, Block, Candidate, interleave, plan_budget, warm_up
+from teco.measurement.statistics import noise_floor, ratio_within, samples_of
+from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 
 RUNTIME = "onnxruntime"
@@ -96,8 +96,12 @@ def main() -> int:
     try:
         wrong = found = 0
         for run in range(options.runs):
-            lanes = [Lane("first", processes[0]), Lane("second", processes[1]),
-                     Lane("twin", processes[2]), Lane("slower", Slowed(processes[3]))]  # fmt: skip
+            lanes = [
+                Candidate("first", processes[0]),
+                Candidate("second", processes[1]),
+                Candidate("twin", processes[2]),
+                Candidate("slower", Slowed(processes[3])),
+            ]
             for lane in lanes:
                 lane.warm_up = warm_up(lane.stepper)
             interleave(lanes, plan_budget([x.step_ms for x in lanes], BUDGET_MS), seed=run)

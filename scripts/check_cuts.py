@@ -14,16 +14,16 @@ import argparse
 
 import numpy as np
 
-from teco.artifact import DEFAULT_MODEL, open_model
-from teco.pictures import Picture
+from teco.core.pixels import Pixels
+from teco.inference.scene_cuts import SceneCutDetector
+from teco.inference.stream import Stream
+from teco.model.opening import DEFAULT_MODEL, open_model
 from teco.runtimes import Session, SessionOptions, open_session
-from teco.scenecut import SceneCutDetector
-from teco.stream import Stream
-from teco_calibration.clips import open_source
+from teco.video.clips import open_source
 from teco_calibration.degrade import shrink_by_area
 
 
-def ghosts(session: Session, frames: list[Picture], cuts: list[int]) -> list[int]:
+def ghosts(session: Session, frames: list[Pixels], cuts: list[int]) -> list[int]:
     """The cuts after which sequential play is not what a cold start gives."""
     wanted = set(cuts)
     stream, bad = Stream(session), []
@@ -35,7 +35,7 @@ def ghosts(session: Session, frames: list[Picture], cuts: list[int]) -> list[int
     return bad
 
 
-def detected(frames: list[Picture]) -> list[int]:
+def detected(frames: list[Pixels]) -> list[int]:
     """Where the detector sees shots begin, the first one not counted."""
     detector = SceneCutDetector()
     return [n for n, picture in enumerate(frames) if detector.is_cut(picture)]

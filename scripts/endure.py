@@ -23,14 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from teco.artifact import as_json, open_model
-from teco.machine import inspect
-from teco.players.play import PlayOptions, play_source
-from teco.players.programs import Program
-from teco.recurrence import StreamStats
+from teco.core.files import as_json
+from teco.core.machine import inspect
+from teco.inference.recurrence import StreamStats
+from teco.model.opening import open_model
+from teco.players.playback.play import PlayOptions, play_source
+from teco.players.playback.programs import Program
 from teco.runtimes import Session, SessionOptions, open_session
-from teco_calibration.colour import Colour
-from teco_calibration.frames import Closing, Frame, Media
+from teco.video.colour import Colour
+from teco.video.frames import Closing, Frame, Media
 
 BITS = 20
 BLOCK = 8
@@ -92,7 +93,7 @@ class Found:
 
 
 class Numbered(Closing):
-    """A :class:`teco_calibration.frames.FrameSource` of frames that bear their numbers."""
+    """A :class:`teco.video.frames.FrameSource` of frames that bear their numbers."""
 
     def __init__(self, count: int, durations: tuple[int, ...], h: int, w: int) -> None:
         self.count: int | None = count

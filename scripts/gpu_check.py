@@ -23,13 +23,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from teco import device
-from teco.artifact import DEFAULT_MODEL, Model, open_model
-from teco.bench.report import percentile
-from teco.engines import RtxOptions, TensorRtOptions, build_rtx, build_tensorrt, gpus
-from teco.errors import MACHINE, TecoError
-from teco.gating import moving_frames
+from teco.core import gpu
+from teco.core.errors import MACHINE, TecoError
+from teco.export.engines.rtx import RtxOptions, build_rtx
+from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.measurement.samples import percentile
+from teco.model.opening import DEFAULT_MODEL, Model, open_model
 from teco.runtimes import SessionOptions, find
+from teco.runtimes.nvidia import device
+from teco.verification.temporal_gate import moving_frames
 
 PARITY_FRAMES = 30
 WARM_UP = 10
@@ -139,7 +141,7 @@ def models(
             if name == "tensorrt":
                 path = build_tensorrt(source, folder, TensorRtOptions())
             else:
-                sm = (gpus.find()[0].compute_capability,)
+                sm = (gpu.find()[0].compute_capability,)
                 path = build_rtx(source, folder, RtxOptions(sm=sm))
         except TecoError as error:
             say(f"not built: {error.message}")
@@ -152,7 +154,7 @@ def export_all(
     spec: str, size: tuple[int, int], folder: Path, say: Callable[[str], None]
 ) -> dict[str, Model]:
     """Precision -> ONNX file of one size, in every precision that can be exported."""
-    from teco.export import ExportOptions, Precision, export_onnx
+    from teco.export.onnx import ExportOptions, Precision, export_onnx
     from teco_models.checkpoint import load_weights
 
     weights = open_model(spec).weights
@@ -217,7 +219,7 @@ def main() -> int:
                     failed = True
                     continue
                 rows.append(row.cells())
-    print(f"\n{', '.join(map(str, gpus.find()))}; {options.model} at {options.size}, "
+    print(f"\n{', '.join(map(str, gpu.find()))}; {options.model} at {options.size}, "
           f"{options.steps} steps each, one after the other; the GPU's memory is what all programs "
           "took meanwhile")  # fmt: skip
     print(table(rows))

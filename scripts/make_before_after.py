@@ -12,12 +12,12 @@ import argparse
 import cv2
 import numpy as np
 
-from teco.artifact import DEFAULT_MODEL, open_model
-from teco.evaluate import truth_frames
+from teco.evaluation.quality import truth_frames
+from teco.inference.stream import Stream
+from teco.model.opening import DEFAULT_MODEL, open_model
 from teco.runtimes import SessionOptions, open_session
-from teco.stream import Stream
 from teco_calibration.degrade import bicubic_bd, degrade_bd
-from teco_calibration.quality import psnr_y
+from teco_calibration.metrics.quality import psnr_y
 
 
 def main() -> None:

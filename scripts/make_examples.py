@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from teco_calibration.clips import open_source
-from teco_calibration.colour import Colour, Converter
+from teco.video.clips import open_source
+from teco.video.colour import Colour, Converter
 
 FIRST, FRAMES, HR_FRAMES = 116, 74, 40
 RATE = Fraction(25)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from teco.export import ExportOptions, export_onnx
+from teco.export.onnx import ExportOptions, export_onnx
 from teco_models import zoo
 from teco_models.checkpoint import build, load_weights, save_weights
-from teco_models.deploy import TARGETS
+from teco_models.deploy.step import TARGETS
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from teco.export import WEB, ExportOptions, export_onnx
+from teco.export.onnx import WEB, ExportOptions, export_onnx
 from teco_models import zoo
 from teco_models.checkpoint import load_weights
 

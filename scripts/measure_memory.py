@@ -14,11 +14,11 @@ import json
 import sys
 from pathlib import Path
 
-from teco.artifact import manifest_path
-from teco.errors import TecoError
+from teco.core.errors import TecoError
+from teco.core.machine import inspect
 from teco.estimates.measure import measure
-from teco.estimates.records import FILE, Record, read, write
-from teco.machine import inspect
+from teco.estimates.records import FILE, MemoryRecord, read, write
+from teco.model.manifest import manifest_path
 from teco.runtimes import find
 from teco_models import zoo
 
@@ -64,7 +64,7 @@ def main() -> int:
                     print(error.message, file=sys.stderr)
                     failed = 1
                     continue
-                record = Record(
+                record = MemoryRecord(
                     model=model, variant=manifest["variant"],
                     precision="bf16" if runtime.endswith("bf16") else "fp32",
                     form=manifest["rewrites"], static=False, runtime=runtime, version=version,

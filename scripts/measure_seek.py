@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from teco.artifact import as_json, open_model
-from teco.pictures import Picture
+from teco.core.files import as_json
+from teco.core.pixels import Pixels
+from teco.inference.scene_cuts import SceneCutDetector
+from teco.inference.stream import Stream
+from teco.model.opening import open_model
 from teco.runtimes import Session, SessionOptions, open_session
-from teco.scenecut import SceneCutDetector
-from teco.stream import Stream
-from teco_calibration.clips import open_source
+from teco.video.clips import open_source
 from teco_calibration.degrade import crop_to_multiple, degrade_bd, shrink_by_area
 
 FOLLOWING = (0, 1, 4)
@@ -54,7 +55,7 @@ class Row:
     targets: int
 
 
-def read(path: str, frames: int, shrink: float) -> list[Picture]:
+def read(path: str, frames: int, shrink: float) -> list[Pixels]:
     """LR pictures: the clip averaged to 1/shrink of its size, then degraded (BD) by four."""
     with open_source(path, max_frames=frames) as source:
         return [
@@ -63,10 +64,10 @@ def read(path: str, frames: int, shrink: float) -> list[Picture]:
 
 
 def measure(
-    session: Session, name: str, frames: list[Picture], targets: list[int], warm_ups: list[int]
+    session: Session, name: str, frames: list[Pixels], targets: list[int], warm_ups: list[int]
 ) -> list[Row]:
     """One row for each warm-up and each of FOLLOWING."""
-    sequential: dict[int, Picture] = {}
+    sequential: dict[int, Pixels] = {}
     wanted = {t + after for t in targets for after in FOLLOWING}
     stream = Stream(session)
     for n, picture in enumerate(frames):
@@ -101,14 +102,14 @@ def measure(
 
 
 def measure_gaps(
-    session: Session, name: str, frames: list[Picture], targets: list[int], gaps: list[int]
+    session: Session, name: str, frames: list[Pixels], targets: list[int], gaps: list[int]
 ) -> list[str]:
     """Table rows: PSNR against sequential play where so many frames before were passed over.
 
     The state is then that of an earlier frame, as after late frames in deadline mode; gap 0 stands
     for a cold start.
     """
-    stream, exact = Stream(session), dict[int, Picture]()
+    stream, exact = Stream(session), dict[int, Pixels]()
     for n, picture in enumerate(frames):
         out = stream.push(picture)
         if n in targets:
@@ -127,7 +128,7 @@ def measure_gaps(
     return [f"| `{name}` | " + " | ".join(cells) + " |"]
 
 
-def pick_targets(frames: list[Picture], count: int, longest: int) -> list[int]:
+def pick_targets(frames: list[Pixels], count: int, longest: int) -> list[int]:
     """Frames spread over the clip with at least ``longest`` of their shot before them."""
     detector = SceneCutDetector()
     cuts = [0, *(n for n, picture in enumerate(frames) if detector.is_cut(picture))]

@@ -194,9 +194,9 @@ def fake_session() -> type[FakeSession]:
 def tiny_weights(tmp_path_factory) -> Path:
     """A random network of the smallest useful kind, as .safetensors."""
     pytest.importorskip("torch")
-    from teco.train.init import initialise
+    from teco.training.init import initialise
+    from teco_models.arch.generator import Generator
     from teco_models.checkpoint import save_weights
-    from teco_models.generator import Generator
     from teco_models.variant import Variant
 
     generator = Generator(Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle"))
@@ -210,7 +210,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 def tiny_onnx(tmp_path_factory, tiny_weights) -> Path:
     """The same network exported; its manifest lies beside it. Copy both to change them."""
     pytest.importorskip("onnxscript")
-    from teco.export import ExportOptions, export_onnx
+    from teco.export.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     folder = tmp_path_factory.mktemp("onnx")
@@ -221,10 +221,10 @@ def tiny_onnx(tmp_path_factory, tiny_weights) -> Path:
 def tiny_web(tmp_path_factory) -> Path:
     """A random network with all that a graph can have, in its form for browsers, as "tiny"."""
     pytest.importorskip("onnxscript")
-    from teco.export import WEB, ExportOptions, export_onnx
-    from teco.train.init import initialise
+    from teco.export.onnx import WEB, ExportOptions, export_onnx
+    from teco.training.init import initialise
+    from teco_models.arch.generator import Generator
     from teco_models.checkpoint import infer
-    from teco_models.generator import Generator
     from teco_models.variant import Variant
 
     variant = Variant(
@@ -240,7 +240,7 @@ def tiny_web(tmp_path_factory) -> Path:
 @pytest.fixture
 def fake_ort_web(tmp_path_factory, monkeypatch) -> Path:
     """A folder that looks like onnxruntime-web's, named by the environment: nothing is fetched."""
-    from teco.npm_package import ONNXRUNTIME_WEB
+    from teco.core.npm_package import ONNXRUNTIME_WEB
     from teco.players.web.onnxruntime_web import FILES
 
     package = tmp_path_factory.mktemp("onnxruntime-web")

@@ -14,7 +14,7 @@ from pathlib import Path
 import javascript
 import pytest
 
-from teco.npm_package import D3, PLOT
+from teco.core.npm_package import D3, PLOT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

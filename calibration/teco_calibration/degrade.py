@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from teco_calibration.errors import ClipError
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Degradation = Literal["bd", "bi"]
 Interpolation = Literal["bicubic", "bilinear"]
 _Floats = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ CUBIC_BD_TAPS.flags.writeable = False
 # --- down ------------------------------------------------------------------------------------
 
 
-def crop_to_multiple(picture: Picture, multiple: int = SCALE) -> Picture:
+def crop_to_multiple(picture: Pixels, multiple: int = SCALE) -> Pixels:
     """Cut a picture at the bottom and right to whole multiples; a view, never a copy.
 
     Raises:
@@ -107,7 +107,7 @@ def crop_to_multiple(picture: Picture, multiple: int = SCALE) -> Picture:
     return picture[:height, :width]
 
 
-def shrink_by_area(picture: Picture, factor: float) -> Picture:
+def shrink_by_area(picture: Pixels, factor: float) -> Pixels:
     """Area-average to 1/factor of the size, each side rounded to nearest; uint8 (H, W, 3).
 
     Compressed video is no ground truth at its own size; averaging its pixels makes one.
@@ -121,12 +121,12 @@ def shrink_by_area(picture: Picture, factor: float) -> Picture:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def degrade(hr: Picture, kind: Degradation) -> Picture:
+def degrade(hr: Pixels, kind: Degradation) -> Pixels:
     """:func:`degrade_bd` or :func:`degrade_bi`, by name."""
     return degrade_bd(hr) if kind == "bd" else degrade_bi(hr)
 
 
-def degrade_bd(hr: Picture) -> Picture:
+def degrade_bd(hr: Pixels) -> Pixels:
     """Blur and decimate by 4, as TecoGAN's test data are made.
 
     Reflect padding of 4 (the border pixel not repeated), 9x9 Gaussian of sigma 1.5, pixels
@@ -146,7 +146,7 @@ def degrade_bd(hr: Picture) -> Picture:
     return _round(_along_both(hr, lambda x: _decimate(_pad(x, 4, 4, "reflect"), BD_TAPS)))
 
 
-def degrade_bi(hr: Picture) -> Picture:
+def degrade_bi(hr: Pixels) -> Pixels:
     """Bicubic decimation by 4, as MATLAB's ``imresize(im2double(hr), 1/4)``.
 
     Cubic a = -0.5 stretched by 4 (antialiasing), symmetric padding (the border pixel repeated),
@@ -169,7 +169,7 @@ def degrade_bi(hr: Picture) -> Picture:
 # --- up --------------------------------------------------------------------------------------
 
 
-def bicubic_bd(lr: Picture) -> Picture:
+def bicubic_bd(lr: Pixels) -> Pixels:
     """Upsample a BD picture by 4, cubic a = -0.75, phase-aligned: ``out[4i] = lr[i]``.
 
     Replicate padding, 1 before and 2 after. The upsampling inside TecoGAN's BD models, and so
@@ -184,7 +184,7 @@ def bicubic_bd(lr: Picture) -> Picture:
     return _upsample(lr, _UP["bicubic", "bd"], 1, 2, "replicate")
 
 
-def bilinear_bd(lr: Picture) -> Picture:
+def bilinear_bd(lr: Pixels) -> Pixels:
     """Upsample a BD picture by 4, linear, phase-aligned: ``out[4i] = lr[i]``, replicate padding.
 
     uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
@@ -192,7 +192,7 @@ def bilinear_bd(lr: Picture) -> Picture:
     return _upsample(lr, _UP["bilinear", "bd"], 0, 1, "replicate")
 
 
-def bicubic_bi(lr: Picture) -> Picture:
+def bicubic_bi(lr: Pixels) -> Pixels:
     """Upsample a BI picture by 4 as MATLAB's ``imresize(., 4)``: cubic a = -0.5, half-pixel.
 
     That is the bicubic of published BI tables; OpenCV's ``INTER_CUBIC`` is not, it has a = -0.75.
@@ -201,7 +201,7 @@ def bicubic_bi(lr: Picture) -> Picture:
     return _upsample(lr, _UP["bicubic", "bi"], 2, 2, "symmetric")
 
 
-def bilinear_bi(lr: Picture) -> Picture:
+def bilinear_bi(lr: Pixels) -> Pixels:
     """Upsample a BI picture by 4, linear, half-pixel (``align_corners=False``).
 
     uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
@@ -209,7 +209,7 @@ def bilinear_bi(lr: Picture) -> Picture:
     return _upsample(lr, _UP["bilinear", "bi"], 1, 1, "symmetric")
 
 
-_BASELINES: dict[tuple[str, str], Callable[[Picture], Picture]] = {
+_BASELINES: dict[tuple[str, str], Callable[[Pixels], Pixels]] = {
     ("bicubic", "bd"): bicubic_bd,
     ("bilinear", "bd"): bilinear_bd,
     ("bicubic", "bi"): bicubic_bi,
@@ -217,7 +217,7 @@ _BASELINES: dict[tuple[str, str], Callable[[Picture], Picture]] = {
 }
 
 
-def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Picture], Picture]:
+def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Pixels], Pixels]:
     """The interpolation that fits a degradation: uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
 
     Args:
@@ -230,7 +230,7 @@ def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Picture
 # --- the two steps ---------------------------------------------------------------------------
 
 
-def _along_both(picture: Picture, rows: Callable[[Picture | _Floats], _Floats]) -> _Floats:
+def _along_both(picture: Pixels, rows: Callable[[Pixels | _Floats], _Floats]) -> _Floats:
     """Apply an operation on rows, (n, m) -> (n', m), along the height and then along the width."""
     height, width, channels = picture.shape
     x = rows(picture.reshape(height, width * channels))  # (n', W*3)
@@ -241,7 +241,7 @@ def _along_both(picture: Picture, rows: Callable[[Picture | _Floats], _Floats]) 
     return x.reshape(x.shape[0], n, channels).transpose(1, 0, 2)
 
 
-def _pad(x: Picture | _Floats, before: int, after: int, border: _Border) -> _Floats:
+def _pad(x: Pixels | _Floats, before: int, after: int, border: _Border) -> _Floats:
     """Add rows and go to float64; ``symmetric`` repeats the border row, ``reflect`` does not."""
     import cv2
 
@@ -264,11 +264,11 @@ def _decimate(x: _Floats, taps: _Floats) -> _Floats:
     return taps @ _windows(x, len(taps), SCALE)
 
 
-def _upsample(lr: Picture, kernels: _Floats, before: int, after: int, border: _Border) -> Picture:
+def _upsample(lr: Pixels, kernels: _Floats, before: int, after: int, border: _Border) -> Pixels:
     """Four outputs per input, each with its own taps (a row of ``kernels``)."""
     _check(lr)
 
-    def rows(x: Picture | _Floats) -> _Floats:
+    def rows(x: Pixels | _Floats) -> _Floats:
         windows = _windows(_pad(x, before, after, border), kernels.shape[1], 1)
         # (4, taps) @ (n, taps, m) -> (n, 4, m): the phases of an input, in order
         return (kernels @ windows).reshape(-1, x.shape[1])
@@ -276,11 +276,11 @@ def _upsample(lr: Picture, kernels: _Floats, before: int, after: int, border: _B
     return _round(_along_both(lr, rows))
 
 
-def _round(x: _Floats) -> Picture:
+def _round(x: _Floats) -> Pixels:
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
-def _check(picture: Picture) -> None:
+def _check(picture: Pixels) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ClipError(
             f"a picture must be uint8 (height, width, 3), not {picture.dtype} {picture.shape}"
@@ -289,7 +289,7 @@ def _check(picture: Picture) -> None:
         raise ClipError(f"a picture of shape {picture.shape} has no pixels")
 
 
-def _check_down(hr: Picture) -> None:
+def _check_down(hr: Pixels) -> None:
     _check(hr)
     height, width = hr.shape[:2]
     if height % SCALE or width % SCALE or min(height, width) < 2 * SCALE:

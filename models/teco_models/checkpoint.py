@@ -19,9 +19,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from teco_models.arch.discriminator import Discriminator
+from teco_models.arch.generator import Generator
+from teco_models.arch.ops import CUBIC_KERNELS
 from teco_models.errors import ModelError
-from teco_models.generator import Generator
-from teco_models.ops import CUBIC_KERNELS
 from teco_models.variant import SCALE, Tail, Variant
 
 _FIRST = "srnet.conv_in.0.weight"
@@ -328,3 +329,46 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             hint="save only model.state_dict() in the program that made it, and load that",
         )
     return {key.removeprefix("module."): value for key, value in data.items()}
+
+
+def save_discriminator(path: str | Path, discriminator: Discriminator) -> None:
+    """Write safetensors, float32 under the published names, beside the final name and rename."""
+    state = discriminator.state_dict()
+    write_tensors(path, {k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
+
+
+def load_discriminator(path: str | Path, size: int = 128) -> dict[str, Tensor]:
+    """Read what :func:`save_discriminator` wrote, as a state dict.
+
+    Args:
+        path: the file.
+        size: S, the side of the pictures that are to be judged.
+
+    Raises:
+        ModelError: the file is missing, unreadable, or holds no discriminator for this size.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no discriminator at {path}", hint="check the path", exit_code=2)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is a damaged safetensors file: {error}", hint="train it again"
+        ) from error
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in Discriminator(size).state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    if found != expected:
+        odd = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
+        raise ModelError(
+            f"{path} holds no discriminator for pictures of {size}x{size}: {odd[0]} is "
+            f"{found.get(odd[0], 'absent')}, expected {expected.get(odd[0], 'nothing')}",
+            hint="`teco train` writes discriminator.safetensors in the GAN stage; --crop must be "
+            "that of its run",
+            exit_code=2,
+        )
+    return state

@@ -110,9 +110,9 @@ class Variant:
         flow_norm: ``"pair"`` FNet's two input frames are shifted and scaled by their common mean
             and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
         back_projection: the past is corrected by the frame before SRNet reads it, and mixed into
-            the output (:mod:`teco_models.backprojection`); with a flow net and BD only.
+            the output (:mod:`teco_models.arch.backprojection`); with a flow net and BD only.
         lucas_kanade: FNet's flow is refined by one Lucas-Kanade step
-            (:mod:`teco_models.lucas_kanade`).
+            (:mod:`teco_models.arch.lucas_kanade`).
         scale: always 4.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from teco.stream import Stream
+    from teco.inference.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ __all__ = ["Stream", "__version__"]
 def __getattr__(name: str) -> Any:
     # Not imported above: numpy comes with it, and `teco --help` should not wait for that.
     if name == "Stream":
-        from teco.stream import Stream
+        from teco.inference.stream import Stream
 
         return Stream
     raise AttributeError(f"module 'teco' has no attribute {name!r}")

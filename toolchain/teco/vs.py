@@ -3,10 +3,10 @@
     from teco.vs import upscale
     upscale(clip, model="live").set_output()
 
-Frames come out as :class:`teco.stream.Stream` makes them, in whatever order and from however many
-threads they are asked for. VapourSynth promises no order, and a Python callback that asks for
-frames itself may hang; so each call is given the frames before its own as well, which VapourSynth
-has in its cache, and the stream takes of these what it has not seen.
+Frames come out as :class:`teco.inference.stream.Stream` makes them, in whatever order and from
+however many threads they are asked for. VapourSynth promises no order, and a Python callback that
+asks for frames itself may hang; so each call is given the frames before its own as well, which
+VapourSynth has in its cache, and the stream takes of these what it has not seen.
 
 Y'CbCr is converted by the code that ``teco upscale`` uses, so that both give the same bits.
 """
@@ -25,13 +25,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.artifact import DEFAULT_MODEL, Model, check_frame_size, open_model
-from teco.errors import TecoError
-from teco.pictures import Picture
+from teco.core.errors import TecoError
+from teco.core.pixels import Pixels
+from teco.inference.stream import CATCH_UP, Stream
+from teco.model.opening import DEFAULT_MODEL, Model, check_frame_size, open_model
 from teco.runtimes import Session, SessionOptions, open_session
-from teco.stream import CATCH_UP, Stream
-from teco_calibration.colour import Colour, Converter, guess_matrix
-from teco_calibration.errors import ClipError
+from teco.video.colour import Colour, Converter, guess_matrix
 from teco_models.errors import ModelError
 from teco_models.variant import SCALE, check_size
 
@@ -90,7 +89,7 @@ def upscale(
             scene_cuts=scene_cuts, serial=serial,
         )  # fmt: skip
         return used.output(clip.format)
-    except (TecoError, ModelError, ClipError) as error:
+    except (TecoError, ModelError) as error:
         raise _vs_error(error) from error
 
 
@@ -154,19 +153,19 @@ class _Filter:
         try:
             picture = self._stream.at(n, lambda i: self._picture(given[n - i]), cut_at=cut_at)
             planes = self._planes(picture, given[0])
-        except (TecoError, ModelError, ClipError) as error:
+        except (TecoError, ModelError) as error:
             raise _vs_error(error) from error
         out = blank.copy()
         for plane, values in enumerate(planes):
             np.copyto(np.asarray(out[plane]), values)
         return out
 
-    def _picture(self, frame: Any) -> Picture:
+    def _picture(self, frame: Any) -> Pixels:
         if self._codec is None:
             return np.stack([np.asarray(frame[plane]) for plane in range(3)], axis=2)
         return self._codec.picture(frame, _colour(frame, self._source))
 
-    def _planes(self, picture: Picture, frame: Any) -> Sequence[NDArray[Any]]:
+    def _planes(self, picture: Pixels, frame: Any) -> Sequence[NDArray[Any]]:
         if self._codec is None:
             return [picture[:, :, plane] for plane in range(3)]
         return self._codec.planes(picture, _colour(frame, self._source))
@@ -190,7 +189,7 @@ class _YuvCodec:
         self._type = np.uint8 if form.bits_per_sample == 8 else np.uint16
         self._local = threading.local()
 
-    def picture(self, frame: Any, colour: Colour) -> Picture:
+    def picture(self, frame: Any, colour: Colour) -> Pixels:
         """(h, w, 3) uint8 RGB."""
         coded = av.VideoFrame(frame.width, frame.height, self._name)
         for number, plane in enumerate(coded.planes):
@@ -198,7 +197,7 @@ class _YuvCodec:
             self._samples(plane)[:, : values.shape[1]] = values
         return self._converter(colour).to_rgb(coded)
 
-    def planes(self, picture: Picture, colour: Colour) -> list[NDArray[Any]]:
+    def planes(self, picture: Pixels, colour: Colour) -> list[NDArray[Any]]:
         """Y, Cb and Cr of the enlarged picture."""
         coded = self._converter(colour).from_rgb(picture, self._name)
         return [self._samples(plane)[:, : plane.width] for plane in coded.planes]
@@ -315,10 +314,10 @@ def _delayed(clip: Any, frames: int) -> Any:
 
 
 def _colour(frame: Any, clip: Any) -> Colour:
-    """How a frame's samples stand for RGB. Raises ClipError for a matrix we cannot undo."""
+    """How a frame's samples stand for RGB. Raises TecoError for a matrix we cannot undo."""
     matrix = int(frame.props.get("_Matrix", _UNSPECIFIED))
     if matrix not in (_UNSPECIFIED, *_MATRICES):
-        raise ClipError(
+        raise TecoError(
             f"the clip has matrix {matrix} (_Matrix), expected one of "
             + ", ".join(f"{number} {name}" for number, name in _MATRICES.items()),
             hint="convert it first: clip.resize.Bicubic(matrix_s='709')",
@@ -350,7 +349,7 @@ def _tagged(clip: Any) -> Callable[[int, Any], Any]:
     return tag
 
 
-def _vs_error(error: TecoError | ModelError | ClipError) -> Exception:
+def _vs_error(error: TecoError | ModelError | TecoError) -> Exception:
     hint = getattr(error, "hint", "")
     text: Exception = vs.Error(f"teco: {error.message}" + (f" ({hint})" if hint else ""))
     return text

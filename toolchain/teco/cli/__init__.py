@@ -14,25 +14,51 @@ import click
 
 from teco import __version__
 
-COMMANDS = {
-    "upscale": "Enlarge a clip four times.",
-    "play": "Watch a clip enlarged, in mpv or ffplay.",
-    "export": "Make a verified ONNX file of weights, and engines of it.",
-    "verify": "Say whether an ONNX file or an engine is what it says.",
-    "bench": "Measure latency, memory and quality.",
-    "compare": "Compare two records of teco bench.",
-    "eval": "Measure quality on clips with a ground truth.",
-    "prune": "Make weights smaller: fewer blocks or channels.",
-    "blend": "Mix networks of one family: the mean of their weights.",
-    "serve": "Serve a page that plays videos enlarged, in the browser.",
-    "emit": "Write what a player needs: script or page, model, README.",
-    "table": "Compare models on test sets, beside published figures.",
-    "train": "Train a network: flow start, recurrent stage, GAN stage.",
-    "info": "Say what a model, a weights file or a variant is and costs.",
-    "estimate": "Say what a variant will cost before anything is built.",
-    "doctor": "Say what this machine can run, and what is missing.",
+SECTIONS = {
+    "watch": (
+        "Enlarge and watch",
+        {
+            "upscale": "Enlarge a clip four times.",
+            "play": "Watch a clip enlarged, in mpv or ffplay.",
+            "serve": "Serve a page that plays videos enlarged, in the browser.",
+            "emit": "Write what a player needs: script or page, model, README.",
+        },
+    ),
+    "deploy": (
+        "Deploy",
+        {
+            "export": "Make a verified ONNX file of weights, and engines of it.",
+            "verify": "Say whether an ONNX file or an engine is what it says.",
+            "info": "Say what a model, a weights file or a variant is and costs.",
+            "estimate": "Say what a variant will cost before anything is built.",
+            "doctor": "Say what this machine can run, and what is missing.",
+        },
+    ),
+    "measure": (
+        "Measure",
+        {
+            "bench": "Measure latency, memory and quality.",
+            "compare": "Compare two records of teco bench.",
+            "eval": "Measure quality on clips with a ground truth.",
+            "table": "Compare models on test sets, beside published figures.",
+        },
+    ),
+    "research": (
+        "Train and prune",
+        {
+            "train": "Train a network: flow start, recurrent stage, GAN stage.",
+            "prune": "Make weights smaller: fewer blocks or channels.",
+            "blend": "Mix networks of one family: the mean of their weights.",
+        },
+    ),
 }
-"""Name -> first line of help, kept here so that ``teco --help`` imports no command."""
+"""Folder of the commands -> title of their section and, by command, the first line of its help.
+
+Kept here so that ``teco --help`` imports no command.
+"""
+
+COMMANDS = {name: folder for folder, (_, names) in SECTIONS.items() for name in names}
+"""Command -> folder that holds its module."""
 
 
 class _Lazy(click.Group):
@@ -42,8 +68,10 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"teco.cli.{cmd_name}")
+        module = importlib.import_module(f"teco.cli.{COMMANDS[cmd_name]}.{cmd_name}")
         command: click.Command = module.command
+        if not any(p.name == "verbose" for p in command.params):
+            command.params.append(_verbose())
         return command
 
     def resolve_command(
@@ -59,8 +87,28 @@ class _Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, names in SECTIONS.values():
+            with formatter.section(title):
+                formatter.write_dl(list(names.items()), col_max=12)
+
+
+def _listen(verbose: bool) -> None:
+    from teco.core import log
+
+    log.to_stderr(lambda line: click.echo(line, err=True), verbose=verbose)
+
+
+def _verbose() -> click.Option:
+    """``-v``, which every command takes."""
+
+    def apply(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            _listen(verbose=True)
+
+    return click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=apply,
+        help="Say more of what is done, for finding faults.",
+    )  # fmt: skip
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +119,7 @@ def cli() -> None:
     Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 it failed, 2 wrong
     usage, 3 this machine cannot (a GPU, a driver or an extra is missing).
     """
+    _listen(verbose=False)
 
 
 _INTERRUPTED = "interrupted; no unfinished file was left"
@@ -107,7 +156,7 @@ def main() -> None:
         _complain("out of memory", "use a smaller clip or fewer threads")
         code = 1
     except Exception as error:
-        from teco.errors import Interrupted
+        from teco.core.errors import Interrupted
 
         if stopped and not isinstance(error, Interrupted):
             # Extension modules that were being imported make an ImportError of an interrupt.
@@ -146,8 +195,8 @@ def _explain(error: Exception) -> int:
 
 def _leave(code: int) -> NoReturn:
     if any(t.name.startswith("teco-") for t in threading.enumerate()):
-        # Left behind, blocked on a pipe (see teco.upscale). It holds the lock of standard input or
-        # output, which the interpreter would wait for in vain.
+        # Left behind, blocked on a pipe (see teco.inference.upscale). It holds the lock of standard
+        # input or output, which the interpreter would wait for in vain.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -212,8 +212,8 @@ def weights_file(spec: str) -> Path:
     Raises:
         TecoError: there is no such thing, or it is an ONNX file.
     """
-    from teco.artifact import open_model
-    from teco.errors import USAGE, TecoError
+    from teco.core.errors import USAGE, TecoError
+    from teco.model.opening import open_model
 
     opened = open_model(spec)
     source = opened.weights

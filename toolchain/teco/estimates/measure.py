@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from teco.bench.memory import STEPS, peak_resident_bytes, private_bytes, resident_bytes
-from teco.bench.worker import LIBRARIES
-from teco.errors import MACHINE, TecoError
+from teco.core.errors import MACHINE, TecoError
+from teco.measurement.memory import STEPS, peak_resident_bytes, private_bytes, resident_bytes
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,13 @@ def measure(
 
 def main(arguments: list[str]) -> None:
     """Body of the child process."""
-    from teco.artifact import open_model
+    from teco.model.opening import open_model
     from teco.runtimes import SessionOptions, find
 
     name, runtime, h, w, threads = arguments
     model = open_model(name)
     # Opening an ONNX file that has no manifest beside it loads ONNX Runtime before this already.
-    library = LIBRARIES.get(runtime.split("-")[0])
-    if library is not None:
-        importlib.import_module(library)
+    importlib.import_module(find(runtime).module)
     lr = np.random.default_rng(0).random((1, 3, int(h), int(w)), np.float32)
     before, private_before = resident_bytes(), private_bytes()
     if before is None or private_before is None:

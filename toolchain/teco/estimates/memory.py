@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from teco.errors import USAGE, TecoError
+from teco.core.errors import USAGE, TecoError
 from teco.estimates.tensors import FLOAT, WIDTHS, P, Precision, deployed, peak
 from teco_models.variant import MIN_SIZE, SCALE, Variant
 
@@ -37,7 +37,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryEstimate:
     """Bytes that one stream takes where it is computed.
 
     Attributes:
@@ -75,7 +75,7 @@ def memory(
     form: Mapping[str, bool] | None = None,
     *,
     dynamic: bool = False,
-) -> Memory:
+) -> MemoryEstimate:
     """Memory of one step; arguments and errors as of :func:`teco.estimates.tensors.deployed`."""
     ops = deployed(variant, h, w, precision, form, dynamic=dynamic)
     width = WIDTHS[precision]
@@ -84,7 +84,7 @@ def memory(
     pixels = h * w
     past = 3 * P if variant.has_flow else 3 * P + variant.channels
     held = 3 + 3 + past + past if variant.has_flow else 3 + 3 + past + past + 3 * P
-    return Memory(
+    return MemoryEstimate(
         weights=weights,
         ports=held * pixels * FLOAT,
         activations=activations,

@@ -11,21 +11,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from teco.errors import TecoError
+from teco.core.errors import TecoError
 from teco.estimates.measure import Grown
 
 FILE = Path(__file__).with_name("measured.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class MemoryRecord:
     """One model on one runtime at one size, measured.
 
     Attributes:
         model: shipped name.
         variant: its variant.
         precision: that the runtime computed in, "fp32" or "bf16".
-        form: exact rewrites of the file's deploy form (teco_models.deploy.Rewrites).
+        form: exact rewrites of the file's deploy form (teco_models.deploy.step.Rewrites).
         static: whether the file was made for this size alone.
         runtime: as users type it.
         version: of the runtime's package.
@@ -58,7 +58,7 @@ class Record:
         return int(h), int(w)
 
 
-def read(path: Path = FILE) -> tuple[Record, ...]:
+def read(path: Path = FILE) -> tuple[MemoryRecord, ...]:
     """All records; none where there is no file.
 
     Raises:
@@ -71,7 +71,7 @@ def read(path: Path = FILE) -> tuple[Record, ...]:
     try:
         data: list[dict[str, Any]] = json.loads(text)["records"]
         grown = [Grown(**x.pop("grown")) for x in data]
-        return tuple(Record(**x, grown=g) for x, g in zip(data, grown, strict=True))
+        return tuple(MemoryRecord(**x, grown=g) for x, g in zip(data, grown, strict=True))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TecoError(
             f"{path} is no file of measured memory: {error!r}",
@@ -79,21 +79,21 @@ def read(path: Path = FILE) -> tuple[Record, ...]:
         ) from error
 
 
-def write(records: tuple[Record, ...], path: Path = FILE) -> None:
+def write(records: tuple[MemoryRecord, ...], path: Path = FILE) -> None:
     """Write all records, sorted.
 
     Raises:
         TecoError: the file cannot be written.
     """
-    from teco.artifact import as_json, write_beside
+    from teco.core.files import as_json, write_beside
 
     ordered = sorted(records, key=lambda r: (r.model, r.runtime, r.hw, r.static))
     write_beside(path, as_json({"records": [asdict(r) for r in ordered]}))
 
 
 def nearest(
-    records: tuple[Record, ...], variant: str, hw: tuple[int, int], count: int = 6
-) -> tuple[Record, ...]:
+    records: tuple[MemoryRecord, ...], variant: str, hw: tuple[int, int], count: int = 6
+) -> tuple[MemoryRecord, ...]:
     """The records that say most about a variant at an LR size: same variant first, then size.
 
     Args:
@@ -104,7 +104,7 @@ def nearest(
     """
     pixels = hw[0] * hw[1]
 
-    def distance(record: Record) -> tuple[bool, float, str]:
+    def distance(record: MemoryRecord) -> tuple[bool, float, str]:
         h, w = record.hw
         return record.variant != variant, abs(math.log(h * w / pixels)), record.runtime
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teco.estimates.memory import Memory, memory
-from teco.estimates.records import Record
+from teco.estimates.memory import MemoryEstimate, memory
+from teco.estimates.records import MemoryRecord
 from teco.estimates.tensors import Precision
 from teco_models.variant import Variant
 
@@ -30,13 +30,13 @@ class Fit:
     constant: float
     factor: float
 
-    def __call__(self, own: Memory) -> int:
+    def __call__(self, own: MemoryEstimate) -> int:
         """Growth in bytes of a process that runs a network with this memory of its own."""
         return round(self.constant + own.weights + own.ports + self.factor * own.activations)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EstimateCheck:
     """A record beside what would have been predicted for it.
 
     Attributes:
@@ -46,8 +46,8 @@ class Comparison:
             others are too few.
     """
 
-    record: Record
-    own: Memory
+    record: MemoryRecord
+    own: MemoryEstimate
     predicted: int | None
 
     @property
@@ -58,7 +58,7 @@ class Comparison:
         return self.predicted / self.record.grown.peak - 1
 
 
-def memory_of(record: Record) -> Memory:
+def memory_of(record: MemoryRecord) -> MemoryEstimate:
     """The network's own memory of what a record measured.
 
     bf16 counts as fp16 does, with float32 islands; OpenVINO keeps some of those in bf16 as well and
@@ -69,7 +69,7 @@ def memory_of(record: Record) -> Memory:
     return memory(variant, *record.hw, precision, record.form, dynamic=not record.static)
 
 
-def fit(records: Sequence[Record]) -> Fit | None:
+def fit(records: Sequence[MemoryRecord]) -> Fit | None:
     """Least squares of the relative error; None for less than two sizes of activations.
 
     The constant is not below zero: a runtime takes nothing off.
@@ -88,19 +88,19 @@ def fit(records: Sequence[Record]) -> Fit | None:
     return Fit(float(constant), float(factor))
 
 
-def compare(records: Sequence[Record]) -> tuple[Comparison, ...]:
+def compare(records: Sequence[MemoryRecord]) -> tuple[EstimateCheck, ...]:
     """Each record beside the prediction from the other variants on its runtime."""
-    found: list[Comparison] = []
+    found: list[EstimateCheck] = []
     fits: dict[tuple[str, str], Fit | None] = {}
     for record in records:
         key = record.runtime, record.variant
         if key not in fits:
             fits[key] = fit([r for r in records if r.runtime == key[0] and r.variant != key[1]])
         fitted, own = fits[key], memory_of(record)
-        found.append(Comparison(record, own, None if fitted is None else fitted(own)))
+        found.append(EstimateCheck(record, own, None if fitted is None else fitted(own)))
     return tuple(found)
 
 
-def runtimes_of(records: Sequence[Record]) -> tuple[str, ...]:
+def runtimes_of(records: Sequence[MemoryRecord]) -> tuple[str, ...]:
     """Names of the runtimes that were measured."""
     return tuple(sorted({r.runtime for r in records}))

@@ -1,4 +1,5 @@
-"""Every tensor of the deployed step, by hand: what :mod:`teco_models.deploy` computes, as a list.
+"""Every tensor of the deployed step, by hand: what :mod:`teco_models.deploy.step` computes, as a
+list.
 
 No torch and no export is needed for it, so that memory can be told before anything is built. A test
 compares it with the graphs that the export really writes.
@@ -91,7 +92,8 @@ def deployed(
         variant: which network.
         h, w: LR size.
         precision: of the convolutions.
-        form: exact rewrites by name (``teco_models.deploy.Rewrites``); what is not named is on.
+        form: exact rewrites by name (``teco_models.deploy.step.Rewrites``); what is not named is
+        on.
         dynamic: of a file that takes any size, which computes its sampling grid in each step where
             a static one stores it.
 
@@ -100,10 +102,10 @@ def deployed(
     """
     check_size(h, w)
     used = form or {}
-    return _Step(variant, h, w, WIDTHS[precision], used, dynamic).run()
+    return _TensorStep(variant, h, w, WIDTHS[precision], used, dynamic).run()
 
 
-class _Step:
+class _TensorStep:
     def __init__(
         self, variant: Variant, h: int, w: int, inner: int, form: Mapping[str, bool], dynamic: bool
     ) -> None:

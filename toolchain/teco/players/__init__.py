@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from teco.errors import USAGE, TecoError
-from teco.players.base import Emission, Request, Target
+from teco.core.errors import USAGE, TecoError
+from teco.players.base import EmitTarget
 from teco.players.clibrary import CLibrary
 from teco.players.frei0r import Frei0r
 from teco.players.gstreamer import GStreamer
@@ -11,7 +11,7 @@ from teco.players.mpv import Mpv
 from teco.players.vapoursynth import VapourSynth
 from teco.players.web.target import Web
 
-TARGETS: tuple[Target, ...] = (
+TARGETS: tuple[EmitTarget, ...] = (
     VapourSynth(),
     Mpv(),
     Frei0r(),
@@ -23,7 +23,7 @@ TARGETS: tuple[Target, ...] = (
 NAMES = tuple(target.name for target in TARGETS)
 
 
-def find(name: str) -> Target:
+def find(name: str) -> EmitTarget:
     """The target of that name.
 
     Raises:
@@ -37,4 +37,4 @@ def find(name: str) -> Target:
     )
 
 
-__all__ = ["NAMES", "TARGETS", "Emission", "Request", "Target", "find"]
+__all__ = ["NAMES", "TARGETS", "find"]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from teco.artifact import Model, manifest_path
-from teco.errors import USAGE, TecoError
+from teco.core.errors import USAGE, TecoError
+from teco.model.manifest import manifest_path
+from teco.model.opening import Model
 from teco_models import zoo
 
 CHECK_SECONDS = 120
@@ -20,7 +21,7 @@ CHECK_SECONDS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EmitRequest:
     """What is emitted.
 
     Attributes:
@@ -58,7 +59,7 @@ class Emission:
     with_model: bool = True
 
 
-class Target(Protocol):
+class EmitTarget(Protocol):
     """A player that ``teco emit`` makes files for. One file each, listed in ``TARGETS``."""
 
     @property
@@ -71,14 +72,14 @@ class Target(Protocol):
         """One line for ``teco emit --help``."""
         ...
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         """What goes to stdout without ``-o``: a script that finds the model by itself.
 
         None: this target is a folder, and needs ``-o``.
         """
         ...
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         """The folder's files.
 
         Raises:
@@ -86,7 +87,7 @@ class Target(Protocol):
         """
         ...
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         """Have the target's own program accept the folder.
 
         Returns:
@@ -153,7 +154,7 @@ def licence_text() -> str:
     return found
 
 
-def record(request: Request, target: str, version: str) -> str:
+def record(request: EmitRequest, target: str, version: str) -> str:
     """``teco-emit.json``: who made the folder and of what; and that it may be replaced."""
     data = {
         "target": target,

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.errors import TecoError
+from teco.core.errors import TecoError
 from teco.players import native
-from teco.players.base import CHECK_SECONDS, Emission, Request, accepts
+from teco.players.base import CHECK_SECONDS, Emission, EmitRequest, accepts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class CLibrary:
     name: str = "c"
     summary: str = "libteco: a C library for programs, with an example"
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         return None
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         return Emission(
             main="include/teco.h",
             files={
@@ -47,7 +47,7 @@ class CLibrary:
             with_model=False,
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         if reason := native.why_no_compiler():
             return f"not tried: {reason}"
         h, w = request.model.static_size or (24, 32)

@@ -8,16 +8,18 @@ import tempfile
 from pathlib import Path
 
 from teco import __version__
-from teco.artifact import manifest_path
-from teco.errors import USAGE, TecoError
+from teco.core.errors import USAGE, TecoError
+from teco.model.manifest import manifest_path
 from teco.players import base
-from teco.players.base import Emission, Request, Target
+from teco.players.base import Emission, EmitRequest, EmitTarget
 
 MARK = "teco-emit.json"
 """Only a folder that holds this file is ever replaced."""
 
 
-def write(target: Target, request: Request, folder: Path, *, force: bool, check: bool) -> str:
+def write(
+    target: EmitTarget, request: EmitRequest, folder: Path, *, force: bool, check: bool
+) -> str:
     """Make the folder.
 
     Args:
@@ -76,7 +78,7 @@ def check_folder(folder: Path, force: bool) -> None:
     raise TecoError(message, hint=hint, exit_code=USAGE)
 
 
-def _fill(folder: Path, target: Target, request: Request, emission: Emission) -> None:
+def _fill(folder: Path, target: EmitTarget, request: EmitRequest, emission: Emission) -> None:
     files: dict[str, str | bytes | Path] = dict(emission.files)
     if emission.with_model:
         model = base.model_files(request.model)
@@ -100,7 +102,7 @@ def _fill(folder: Path, target: Target, request: Request, emission: Emission) ->
             path.write_text(content, encoding="utf-8")
 
 
-def _readme(target: Target, request: Request, emission: Emission) -> str:
+def _readme(target: EmitTarget, request: EmitRequest, emission: Emission) -> str:
     commands = "\n".join(emission.commands)
     notes = f"\n{emission.notes.strip()}\n" if emission.notes.strip() else ""
     card = "`MODEL.md` says what the network was trained on and under which licences its clips " \

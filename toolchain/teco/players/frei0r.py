@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teco.players import native
-from teco.players.base import Emission, Request, accepts
+from teco.players.base import Emission, EmitRequest, accepts
 
 PLUGIN = "teco.so"
 SOURCE = "frei0r/teco_frei0r.c"
@@ -40,10 +40,10 @@ class Frei0r:
     name: str = "frei0r"
     summary: str = "a filter that stock ffmpeg, mpv and GStreamer load"
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         return None
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         files: dict[str, str | bytes | Path] = {
             **native.onnx_files(request.model),
             **native.runtime_files(),
@@ -79,7 +79,7 @@ class Frei0r:
             with_model=False,
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         if reason := native.why_no_compiler("frei0r.h"):
             return f"not compiled: {reason} (apt install cmake gcc frei0r-plugins-dev)"
         ffmpeg = shutil.which("ffmpeg")

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.players.base import Emission, Request, accepts, model_files
+from teco.players.base import Emission, EmitRequest, accepts, model_files
 
 PLUGIN = "python/teco_gst.py"
 
@@ -53,10 +53,10 @@ class GStreamer:
     name: str = "gstreamer"
     summary: str = "the element `teco` for gst-launch, playbin and applications"
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         return None
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         plugin = _TEMPLATE.format(
             version=tuple(sys.version_info[:2]),
             site=sysconfig.get_path("purelib"),
@@ -89,7 +89,7 @@ class GStreamer:
             ),
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         with tempfile.TemporaryDirectory(prefix="teco-emit-") as scratch:
             env = environment(folder, Path(scratch) / "registry.bin")
             if reason := why_not(env):

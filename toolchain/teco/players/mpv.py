@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.players.base import Emission, Request, accepts
+from teco.players.base import Emission, EmitRequest, accepts
 from teco.players.vapoursynth import SCRIPT, VapourSynth
 
 CONF = "teco.conf"
@@ -29,10 +29,10 @@ class Mpv:
     name: str = "mpv"
     summary: str = "a profile for an mpv that has the VapourSynth filter"
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         return None
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         inner = VapourSynth().emission(request)
         profile = _PROFILE.format(conf=CONF, name=request.model.name, script=SCRIPT)
         return Emission(
@@ -45,7 +45,7 @@ class Mpv:
             ),
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         mpv = shutil.which("mpv")
         if mpv is None:
             return "not tried: there is no mpv here"

@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from teco.artifact import Model, manifest_path
-from teco.errors import MACHINE, USAGE, TecoError
-from teco.machine import missing_extra
+from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.machine import missing_extra
+from teco.model.manifest import manifest_path
+from teco.model.opening import Model
 from teco.players.base import accepts, manifest_text, model_files
 
 SOURCE = Path(__file__).with_name("c")

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.players.base import Emission, Request, accepts, model_files
+from teco.players.base import Emission, EmitRequest, accepts, model_files
 from teco_models import zoo
 
 SCRIPT = "sr.vpy"
@@ -50,13 +50,13 @@ class VapourSynth:
     name: str = "vapoursynth"
     summary: str = "a script for vspipe, editors and mpv's VapourSynth filter"
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         model = request.spec
         if zoo.find(model) is None:
             model = str(Path(model).resolve())
         return script(request, repr(model))
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         main = next(iter(model_files(request.model)))
         beside = f"str(Path(__file__).resolve().with_name({main!r}))"
         return Emission(
@@ -76,7 +76,7 @@ class VapourSynth:
             ),
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         vspipe = find_vspipe()
         if vspipe is None:
             return "not tried: there is no vspipe here"
@@ -88,7 +88,7 @@ class VapourSynth:
         return "vspipe ran it on two frames"
 
 
-def script(request: Request, model: str, imports: str = "") -> str:
+def script(request: EmitRequest, model: str, imports: str = "") -> str:
     """The script's text.
 
     Args:

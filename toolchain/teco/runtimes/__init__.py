@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from teco.artifact import ENGINE_SUFFIX, Model
-from teco.errors import MACHINE, USAGE, TecoError
+from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.model.opening import ENGINE_SUFFIX, Model
 from teco.runtimes.base import Runtime, Session, SessionOptions
+from teco.runtimes.nvidia.onnxruntime_gpu import OnnxRuntimeGpu
+from teco.runtimes.nvidia.tensorrt import TensorRt
+from teco.runtimes.nvidia.tensorrt_rtx import TensorRtRtx
 from teco.runtimes.onnxruntime import OnnxRuntime
-from teco.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from teco.runtimes.openvino import OpenVino
 from teco.runtimes.pytorch import PyTorch
-from teco.runtimes.tensorrt import TensorRt
-from teco.runtimes.tensorrt_rtx import TensorRtRtx
 
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(name="onnxruntime"),
     OnnxRuntimeGpu(name="onnxruntime-cuda", kind="cuda"),
     OnnxRuntimeGpu(name="onnxruntime-tensorrt", kind="tensorrt"),
     OnnxRuntimeGpu(name="onnxruntime-rtx", kind="rtx"),
-    OpenVino(name="openvino", precision="f32"),
+    OpenVino(name="openvino", precision="fp32"),
     OpenVino(name="openvino-bf16", precision="bf16"),
     PyTorch(name="pytorch", device="cpu"),
     PyTorch(name="pytorch-cuda", device="cuda"),

@@ -1,7 +1,7 @@
 """``--runtime auto``: which runtime is fastest here, measured once and remembered.
 
 A guess would be wrong: on one machine ONNX Runtime was the faster for the form exported for it and
-OpenVINO for the other (see TARGETS in teco_models.deploy). A measurement takes a few steps.
+OpenVINO for the other (see TARGETS in teco_models.deploy.step). A measurement takes a few steps.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import time
 from pathlib import Path
 
-from teco.artifact import Model, sha256_of, write_beside
-from teco.machine import inspect
+from teco.core.files import sha256_of, write_beside
+from teco.core.machine import inspect
+from teco.model.opening import Model
 from teco.runtimes.base import Runtime, SessionOptions, on_noise
 from teco_calibration.cache import cache_dir
 
@@ -28,8 +29,8 @@ def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) ->
     The first step of each is warm-up; the best of the others counts. The answer is kept in teco's
     cache folder under everything that could change it: model, threads, machine and versions.
     """
-    # torch.compile spends minutes compiling; that is for those who ask for it.
-    candidates = [c for c in candidates if c.name != "pytorch-compile"]
+    # Minutes of compiling are for those who ask for it.
+    candidates = [c for c in candidates if not c.slow_to_open]
     if len(candidates) == 1:
         return candidates[0]
     path = _cache_file(candidates, model, options)

@@ -1,7 +1,7 @@
 """What every runtime offers: open a model, run its step. No runtime is imported here.
 
 Pictures cross this border as float32 arrays (1, 3, h, w), RGB in [0, 1], or, where a session can
-take and make them (:class:`PictureSession`), as the 8-bit pictures they are; the recurrent state is
+take and make them (:class:`FrameSession`), as the 8-bit pictures they are; the recurrent state is
 opaque and stays where the runtime computes.
 """
 
@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from teco.artifact import Model
-from teco.machine import usable_cores
-from teco.pictures import Array, Picture, to_picture
+from teco.core.machine import usable_cores, version_of
+from teco.core.pixels import Array, Pixels, to_pixels
+from teco.model.opening import Model
+
+Precision = Literal["fp32", "bf16"]
+
+PACKAGES_OF_ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
+"""Both bring the same module; the one with GPU providers is looked for first."""
 
 State = Any
 """Whatever a session hands out as state; only the session that made it may look inside."""
@@ -73,13 +78,13 @@ class Session(Protocol):
 
 
 @runtime_checkable
-class PictureSession(Protocol):
+class FrameSession(Protocol):
     """A session that also takes 8-bit pictures and makes them where it computes.
 
     Files with 8-bit ports do nothing else; for others it saves passes over the picture.
     """
 
-    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
+    def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
         """As :meth:`Session.step`, from picture to picture.
 
         Args:
@@ -108,6 +113,34 @@ class Runtime(Protocol):
     @property
     def exact(self) -> bool:
         """Whether it computes in float32; ``auto`` only picks those."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes a float32 file in: fp32, or the lower precision that it is named for."""
+        ...
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where it computes."""
+        ...
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that bring it, as pip knows them; the first one installed counts."""
+        ...
+
+    @property
+    def module(self) -> str:
+        """What it imports to open a model."""
+        ...
+
+    @property
+    def slow_to_open(self) -> str:
+        """Why opening a model takes minutes, to end a sentence with; "" where it does not.
+
+        Neither ``auto`` nor "all" takes such a runtime.
+        """
         ...
 
     @property
@@ -147,10 +180,15 @@ def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State 
     """
     lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
     if model.manifest is not None and model.manifest.contract.dtype == "uint8":
-        assert isinstance(session, PictureSession)
-        picture, enlarge = to_picture(lr), session.enlarge
+        assert isinstance(session, FrameSession)
+        picture, enlarge = to_pixels(lr), session.enlarge
         return lambda state: enlarge(picture, state)[1]
     return lambda state: session.step(lr, state)[1]
+
+
+def package_version(runtime: Runtime) -> str | None:
+    """Version of the package that brings a runtime, None where none is installed."""
+    return next((v for p in runtime.packages if (v := version_of(p))), None)
 
 
 def needs_onnx(model: Model, runtime: str) -> str | None:

@@ -1,17 +1,25 @@
-"""ONNX Runtime on the CPU. On GPUs: :mod:`teco.runtimes.onnxruntime_gpu`."""
+"""ONNX Runtime on the CPU. On GPUs: :mod:`teco.runtimes.nvidia.onnxruntime_gpu`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from teco.artifact import Model, StreamContract
-from teco.errors import MACHINE, TecoError
-from teco.machine import missing_extra
-from teco.runtimes.base import Session, SessionOptions, State, needs_onnx
-from teco.runtimes.ports import PortedPictureSession, PortedSession, size_of, zeros
+from teco.core.errors import MACHINE, TecoError
+from teco.core.machine import missing_extra
+from teco.model.contract import StreamContract
+from teco.model.opening import Model
+from teco.runtimes.base import (
+    PACKAGES_OF_ONNXRUNTIME,
+    Precision,
+    Session,
+    SessionOptions,
+    State,
+    needs_onnx,
+)
+from teco.runtimes.ports import PortedFrameSession, PortedSession, size_of, zeros
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -23,6 +31,11 @@ class OnnxRuntime:
     name: str
     exact: bool = True
     suffixes: tuple[str, ...] = (".onnx",)
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
+    packages: tuple[str, ...] = PACKAGES_OF_ONNXRUNTIME
+    module: str = "onnxruntime"
+    slow_to_open: str = ""
 
     def why_unavailable(self) -> str | None:
         return missing_extra("onnxruntime", "gpu", self.name)
@@ -50,7 +63,7 @@ class OnnxRuntime:
                 hint="export it again with `teco export`",
             ) from error
         contract = model.manifest.contract
-        kind = _CpuPictureSession if contract.dtype == "uint8" else _CpuSession
+        kind = _CpuFrameSession if contract.dtype == "uint8" else _CpuSession
         return kind(self.name, session, contract, options.thread_count)
 
 
@@ -75,5 +88,5 @@ class _CpuSession(PortedSession):
         self._session = None
 
 
-class _CpuPictureSession(PortedPictureSession, _CpuSession):
+class _CpuFrameSession(PortedFrameSession, _CpuSession):
     """The same for a file with 8-bit ports."""

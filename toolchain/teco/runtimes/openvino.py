@@ -9,18 +9,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.artifact import Model, StreamContract
-from teco.errors import MACHINE, TecoError
-from teco.machine import missing_extra
-from teco.pictures import Array, Picture, to_tensor
-from teco.runtimes.base import Session, SessionOptions, State, needs_onnx
+from teco.core.errors import MACHINE, TecoError
+from teco.core.machine import missing_extra
+from teco.core.pixels import Array, Pixels, to_tensor
+from teco.core.signal_stack import kept_signal_stack
+from teco.model.contract import StreamContract
+from teco.model.opening import Model
+from teco.runtimes.base import Precision, Session, SessionOptions, State, needs_onnx
 from teco.runtimes.ports import (
-    PortedPictureSession,
+    PortedFrameSession,
     PortedSession,
     shape_of,
     size_of,
 )
-from teco.signal_stack import kept_signal_stack
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> OpenVINO's name of its element type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +32,21 @@ class OpenVino:
     """OpenVINO with one inference precision."""
 
     name: str
-    precision: Literal["f32", "bf16"]
+    precision: Precision
     suffixes: tuple[str, ...] = (".onnx",)
+    device: Literal["cpu"] = "cpu"
+    packages: tuple[str, ...] = ("openvino",)
+    module: str = "openvino"
+    slow_to_open: str = ""
 
     @property
     def exact(self) -> bool:
-        return self.precision == "f32"
+        return self.precision == "fp32"
 
     def why_unavailable(self) -> str | None:
         if missing := missing_extra("openvino", "openvino", self.name):
             return missing
-        if self.precision == "f32":
+        if self.precision == "fp32":
             return None
         import openvino as ov
 
@@ -61,7 +69,7 @@ class OpenVino:
         assert model.onnx is not None
         assert model.manifest is not None
         settings = {
-            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": options.thread_count,
         }
@@ -81,14 +89,14 @@ class OpenVino:
             ) from error
         # What the plugin settled on, not what was asked for.
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if found != self.precision:
+        if found != _HINTS[self.precision]:
             raise TecoError(
                 f"{self.name} was asked for and OpenVINO settled on {found}", exit_code=MACHINE
             )
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         details = f"CPU, {threads} threads, {found}"
         if contract.dtype == "uint8":
-            return _PictureFileSession(self.name, compiled, contract, details)
+            return _FrameFileSession(self.name, compiled, contract, details)
         if contract.dtype == "float16" or contract.picture in {s.source for s in contract.states}:
             return _Session(self.name, compiled, contract, details)
 
@@ -98,7 +106,7 @@ class OpenVino:
             with kept_signal_stack():
                 return ov.Core().compile_model(ports, "CPU", settings)
 
-        return _PictureSession(self.name, compiled, contract, details, compile_pictures)
+        return _FrameSession(self.name, compiled, contract, details, compile_pictures)
 
 
 CHECK = "teco_check"
@@ -202,17 +210,17 @@ class _Session(PortedSession):
             self._compiled = None
 
 
-class _PictureFileSession(PortedPictureSession, _Session):
+class _FrameFileSession(PortedFrameSession, _Session):
     """A session for a file with 8-bit ports."""
 
-    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
-        """See :class:`teco.runtimes.base.PictureSession`."""
+    def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :class:`teco.runtimes.base.FrameSession`."""
         picture, state = super().enlarge(frame, state)
         # It is handed to others, who keep it; this memory is written again two steps on.
         return picture.copy(), state
 
 
-class _PictureSession(_Session):
+class _FrameSession(_Session):
     """A session whose model can also make 8-bit pictures, by a graph of its own.
 
     It is compiled when it is first asked for.
@@ -248,8 +256,8 @@ class _PictureSession(_Session):
         self._switch(pictures=False)
         return super().step(lr, state)
 
-    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
-        """See :class:`teco.runtimes.base.PictureSession`."""
+    def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :class:`teco.runtimes.base.FrameSession`."""
         self._switch(pictures=True)
         picture, check, state = self._run(to_tensor(frame), state)
         self._require_numbers(check)

@@ -1,8 +1,8 @@
 """From frames to what a model's ports take, and back: what all sessions share.
 
 A session subclasses :class:`PortedSession` and says how one step runs on tensors as the contract
-names them (:class:`teco.artifact.StreamContract`); for a file with 8-bit ports it subclasses
-:class:`PortedPictureSession` too, which makes it a :class:`teco.runtimes.base.PictureSession`.
+names them (:class:`teco.model.contract.StreamContract`); for a file with 8-bit ports it subclasses
+:class:`PortedFrameSession` too, which makes it a :class:`teco.runtimes.base.FrameSession`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.artifact import StreamContract
-from teco.pictures import Array, Picture, to_picture, to_tensor
+from teco.core.pixels import Array, Pixels, to_pixels, to_tensor
+from teco.model.contract import StreamContract
 from teco.runtimes.base import State
 
 
@@ -65,7 +65,7 @@ def to_port(contract: StreamContract, lr: Array) -> NDArray[Any]:
         return lr.astype(np.float16)
     if not np.isfinite(lr.sum()):
         raise FloatingPointError
-    return to_picture(lr)[None]
+    return to_pixels(lr)[None]
 
 
 def from_port(contract: StreamContract, picture: NDArray[Any]) -> Array:
@@ -116,11 +116,11 @@ class PortedSession(ABC):
             raise FloatingPointError
 
 
-class PortedPictureSession(PortedSession):
+class PortedFrameSession(PortedSession):
     """The same for a file whose ports are 8-bit pictures."""
 
-    def enlarge(self, frame: Picture, state: State | None) -> tuple[Picture, State]:
-        """See :class:`teco.runtimes.base.PictureSession`."""
+    def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :class:`teco.runtimes.base.FrameSession`."""
         # A copy, because the frame becomes state and the caller's memory is the caller's.
         picture, check, state = self._run(np.array(frame, order="C")[None], state)
         self._require_numbers(check)

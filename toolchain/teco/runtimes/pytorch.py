@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from teco.allocator import give_back, keep_freed_memory
-from teco.artifact import WEIGHTS_SUFFIXES, Model
-from teco.errors import MACHINE, TecoError
-from teco.machine import missing_extra
-from teco.pictures import Array
-from teco.runtimes.base import Session, SessionOptions, State
+from teco.core.allocator import give_back, keep_freed_memory
+from teco.core.errors import MACHINE, TecoError
+from teco.core.machine import missing_extra
+from teco.core.pixels import Array
+from teco.model.opening import WEIGHTS_SUFFIXES, Model
+from teco.runtimes.base import Precision, Session, SessionOptions, State
 
 if TYPE_CHECKING:
+    from teco_models.arch.generator import Generator
     from teco_models.checkpoint import Weights
-    from teco_models.generator import Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,13 @@ class PyTorch:
     compiled: bool = False
     exact: bool = True
     suffixes: tuple[str, ...] = WEIGHTS_SUFFIXES
+    precision: Precision = "fp32"
+    packages: tuple[str, ...] = ("torch",)
+    module: str = "torch"
+
+    @property
+    def slow_to_open(self) -> str:
+        return "compiles for minutes" if self.compiled else ""
 
     def why_unavailable(self) -> str | None:
         for module in ("torch", "safetensors"):
@@ -51,8 +58,8 @@ class PyTorch:
         """See :class:`teco.runtimes.base.Runtime`.
 
         Two settings of the whole process come with it: PyTorch's number of threads and, on the
-        CPU, that freed memory stays with the process (:mod:`teco.allocator`). Closing the session
-        gives back what is free then.
+        CPU, that freed memory stays with the process (:mod:`teco.core.allocator`). Closing the
+        session gives back what is free then.
         """
         if reason := self.why_unavailable():
             raise TecoError(reason, exit_code=MACHINE)

@@ -7,15 +7,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from teco.pictures import Picture
-from teco.scenecut import SceneCutDetector
-from teco.stream import Stream
+from teco.core.pixels import Pixels
+from teco.inference.scene_cuts import SceneCutDetector
+from teco.inference.stream import Stream
 
 Tag = TypeVar("Tag")
 
 
 class Ahead(Generic[Tag]):
-    """What :meth:`teco.stream.Stream.run` does with warm-up, for one frame at a time.
+    """What :meth:`teco.inference.stream.Stream.run` does with warm-up, for one frame at a time.
 
     At the start of a scene ``warm_up`` frames are waited for, run backwards and dropped, then the
     scene is shown from its first frame on; within it nothing is held. Without warm-up every frame
@@ -31,9 +31,9 @@ class Ahead(Generic[Tag]):
         self.stream = stream
         self.warm_up = warm_up
         self._detector = SceneCutDetector() if scene_cuts else None
-        self._last: Picture | None = None
+        self._last: Pixels | None = None
         # The scene that waits, in order: (picture, tag, whether it repeats the one before).
-        self._held: deque[tuple[Picture, Tag, bool]] = deque()
+        self._held: deque[tuple[Pixels, Tag, bool]] = deque()
 
     @property
     def held(self) -> int:
@@ -41,14 +41,14 @@ class Ahead(Generic[Tag]):
         return len(self._held)
 
     def feed(
-        self, picture: Picture, tag: Tag, *, due: float | None = None
-    ) -> list[tuple[Tag, Picture]]:
+        self, picture: Pixels, tag: Tag, *, due: float | None = None
+    ) -> list[tuple[Tag, Pixels]]:
         """The next frame; what can be shown now, in order, each with the tag it came with.
 
         Args:
             picture: (h, w, 3) uint8 RGB, not changed afterwards.
             tag: anything that belongs to it.
-            due: as :meth:`teco.stream.Stream.push`; not heeded while frames are held.
+            due: as :meth:`teco.inference.stream.Stream.push`; not heeded while frames are held.
         """
         last, self._last = self._last, picture
         if last is not None and last.shape != picture.shape:
@@ -58,7 +58,7 @@ class Ahead(Generic[Tag]):
         starts = last is None or cut
         if self.warm_up == 0:
             return [(tag, self.stream.push(picture, cut=starts, due=due))]
-        done: list[tuple[Tag, Picture]] = []
+        done: list[tuple[Tag, Pixels]] = []
         if starts:
             done = self.drain()
         elif not self._held:
@@ -68,7 +68,7 @@ class Ahead(Generic[Tag]):
             done += self.drain()
         return done
 
-    def drain(self) -> list[tuple[Tag, Picture]]:
+    def drain(self) -> list[tuple[Tag, Pixels]]:
         """What is held, however little: at the end of a clip or before a scene."""
         held, self._held = list(self._held), deque()
         first = True
@@ -76,7 +76,7 @@ class Ahead(Generic[Tag]):
             if not repeats:
                 self.stream.push(picture, cut=first)
                 first = False
-        done: list[tuple[Tag, Picture]] = []
+        done: list[tuple[Tag, Pixels]] = []
         for picture, tag, _ in held:
             done.append((tag, self.stream.push(picture, cut=first)))
             first = False

@@ -12,7 +12,7 @@ gi.require_version("GstVideo", "1.0")
 from gi.repository import Gst, GstVideo  # noqa: E402
 
 from teco.players.gst.formats import FORMATS, Layout  # noqa: E402
-from teco_calibration.colour import Colour, guess_matrix  # noqa: E402
+from teco.video.colour import Colour, guess_matrix  # noqa: E402
 from teco_models.variant import SCALE  # noqa: E402
 
 MOST = 2**15 - 1

@@ -21,8 +21,9 @@ gi.require_version("GstBase", "1.0")
 gi.require_version("GstVideo", "1.0")
 from gi.repository import GLib, GObject, Gst, GstBase, GstVideo  # noqa: E402
 
-from teco.artifact import DEFAULT_MODEL  # noqa: E402
-from teco.errors import TecoError  # noqa: E402
+from teco.core.errors import TecoError  # noqa: E402
+from teco.inference.stream import Stream  # noqa: E402
+from teco.model.opening import DEFAULT_MODEL  # noqa: E402
 from teco.players.gst.ahead import Ahead  # noqa: E402
 from teco.players.gst.caps import (  # noqa: E402
     MOST,
@@ -33,8 +34,7 @@ from teco.players.gst.caps import (  # noqa: E402
     raw_video,
     transformed,
 )
-from teco.players.gst.formats import Layout, PictureFormat  # noqa: E402
-from teco.stream import Stream  # noqa: E402
+from teco.players.gst.formats import FrameFormat, Layout  # noqa: E402
 from teco_models.errors import ModelError  # noqa: E402
 from teco_models.variant import MIN_SIZE, SCALE  # noqa: E402
 
@@ -164,7 +164,7 @@ class Teco(GstBase.BaseTransform):
         super().__init__()
         self._settings = dict(DEFAULTS)
         self._ahead: Ahead[_Moment] | None = None
-        self._format: PictureFormat | None = None
+        self._format: FrameFormat | None = None
         self._incoming: Layout | None = None
         self._outgoing: Layout | None = None
         self._out_size = 0
@@ -245,7 +245,7 @@ class Teco(GstBase.BaseTransform):
         after = GstVideo.VideoInfo.new_from_caps(outgoing)
         self._incoming, self._outgoing = layout_of(before), layout_of(after)
         self._out_size = after.size
-        self._format = PictureFormat(colour_of(before))
+        self._format = FrameFormat(colour_of(before))
         rate = (before.fps_n, before.fps_d)
         frame_time = Gst.SECOND * rate[1] // rate[0] if rate[0] > 0 else 0
         if frame_time != self._frame_time:

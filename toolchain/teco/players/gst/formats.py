@@ -1,6 +1,6 @@
 """Raw video in GStreamer's memory to pictures and back, by the same arithmetic as clips.
 
-The conversion is :class:`teco_calibration.colour.Converter`, so that a player's picture is the one
+The conversion is :class:`teco.video.colour.Converter`, so that a player's picture is the one
 that ``teco upscale`` makes of the same samples.
 """
 
@@ -13,8 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.pictures import Picture
-from teco_calibration.colour import Colour, Converter
+from teco.core.pixels import Pixels
+from teco.video.colour import Colour, Converter
 
 Memory = Any
 """What offers Python's buffer protocol; the type for it is younger than Python 3.11."""
@@ -63,7 +63,7 @@ class Layout:
         return [_view(data, shape, offset, stride) for shape, offset, stride in places]
 
 
-class PictureFormat:
+class FrameFormat:
     """Reads and writes one kind of raw video.
 
     Args:
@@ -73,7 +73,7 @@ class PictureFormat:
     def __init__(self, colour: Colour) -> None:
         self._converter = Converter(colour)
 
-    def read(self, data: Memory, layout: Layout) -> Picture:
+    def read(self, data: Memory, layout: Layout) -> Pixels:
         """(h, w, 3) uint8 RGB, which is the caller's to keep."""
         views = layout.views(data)
         if layout.format == "RGB":
@@ -83,7 +83,7 @@ class PictureFormat:
             target[:] = source
         return self._converter.to_rgb(frame)
 
-    def write(self, picture: Picture, data: Memory, layout: Layout) -> None:
+    def write(self, picture: Pixels, data: Memory, layout: Layout) -> None:
         """Put (h, w, 3) uint8 RGB into writable memory."""
         views = layout.views(data)
         if layout.format == "RGB":

@@ -1,6 +1,6 @@
 """onnxruntime-web's own files: from a folder that is named, from the cache, or from npm.
 
-They are Microsoft's, 41 MB, and not part of teco; :mod:`teco.npm_package` says how they come.
+They are Microsoft's, 41 MB, and not part of teco; :mod:`teco.core.npm_package` says how they come.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from teco import npm_package
-from teco.npm_package import ONNXRUNTIME_WEB
+from teco.core import npm_package
+from teco.core.npm_package import ONNXRUNTIME_WEB
 
 VERSION = ONNXRUNTIME_WEB.version
 FILES = tuple(PurePosixPath(name).name for name in ONNXRUNTIME_WEB.files)
@@ -18,7 +18,7 @@ FILES = tuple(PurePosixPath(name).name for name in ONNXRUNTIME_WEB.files)
 
 
 @dataclass(frozen=True)
-class Runtime:
+class WebRuntime:
     """The files that were found.
 
     Attributes:
@@ -34,7 +34,7 @@ class Runtime:
         return {name: self.folder / name for name in FILES}
 
 
-def find(named: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> Runtime:
+def find(named: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> WebRuntime:
     """onnxruntime-web's files.
 
     Args:
@@ -43,7 +43,7 @@ def find(named: Path | None = None, *, say: Callable[[str], None] = lambda _: No
         say: told about the download.
 
     Raises:
-        TecoError: see :func:`teco.npm_package.find`.
+        TecoError: see :func:`teco.core.npm_package.find`.
     """
     found = npm_package.find(ONNXRUNTIME_WEB, named, option="--ort-web", say=say)
-    return Runtime(next(iter(found.files.values())).parent, found.version)
+    return WebRuntime(next(iter(found.files.values())).parent, found.version)

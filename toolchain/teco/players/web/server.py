@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from teco.errors import USAGE, TecoError
+from teco.core.errors import USAGE, TecoError
 
 LOOPBACK = "127.0.0.1"
 PORT = 8360

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from teco import __version__
-from teco.artifact import Model, manifest_path, open_model
-from teco.errors import USAGE, TecoError
+from teco.core.errors import USAGE, TecoError
+from teco.model.manifest import manifest_path
+from teco.model.opening import Model, open_model
 from teco.players.base import manifest_text
-from teco.players.web.onnxruntime_web import VERSION, Runtime
+from teco.players.web.onnxruntime_web import VERSION, WebRuntime
 from teco_models import zoo
 
 DEFAULT_MODEL = "live"
@@ -35,7 +36,7 @@ dB), the past kept, against a cold start of each of them:
            b3   29.48 cold; kept: k=1 29.09, 2 28.58, 4 27.89, 8 27.18
 
 So a latent state survives gaps, and what a flow net has to bridge does not. (b3 as it was
-before its past was shown only where it fits, ``teco_models.backprojection.TRUST``.)"""
+before its past was shown only where it fits, ``teco_models.arch.backprojection.TRUST``.)"""
 
 _PAGE = (
     "index.html", "style.css", "icon.svg", "page.js", "player.js", "divider.js", "worker.js",
@@ -84,7 +85,7 @@ def check_form(model: Model) -> None:
     )
 
 
-def site(models: Sequence[Model], runtime: Runtime) -> dict[str, str | bytes | Path]:
+def site(models: Sequence[Model], runtime: WebRuntime) -> dict[str, str | bytes | Path]:
     """Every file of the page: page, models, runtime, licence.
 
     Args:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.players.base import Emission, Request
+from teco.players.base import Emission, EmitRequest
 from teco.players.web import onnxruntime_web
 from teco.players.web.site import site, web_models
 from teco.players.web.trial import browser, trial
@@ -47,12 +47,12 @@ class Web:
 
     name: str = "web"
     summary: str = "a page for browsers, where one drops a video and watches it beside the original"
-    runtime: onnxruntime_web.Runtime | None = None
+    runtime: onnxruntime_web.WebRuntime | None = None
 
-    def text(self, request: Request) -> str | None:
+    def text(self, request: EmitRequest) -> str | None:
         return None
 
-    def emission(self, request: Request) -> Emission:
+    def emission(self, request: EmitRequest) -> Emission:
         models = web_models(request.spec)
         runtime = self.runtime or onnxruntime_web.find(say=lambda x: print(x, file=sys.stderr))
         files = site(models, runtime)
@@ -66,7 +66,7 @@ class Web:
             with_model=False,
         )
 
-    def check(self, folder: Path, request: Request) -> str:
+    def check(self, folder: Path, request: EmitRequest) -> str:
         program = browser()
         if program is None:
             return "not tried: there is no Chromium or Chrome here"

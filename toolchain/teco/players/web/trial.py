@@ -14,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote
 
-from teco.errors import TecoError
+from teco.core.errors import TecoError
 from teco.players.web.server import Handler, Server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -3,7 +3,7 @@
  * How a model is driven, as the manifest beside it says: names and shapes of the state, sizes,
  * colour and range. Nothing else in these pages knows a name or a shape of any network.
  *
- * The same record as `teco.artifact.StreamContract` in Python.
+ * The same record as `teco.model.opening.StreamContract` in Python.
  */
 import { PlayerError } from "./errors.js";
 

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * 8-bit pictures and the tensors that networks take, to the bit as `teco.pictures` has it in Python.
+ * 8-bit pictures and the tensors that networks take, to the bit as `teco.core.pixels` has it in Python.
  * Pictures are RGBA, as canvases have them; planes are (3, h, w) float32, RGB in [0, 1].
  */
 

@@ -45,7 +45,7 @@ export class Stream {
    * Take the next frame and say why it starts a scene, if it does.
    *
    * A frame that repeats the one before it, bit for bit, is no frame: as in Python
-   * (`teco.recurrence`), neither the network nor the detector sees it.
+   * (`teco.inference.recurrence`), neither the network nor the detector sees it.
    *
    * @param {Uint8ClampedArray | Uint8Array} rgba (h, w, 4); it is kept and must not change
    * @param {number} h

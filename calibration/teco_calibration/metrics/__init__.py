@@ -1,0 +1,1 @@
+"""Picture and sequence metrics by their official definitions."""

@@ -1,0 +1,1 @@
+"""The temporal gate: whether another precision drifts from float32 over time."""

@@ -1,0 +1,1 @@
+"""The networks as the papers describe them."""

@@ -1,0 +1,1 @@
+"""Smaller networks of trained ones: pruning, sharing, sparsity, growing, blending."""

@@ -1,0 +1,1 @@
+"""The same functions arranged for runtimes."""

@@ -1,0 +1,468 @@
+"""What a benchmark's reports say is what its record says."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import bench_record
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from javascript import STAND_INS, real_libraries
+
+from teco.benchmark.quality.measure import Gallery
+from teco.benchmark.record.gate import GateResult
+from teco.benchmark.record.record import Record
+from teco.benchmark.report.columns import (
+    COLUMNS,
+    TableRow,
+    column,
+    entries,
+    number,
+    pareto_front,
+    shown_columns,
+)
+from teco.benchmark.report.html import libraries
+from teco.benchmark.report.html import page as html_page
+from teco.benchmark.report.html.pictures import encode
+from teco.benchmark.report.markdown import markdown
+from teco.benchmark.report.terminal import Lines, LiveTable, record_tables, watching
+from teco.core.errors import TecoError
+from teco.core.files import as_json
+from teco.core.names import common_prefix
+from teco_calibration.records import to_data
+from teco_calibration.temporal_gate.verdict import Bounds, Numbers, Verdict
+
+ROW = bench_record.record().rows[0]
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return bench_record.record()
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+
+def test_columns_read_the_record(record) -> None:
+    lines = entries(record)
+    first = lines[0]
+    row = record.rows[0]
+    expected = {
+        "p50": row.kernel.host.summary.p50, "p90": row.kernel.host.summary.p90,
+        "p99": row.kernel.host.summary.p99, "jitter": row.kernel.host.summary.jitter,
+        "fps": row.kernel.host.summary.fps, "pipeline": row.pipeline.fps, "in_time": 100.0,
+        "share": 100 * row.roofline.share, "peak": 300.0, "psnr": row.quality.means["psnr"],
+        "float32": math.inf, "drift": 0.01, "warm_up": 4.0, "load": 120.0, "device": None,
+        "flicker": None,
+    }  # fmt: skip
+    for key, value in expected.items():
+        found = column(key).value(first)
+        assert found == (None if value is None else pytest.approx(value)), key
+    assert column("in_time").value(lines[2]) == pytest.approx(100 * 11 / 12)
+    assert [e.key for e in lines[-2:]] == ["bicubic", "bilinear"]
+    assert column("p50").value(lines[-1]) is None
+    assert {e.ratio for e in lines if e.row} >= {1.0}, "the fastest is once itself"
+    shown = {c.key for c in shown_columns(lines)}
+    assert {"device", "gpu_memory", "flicker"} & shown == set()
+    assert len({c.key for c in COLUMNS}) == len(COLUMNS)
+
+
+def test_numbers_and_the_best(record) -> None:
+    assert [number(v, 2) for v in (None, math.inf, -0.001, -1.5)] == ["-", "equal", "0.00", "-1.50"]
+    lines = entries(record)
+    p50 = column("p50")
+    assert p50.best(lines) == {min((e for e in lines if e.row), key=p50.value).key}
+    psnr = column("psnr")
+    assert psnr.best(lines) == {max(lines, key=psnr.value).key}
+    assert column("warm_up").best(lines) == set(), "no better and no worse"
+    assert column("peak").best(lines) == set(), "all the same"
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_pareto_front(pairs: list[tuple[int, int]]) -> None:
+    """Nothing on it is beaten, everything off it is, or is the same as one on it."""
+    row = ROW
+
+    def entry(n: int, ms: int, db: int) -> TableRow:
+        summary = replace(row.kernel.host.summary, p50=float(ms))
+        host = replace(row.kernel.host, summary=summary)
+        quality = replace(row.quality, means={"psnr": float(db)})
+        kernel = replace(row.kernel, host=host)
+        return TableRow(
+            key=str(n), model="", runtime="", row=replace(row, kernel=kernel), quality=quality
+        )
+
+    lines = [entry(n, *pair) for n, pair in enumerate(pairs)]
+    front = [int(key) for key in pareto_front(lines, "psnr")]
+    assert [pairs[n] for n in front] == sorted(pairs[n] for n in front)
+    for n, (ms, db) in enumerate(pairs):
+        beaten = any(a <= ms and b >= db and (a, b) != (ms, db) for a, b in pairs)
+        same = any(pairs[m] == (ms, db) for m in front)
+        assert (n in front) <= (not beaten)
+        assert beaten or same
+
+
+def test_common_prefix() -> None:
+    assert common_prefix(["teco-x4-b3", "teco-x4-b10"]) == "teco-x4-"
+    assert common_prefix(["a", "b"]) == ""
+    assert common_prefix(["teco-x4-b3"]) == ""
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+def test_the_table_fits_and_says_the_record(record) -> None:
+    text = record_tables(record)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+    for e in entries(record):
+        for key in ("p50", "p99", "pipeline", "peak", "psnr", "lpips", "float32", "load"):
+            assert column(key).text(e) in text
+    assert "built for sm_89" in text
+
+
+def test_markdown_says_the_record(record) -> None:
+    text = markdown(record)
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    speed = rows[: len(record.rows)]
+    for line, e in zip(speed, [e for e in entries(record) if e.row], strict=True):
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        assert cells[1] == e.runtime
+        assert cells[2] == column("p50").text(e)
+    assert sum("**" in line for line in rows) >= 2
+    assert "Not run: tensorrt: no NVIDIA GPU was found." in text
+    assert "112x96, 12 frames, degraded (BD)" in text
+    stopped = replace(record, complete=False, stopped="interrupted at: timing steps")
+    assert "Incomplete: interrupted at: timing steps." in markdown(stopped)
+
+
+def test_speed_that_was_measured_once_is_said_to_be(record) -> None:
+    """A row that shows the speed of another one with the same graph says so."""
+    slow, *others = record.rows
+    twin = replace(
+        slow, key="twin on onnxruntime", artifact=replace(slow.artifact, name="twin"),
+        measured_as=slow.key,
+    )  # fmt: skip
+    shared = replace(record, rows=(slow, twin, *others))
+    sentence = f"measured once: twin as {slow.artifact.name}."
+    assert sentence in markdown(shared)
+    assert sentence in " ".join(record_tables(shared).split())
+    assert "speed shared" in html_page.page(shared, None, {}, STAND_INS)
+    assert "measured once: " not in markdown(record)
+    lines = entries(shared)
+    assert lines[1].ratio == lines[0].ratio
+
+
+def test_records_without_quality_or_rows(record) -> None:
+    bare = replace(
+        record, clip=None, interpolations=(),
+        rows=tuple(replace(r, quality=None, distance=None, roofline=None) for r in record.rows),
+    )  # fmt: skip
+    for text in (record_tables(bare), markdown(bare), html_page.page(bare, None, {}, STAND_INS)):
+        assert "PSNR" not in text.partition("<script>")[0]
+        assert "p50" in text
+    empty = replace(bare, rows=(), ratios=(), noise=(), complete=False, stopped="interrupted")
+    assert "Incomplete" in markdown(empty)
+    assert "The bench is incomplete" in html_page.page(empty, None, {}, STAND_INS)
+
+
+# --- while it runs -----------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_table_fills_in(record, monkeypatch) -> None:
+    monkeypatch.setattr("teco.benchmark.report.terminal.EVERY", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    keys = [(row.key, row.artifact.name, row.runtime) for row in record.rows]
+    with watching(keys, stream) as watch:
+        assert isinstance(watch, LiveTable)
+        watch.phase("timing steps")
+        watch.progress("timing steps", 3, 10)
+        before = stream.tell()
+        watch.row(replace(record.rows[0], quality=None))
+    drawn = stream.getvalue()
+    p50 = column("p50").text(entries(record)[0])
+    assert p50 not in drawn[:before]
+    assert p50 in drawn[before:]
+    assert "3/10" in drawn
+    assert "timing steps" in drawn
+
+
+def test_no_thread_draws_while_steps_are_timed(monkeypatch) -> None:
+    import threading
+
+    monkeypatch.setenv("TERM", "xterm")
+    before = threading.active_count()
+    with watching([("m on r", "m", "r")], Terminal()) as watch:
+        watch.phase("timing steps")
+        assert threading.active_count() == before
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch) -> None:
+    clock = iter([0.0, 0.0, 1.0, 12.0, 13.0])
+    monkeypatch.setattr("teco.benchmark.report.terminal.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with watching([], stream) as watch:
+        assert isinstance(watch, Lines)
+        watch.phase("timing steps")
+        watch.progress("timing steps", 1, 40)
+        watch.progress("timing steps", 12, 40)
+        watch.progress("timing steps", 13, 40)
+    assert stream.getvalue() == "timing steps\ntiming steps: 12 of 40, 28 s left\n"
+
+
+def test_many_rows_scroll_with_the_one_that_is_filled(record) -> None:
+    live = LiveTable([(f"m{n} on r", f"m{n}", "r") for n in range(40)], Terminal())
+    rows = [
+        TableRow(key=f"m{n} on r", model="", runtime="", row=None, quality=None) for n in range(40)
+    ]
+    for latest in (0, 20, 39):
+        live._latest = f"m{latest} on r"
+        shown = live._shown(rows, 10)
+        assert len(shown) == 10
+        assert rows[latest] in shown
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """What a page holds: cells of its summary, its blocks of data, and whatever points outside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.cells: dict[tuple[str, str], tuple[str, str]] = {}
+        self.data: dict[str, str] = {}
+        self.links: list[str] = []
+        self.headings: list[str] = []
+        self.open: list[str] = []
+        self._row = self._key = self._value = self._script = ""
+        self._heading = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes) -> None:
+        given = dict(attributes)
+        self.links += [v for k, v in given.items() if k in ("src", "href") and v]
+        if tag == "tr":
+            self._row = given.get("data-row", "")
+        if tag == "td" and "data-key" in given:
+            self._key, self._value = given["data-key"], given["data-value"]
+        if tag == "small":
+            self._key = ""
+        if tag == "script":
+            self._script = given.get("id", "code")
+        self._heading = tag == "h2"
+
+    def handle_endtag(self, tag) -> None:
+        if tag in ("td", "script"):
+            self._key = self._script = ""
+
+    def handle_data(self, data) -> None:
+        if self._script:
+            self.data[self._script] = self.data.get(self._script, "") + data
+        elif self._key:
+            self.cells[self._row, self._key] = (self._value, data)
+        elif self._heading:
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(record) -> str:
+    gallery, shows = bench_record.gallery()
+    return html_page.page(record, encode(gallery), shows, STAND_INS)
+
+
+def test_the_page_holds_the_record_and_its_figures(record, text) -> None:
+    page = Page(text)
+    assert json.loads(page.data["record"]) == json.loads(as_json(to_data(record)))
+    for e in entries(record):
+        for c in shown_columns(entries(record)):
+            value, shown = page.cells[e.key, c.key]
+            assert shown == c.text(e)
+            expected = c.value(e)
+            assert (float(value) if value else None) == expected
+    assert "Pictures" in page.headings
+
+
+def test_the_page_tells_late_frames_and_verdicts(record) -> None:
+    """What was played and judged stands in the page, refusals with their reasons."""
+    row = record.rows[0]
+    assert row.playback is not None
+    slow = replace(row.playback, shown=5, late=2, dropped=3, late_ms=(0.0, 7.4, 61.6))
+    good = Numbers(
+        frames=20, every=1, on_truth=False, psnr=(52.0, None), max_steps=(1, 0), within_one=1.0
+    )
+    bounds = Bounds(name="fp16", frames=20, max_steps=2)
+    verdicts = (
+        GateResult("a", "x", "pytorch", Verdict(bounds=bounds, numbers=good)),
+        GateResult(
+            "b", "x", "pytorch", Verdict(bounds=bounds, numbers=replace(good, max_steps=(9,)))
+        ),
+        GateResult("c", "x", note="it has no <reference>"),
+    )
+    changed = replace(
+        record,
+        rows=(replace(row, playback=slow), *record.rows[1:]),
+        gate=tuple(one.as_dict() for one in verdicts),
+    )
+    body = html_page.page(changed, {}, {}, STAND_INS)
+    assert (
+        f"<td>25</td><td>{bench_record.FRAMES}</td><td>5</td><td>2</td><td>3</td><td>62 ms</td>"
+        in body
+    )
+    (a,) = re.findall(r'<th scope="row">a on x</th>(.*?)</tr>', body)
+    assert a == "<td>fp16</td><td>accepted</td><td>52.0 dB</td><td>1</td><td>-</td>"
+    (b,) = re.findall(r'<th scope="row">b on x</th>(.*?)</tr>', body)
+    assert "<td>refused</td>" in b
+    assert "is 9 of 255" in b
+    (c,) = re.findall(r'<th scope="row">c on x</th>(.*?)</tr>', body)
+    assert "not judged" in c
+    assert "it has no &lt;reference&gt;" in c
+
+
+def test_columns_that_nobody_measured_are_left_out(record, text) -> None:
+    assert all(row.memory.device is None for row in record.rows)
+    assert "growth in 1,000 frames" in text
+    assert "on the GPU" not in text
+    rows = [replace(r, memory=replace(r.memory, device=1 << 30)) for r in record.rows[:1]]
+    body = html_page.page(replace(record, rows=(*rows, *record.rows[1:])), {}, {}, STAND_INS)
+    assert '<th scope="col">on the GPU</th>' in body
+    assert "<td>1024</td>" in body
+
+
+def test_the_page_needs_no_network(text) -> None:
+    page = Page(text)
+    assert all(link.startswith(("#", "data:")) for link in page.links), page.links
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\(\s*['\"]?(?!data:)http", text.partition("<script")[0])
+
+
+def test_what_users_wrote_is_text(text) -> None:
+    """A model's name, a command, a path: none of it can become an element."""
+    head = text.partition('<script type="application/json"')[0]
+    assert "<b>live</b>" not in head
+    assert "&lt;b&gt;live&lt;/b&gt;" in head
+    assert "report.html </script>" not in text
+
+
+def test_licences_are_in_the_page(text) -> None:
+    assert "<pre>Copyright A &lt;B&gt;" in text
+    assert text.index(STAND_INS.scripts[0]) < text.index(STAND_INS.scripts[1])
+
+
+def test_pictures_are_lossless_and_within_a_budget() -> None:
+    rng = np.random.default_rng(0)
+    gallery = Gallery(frames=(1, 4, 8))
+    originals = {
+        name: [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(3)]
+        for name in ("truth", "bicubic", "model")
+    }
+    gallery.pictures = {**originals, "unfinished": [originals["truth"][0]]}
+    whole = encode(gallery)
+    assert whole is not None
+    assert whole.frames == (1, 4, 8)
+    assert set(whole.images) == {"truth", "bicubic", "model"}
+    for name, uris in whole.images.items():
+        for uri, original in zip(uris, originals[name], strict=True):
+            coded = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
+            back = cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            assert np.array_equal(back, original)
+    each = 40 * 60 * 3
+    assert encode(gallery, 2 * each).frames == (1, 8)
+    assert encode(gallery, each).frames == (4,)
+    cut = encode(gallery, each // 4)
+    assert (cut.height, cut.width, cut.top, cut.left) == (20, 30, 10, 15)
+    assert encode(Gallery()) is None
+
+
+def test_write_html_leaves_nothing_half_done(record, tmp_path, untouched) -> None:
+    with pytest.raises(OSError, match="could not be written"), untouched(tmp_path):
+        html_page.write_html(tmp_path / "absent" / "r.html", record, STAND_INS)
+    html_page.write_html(tmp_path / "r.html", record, STAND_INS)
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(("flag", "suffix"), [("--html", ".html"), ("--markdown", ".md")])
+def test_reports_that_cannot_be_written_are_refused_first(teco, tmp_path, flag, suffix) -> None:
+    (tmp_path / f"taken{suffix}").mkdir()
+    for name, words in (
+        (f"absent/r{suffix}", "does not exist"),
+        ("r.txt", f"should end in {suffix}"),
+        (f"taken{suffix}", "is a folder"),
+    ):
+        done = teco("bench", "live", flag, tmp_path / name)
+        done.refuses(2, words)
+    done = teco("bench", "live", flag, f"/proc/r{suffix}")
+    done.refuses(2, "cannot be written")
+
+
+# --- the libraries -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def report_js(tmp_path, monkeypatch) -> Path:
+    """A project that has both packages, named by the environment."""
+    for name, script in (("d3", "d3.min.js"), ("@observablehq/plot", "plot.umd.min.js")):
+        package = tmp_path / "js" / "node_modules" / name
+        (package / "dist").mkdir(parents=True)
+        (package / "dist" / script).write_text(f"var {script[:2]} = 1;")
+        (package / "LICENSE").write_text(f"terms of {name}")
+        (package / "package.json").write_text(json.dumps({"name": name, "version": "9.8.7"}))
+    monkeypatch.setenv("TECO_REPORT_JS", str(tmp_path / "js"))
+    return tmp_path / "js"
+
+
+def test_libraries_and_licences_of_a_folder(report_js) -> None:
+    found = libraries.find()
+    assert found.scripts == ("var d3 = 1;", "var pl = 1;")
+    for words in ("D3 9.8.7:\n\nterms of d3", "Observable Plot 9.8.7:\n\nterms of @obs",
+                  "Robert Penner", "Charles Karney", "Cynthia Brewer", "Mapbox", "isoformat",
+                  "Mikola Lysenko"):  # fmt: skip
+        assert words in found.licences
+
+
+@pytest.mark.parametrize("script", ["x = '</SCRIPT>'", "<!-- x"])
+def test_a_script_that_would_end_the_page_is_refused(report_js, script) -> None:
+    (report_js / "node_modules" / "d3" / "dist" / "d3.min.js").write_text(script)
+    with pytest.raises(TecoError, match="cannot stand inside a page"):
+        libraries.find()
+
+
+def test_the_libraries_are_looked_for_before_the_measuring(teco, tmp_path, monkeypatch) -> None:
+    def run(_bench) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("teco.benchmark.run.Bench.run", run)
+    monkeypatch.setenv("TECO_REPORT_JS", str(tmp_path))
+    bench = ("bench", "live", "--html", tmp_path / "r.html")
+    teco(*bench).refuses(2, f"TECO_REPORT_JS names {tmp_path}", "does not hold d3", "npm install")
+    monkeypatch.delenv("TECO_REPORT_JS")
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_registry", (tmp_path / "offline").as_uri())
+    teco(*bench).refuses(
+        3, "d3 7.9.2 is needed and could not be fetched",
+        "python -m teco.core.npm_package fetch d3", "TECO_REPORT_JS", after=("d3 7.9.2 is fetched once, 0.2 MB",),
+    )  # fmt: skip
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_real_libraries_can_stand_in_a_page() -> None:
+    d3, plot = real_libraries().scripts
+    assert "https://d3js.org" in d3[:40]
+    assert "@observablehq/plot" in plot[:40]

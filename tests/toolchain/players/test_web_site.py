@@ -1,0 +1,308 @@
+"""`teco emit web` and `teco serve` without a browser: files, server, onnxruntime-web, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from web_page import serve
+
+from teco.core.errors import TecoError
+from teco.model.opening import open_model
+from teco.players.web import onnxruntime_web, trial
+from teco.players.web.onnxruntime_web import FILES, VERSION
+from teco.players.web.server import Server
+from teco.players.web.site import site, web_models
+
+PAGE = Path(onnxruntime_web.__file__).parent / "page"
+
+
+def ask(server: Server, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
+    at = urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(at.hostname), at.port or 0, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        answer.body = answer.read()  # type: ignore[attr-defined]
+        return answer
+
+
+# --- the folder ------------------------------------------------------------------------------
+
+
+def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
+    out = tmp_path / "page"
+    teco("emit", "web", "-o", out, "--no-check").says("a page for browsers")
+    listed = json.loads((out / "site.json").read_text())
+    assert listed["models"][0]["name"] == "live", "the real-time model is the one to begin with"
+    assert "teco-x4-b3-c64-bp-lk" in [x["name"] for x in listed["models"]]
+    assert listed["runtime"] == "9.9.9"
+    for model in listed["models"]:
+        opened = open_model(str(out / model["file"]))  # hashes, weights and manifest agree
+        assert model["gap"] == (0 if opened.variant.has_flow else 8)
+        assert str(f"{opened.variant.cost(180, 320).params['total']:,}") in model["about"]
+    for name in listed["shell"]:
+        assert (out / name).is_file(), name
+    licence = (out / "licences" / "onnxruntime-web.txt").read_text()
+    assert "MIT" in licence
+    assert "Copyright (c) Microsoft Corporation" in licence
+    assert "Apache License" in (out / "LICENSE").read_text()
+    readme = (out / "README.md").read_text()
+    assert "teco serve ." in readme
+    assert 'new URL("models/live-web.onnx"' in readme
+    assert {p.name for p in (out / "ort").iterdir()} == set(FILES)
+
+
+def test_everything_a_page_names_is_there(tmp_path, fake_ort_web) -> None:
+    files = site(web_models("live"), onnxruntime_web.find())
+    shipped = {p.name for p in PAGE.iterdir() if p.suffix in {".js", ".css", ".html", ".svg"}}
+    assert shipped <= set(files), "a file of the page is not in its table"
+    html = (PAGE / "index.html").read_text()
+    named = set(re.findall(r'(?:src|href)="([^"#:]+)"', html))
+    for script in PAGE.glob("*.js"):
+        named |= set(re.findall(r'(?:from |import\()"\./([^"]+)"', script.read_text()))
+    assert named - {"README.md"} <= set(files)
+    # What the page loads of onnxruntime-web is what is fetched of it.
+    text = (PAGE / "session.js").read_text()
+    assert set(re.findall(r'"(ort[^"]+\.(?:mjs|wasm))"', text)) == set(FILES)
+
+
+def test_policy_of_page_and_server_are_one() -> None:
+    from teco.players.web.server import HEADERS
+
+    html = (PAGE / "index.html").read_text()
+    match = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
+    assert match is not None
+    assert HEADERS["Content-Security-Policy"] == f"{match[1]}; frame-ancestors 'none'"
+
+
+def test_one_version_of_onnxruntime_web() -> None:
+    package = json.loads((PAGE.parent / "package.json").read_text())
+    assert package["devDependencies"]["onnxruntime-web"] == VERSION
+
+
+@pytest.mark.slow
+def test_own_model_is_alone(tiny_web, fake_ort_web) -> None:
+    assert [m.name for m in web_models(str(tiny_web))] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("teco-x4-b10-c64-bp-lk", ("not shipped in a form for browsers", "--for web")),
+        ("onnx", ("tiny was exported for onnxruntime", "--for web")),
+    ],
+)
+def test_models_in_other_forms_are_refused(
+    teco, tmp_path, fake_ort_web, tiny_onnx, model, words
+) -> None:
+    spec = tiny_onnx if model == "onnx" else model
+    teco("emit", "web", "--model", spec, "-o", tmp_path / "page").refuses(2, *words)
+    assert not (tmp_path / "page").exists()
+
+
+def test_options_of_other_players_are_refused(teco, tmp_path, fake_ort_web) -> None:
+    out = tmp_path / "page"
+    teco("emit", "web", "--threads", 2, "-o", out).refuses(2, "the page has choices of its own")
+    assert not out.exists()
+
+
+def test_emit_wants_a_folder(teco, fake_ort_web) -> None:
+    teco("emit", "web").refuses(2, "-o DIR")
+
+
+# --- onnxruntime-web -------------------------------------------------------------------------
+
+
+def test_a_named_folder_without_the_files(teco, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TECO_ORT_WEB", str(tmp_path))
+    teco("emit", "web", "-o", tmp_path / "page").refuses(
+        2, f"TECO_ORT_WEB names {tmp_path}", "does not hold", f"onnxruntime-web@{VERSION}"
+    )
+    teco("serve", "--ort-web", tmp_path / "none").refuses(2, "--ort-web names", "does not exist")
+
+
+def fake_program(path: Path, script: str) -> Path:
+    path.write_text(f"#!{sys.executable}\n{script}")
+    path.chmod(0o755)
+    return path
+
+
+def test_nothing_kept_and_no_network(teco, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("TECO_ORT_WEB", raising=False)
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_registry", (tmp_path / "offline").as_uri())
+    teco("emit", "web", "-o", tmp_path / "page").refuses(
+        3, f"onnxruntime-web {VERSION} is needed and could not be fetched", "TECO_ORT_WEB",
+        "python -m teco.core.npm_package fetch onnxruntime-web", after=("onnxruntime-web",),
+    )  # fmt: skip
+    assert not (tmp_path / "page").exists()
+
+
+# --- the server ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Server]:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (folder / "index.html").write_text("<p>page")
+    (folder / "a.wasm").write_bytes(b"\0asm")
+    (folder / "m.mjs").write_text("")
+    (folder / ".secret").write_text("no")
+    (folder / "sub").mkdir()
+    (tmp_path / "outside.txt").write_text("no")
+    (folder / "link.txt").symlink_to(tmp_path / "outside.txt")
+    with serve(folder) as running:
+        yield running
+
+
+def test_headers_and_types(server) -> None:
+    answer = ask(server, "/")
+    assert answer.status == 200
+    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Python" not in (answer.headers["Server"] or "")
+    assert ask(server, "/a.wasm").headers["Content-Type"] == "application/wasm"
+    assert ask(server, "/m.mjs").headers["Content-Type"].startswith("text/javascript")
+    same = ask(server, "/", **{"If-Modified-Since": answer.headers["Last-Modified"]})
+    assert same.status == 304
+    assert ask(server, "/", "HEAD").status == 200
+    assert ask(server, "/", "POST").status == 501
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../outside.txt",
+        "/%2e%2e/outside.txt",
+        "/.secret",
+        "/link.txt",
+        "/sub/",
+        "/none",
+        "//etc/passwd",
+        "/%00",
+    ],
+)
+def test_nothing_but_the_folder_is_served(server, path) -> None:
+    answer = ask(server, path)
+    assert answer.status == 404
+    assert answer.body != b"no"  # type: ignore[attr-defined]
+    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8360", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8360", 200),
+        ("evil.example:8360", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("192.168.1.2", 421),
+        ("[", 421),
+    ],
+)
+def test_only_names_of_this_machine_are_answered(server, host, status) -> None:
+    """DNS rebinding: a page elsewhere whose name points here is not given the folder."""
+    answer = ask(server, "/", Host=host)
+    assert answer.status == status
+    assert (answer.body == b"<p>page") == (status == 200)  # type: ignore[attr-defined]
+
+
+def test_a_server_for_others_answers_to_every_name(tmp_path) -> None:
+    (tmp_path / "index.html").write_text("<p>page")
+    with serve(tmp_path, host="0.0.0.0") as wide:
+        assert ask(wide, "/", Host="box.lan:8360").status == 200
+
+
+def test_loopback_unless_told_otherwise(server) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    assert server.is_local
+    with Server(Path(server_folder(server)), "0.0.0.0", 0) as wide:
+        assert not wide.is_local
+
+
+def server_folder(server: Server) -> str:
+    return server.RequestHandlerClass.keywords["directory"]  # type: ignore[attr-defined]
+
+
+def test_a_taken_port(teco, server) -> None:
+    port = server.server_address[1]
+    teco("serve", server_folder(server), "--port", port).refuses(
+        2, f"cannot listen on 127.0.0.1 port {port}", "--port 0"
+    )
+
+
+def test_a_folder_without_a_page(teco, tmp_path) -> None:
+    teco("serve", tmp_path).refuses(2, "holds no index.html", "teco emit web")
+    teco("serve", tmp_path, "--model", "live").refuses(2, "--model", "is made already")
+
+
+def test_serve_says_where_and_ends_by_ctrl_c(fake_ort_web, teco_environment) -> None:
+    """The command itself, which makes a page for as long as it runs."""
+    environment = {**teco_environment, "TECO_ORT_WEB": str(fake_ort_web)}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "teco", "serve", "--port", "0"], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert running.stdout is not None
+        url = running.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        at = urlsplit(url)
+        connection = http.client.HTTPConnection(str(at.hostname), at.port or 0, timeout=10)
+        connection.request("GET", "/site.json")
+        assert json.loads(connection.getresponse().read())["models"][0]["name"] == "live"
+        connection.close()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 0, said
+    assert "Traceback" not in said
+
+
+# --- the trial -------------------------------------------------------------------------------
+
+
+def test_trial_hears_what_the_page_says(tmp_path) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (folder / "index.html").write_text("")
+    visit = (
+        "import sys, urllib.request as u\n"
+        "url = sys.argv[-1]; base = url.rsplit('/', 1)[0]\n"
+        "assert b'teco-trial.js' in u.urlopen(url).read()\n"
+        "assert b'width: 24, height: 16' in u.urlopen(base + '/teco-trial.js').read()\n"
+        "u.urlopen(base + '/teco-trial-says?' + WORD).read()\n"
+        "import time; time.sleep(60)\n"
+    )
+    for word, refused in (("'yes'", False), ("'it%20is%20damaged'", True)):
+        program = fake_program(tmp_path / "browser", visit.replace("WORD", word))
+        expected = (
+            pytest.raises(TecoError, match="it is damaged") if refused else contextlib.nullcontext()
+        )
+        with expected:
+            trial.trial(str(program), folder, (16, 24))
+
+
+def test_trial_of_a_browser_that_ends_at_once(tmp_path) -> None:
+    (tmp_path / "index.html").write_text("")
+    program = fake_program(tmp_path / "browser", "import sys; sys.exit(7)")
+    with pytest.raises(TecoError, match="it ended with code 7"):
+        trial.trial(str(program), tmp_path, (16, 24))
+    assert os.access(tmp_path, os.R_OK)

@@ -1,0 +1,187 @@
+"""`teco doctor`: what a machine has, as programs tell and as packages lie there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from teco.model.engine import api
+from teco.runtimes import base, doctor, find
+from teco.runtimes.doctor import GpuReport, Part
+from teco.runtimes.nvidia import device
+
+PAGE = """\
++-----------------------------------------------------------------------------------------+
+| NVIDIA-SMI 580.65.06              Driver Version: 580.65.06      CUDA Version: 13.0     |
++-----------------------------------------+------------------------+----------------------+
+"""
+
+
+def program(folder: Path, name: str, body: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch) -> Path:
+    """A folder that comes first on the path; no other nvidia-smi or nvcc is found."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    for name in ("CUDA_PATH", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def nvidia_smi(folder: Path, rows: str, *, knows_capability: bool = True) -> None:
+    """One that answers queries with these rows, and prints its page when asked for nothing."""
+    refuse = "" if knows_capability else '*compute_cap*) echo "not a valid field" >&2; exit 2;;'
+    program(
+        folder,
+        "nvidia-smi",
+        f'case "$*" in\n{refuse}\n--query-gpu=*) cat <<E\n{rows}\nE\n;;\n*) cat <<E\n{PAGE}E\n;;\n'
+        "esac",
+    )
+
+
+def test_two_gpus(programs, teco):
+    nvidia_smi(
+        programs,
+        "NVIDIA GeForce RTX 4090, 8.9, 580.65.06, 24564 MiB\n"
+        "Quadro, one, with commas, 7.5, 580.65.06, [N/A]",
+    )
+    assert doctor.find_gpus() == (
+        GpuReport("NVIDIA GeForce RTX 4090", "8.9", "580.65.06", "24564 MiB"),
+        GpuReport("Quadro, one, with commas", "7.5", "580.65.06", ""),
+    )
+    assert doctor.driver_cuda() == "13.0"
+    facts = json.loads(teco("doctor", "--json").stdout)
+    assert facts["gpus"][0]["compute_capability"] == "8.9"
+    assert facts["driver_cuda"] == "13.0"
+    text = teco("doctor").stdout.decode()
+    assert "RTX 4090, compute capability 8.9, 24564 MiB, driver 580.65.06" in text
+    assert "driver runs up to 13.0" in text
+
+
+def test_a_driver_that_does_not_know_compute_cap(programs):
+    nvidia_smi(programs, "Tesla K80, 440.33.01, 11441 MiB", knows_capability=False)
+    assert doctor.find_gpus() == (GpuReport("Tesla K80", "", "440.33.01", "11441 MiB"),)
+
+
+@pytest.mark.parametrize("body", ["exit 9", "echo 'NVIDIA-SMI has failed'; exit 1", "echo"])
+def test_a_broken_nvidia_smi(programs, body):
+    program(programs, "nvidia-smi", body)
+    assert doctor.find_gpus() == ()
+    assert doctor.driver_cuda() is None
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("CUDA Version: 12.4 |", "12.4"),
+        ("CUDA UMD Version: 13.1", "13.1"),
+        ("CUDA Version: N/A", None),
+    ],
+)
+def test_versions_of_the_driver(programs, line, version):
+    program(programs, "nvidia-smi", f"echo '| {line}'")
+    assert doctor.driver_cuda() == version
+
+
+def test_toolkit(programs, monkeypatch, tmp_path):
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    program(tmp_path / "cuda" / "bin", "nvcc", "echo 'Cuda compilation tools, release 12.8, V12'")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    assert doctor.cuda_toolkit() == f"12.8 at {tmp_path}/cuda/bin/nvcc"
+    program(programs, "nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.48'")
+    assert doctor.cuda_toolkit() == f"13.0 at {programs}/nvcc"
+    program(programs, "nvcc", "exit 1")
+    assert doctor.cuda_toolkit() == f"12.8 at {tmp_path}/cuda/bin/nvcc"
+
+
+@pytest.mark.parametrize(
+    ("reason", "command"),
+    [
+        ("a needs b, which is not installed: pip install 'teco[b]'", "pip install 'teco[b]'"),
+        ("x: pip uninstall a, then pip install b", "pip uninstall a && pip install b"),
+        ("z needs a CPU with bfloat16 instructions, which this one lacks", ""),
+    ],
+)
+def test_what_to_type(reason, command):
+    assert doctor.what_to_type(reason) == command
+    assert doctor.what_to_type("needs an NVIDIA GPU and driver").startswith("nvidia-smi ")
+
+
+def test_what_a_cpu_is_good_at():
+    assert doctor.cpu_precisions(("avx2", "avx512f")) == {}
+    assert doctor.cpu_precisions(("avx_vnni",)) == {"int8": ("avx_vnni",)}
+    found = doctor.cpu_precisions(("avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16"))
+    assert found == {
+        "int8": ("avx512_vnni",),
+        "bf16": ("avx512_bf16", "amx_bf16"),
+        "fp16": ("avx512_fp16",),
+    }
+
+
+def test_versions_of_runtimes(monkeypatch):
+    installed = {"onnxruntime-gpu": "1.31.0", "onnxruntime": "1.32.0", "tensorrt-rtx": "1.7.1"}
+    monkeypatch.setattr(base, "version_of", installed.get)
+    assert base.package_version(find("onnxruntime-cuda")) == "1.31.0"
+    assert base.package_version(find("tensorrt-rtx")) == "1.7.1"
+    assert base.package_version(find("tensorrt")) is None
+    assert base.package_version(find("openvino-bf16")) is None
+
+
+def test_stubs_are_not_tensorrt(tmp_path, monkeypatch):
+    """A folder without code makes a namespace package of the name."""
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.pyi").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if api.is_installed("tensorrt"):
+        pytest.skip("tensorrt itself is installed")
+    part = doctor.builders()["tensorrt"]
+    assert part.version is None
+    assert part.reason is not None
+    assert "not installed" in part.reason
+    assert part.command == "pip install 'teco[tensorrt]'"
+
+
+def test_tensorrt_without_a_gpu(monkeypatch):
+    class Bindings:
+        __version__ = "11.4.0"
+
+    monkeypatch.setattr(doctor.api, "load", lambda *_: Bindings)
+    monkeypatch.setattr(doctor.gpu, "find", lambda: ())
+    part = doctor.builders()["tensorrt"]
+    assert part.version == "11.4.0"
+    assert part.reason is not None
+    assert "none is found" in part.reason
+    assert doctor.builders()["rtx"] == Part("11.4.0", None)
+
+
+def test_adapters(tmp_path, monkeypatch):
+    """cuda.bindings lies in a package that need not be there either."""
+    monkeypatch.setattr(doctor.device.importlib.util, "find_spec", lambda name: None)
+    assert [p.version for p in doctor.adapters().values()] == [None, None]
+
+    def parent_is_missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(doctor.device.importlib.util, "find_spec", parent_is_missing)
+    assert doctor.adapters()["cuda-python"].command == device.INSTALL
+
+
+def test_layout_and_keys(programs, teco):
+    nvidia_smi(programs, f"{'GPU ' * 30}, 8.9, 580.65.06, 24564 MiB")
+    text = teco("doctor").stdout.decode()
+    assert max(map(len, text.splitlines())) <= 100
+    facts = json.loads(teco("doctor", "--json").stdout)
+    # Names that scripts read: added to, never taken away.
+    assert set(facts) >= {
+        "machine", "runtimes", "lpips", "models", "runtime_versions", "commands", "gpus",
+        "driver_cuda", "cuda_toolkit", "cuda_packages", "builders", "adapters", "cpu_precisions",
+    }  # fmt: skip
+    assert set(facts["builders"]) == {"rtx", "tensorrt"}
+    assert facts["adapters"]["pycuda"].keys() == {"version", "reason", "command"}

@@ -1,0 +1,1 @@
+"""What the bench runs: candidates, worker processes, end-to-end runs and hardware ceilings."""

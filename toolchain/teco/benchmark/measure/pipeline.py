@@ -1,0 +1,61 @@
+"""File to file in a candidate's process: ``teco upscale`` itself, timed from outside."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from teco.inference.upscale import UpscaleOptions, UpscaleProgress, upscale
+from teco.runtimes.base import FrameSession, Session
+
+OPTIONS = UpscaleOptions()
+"""What ``teco upscale`` does if nothing else is said."""
+
+ENCODER = f"libx264, {OPTIONS.preset}, crf {OPTIONS.crf:g}, {OPTIONS.pix_fmt}"
+
+
+class _Kept:
+    """A session that outlives the upscaling."""
+
+    def __init__(self, session: Session) -> None:
+        self.runtime, self.details = session.runtime, session.details
+        self.step = session.step
+
+    def close(self) -> None:
+        """Nothing: it is used again."""
+
+
+class _KeptFrames(_Kept):
+    """The same for one that makes pictures."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session)
+        self.enlarge = session.enlarge
+
+
+def run(session: Session, clip: Path, folder: Path, frames: int) -> dict[str, Any]:
+    """Enlarge the first frames of a clip into a file in ``folder``; times in ms.
+
+    Gaps are between one picture handed to the encoder and the next: while its queue has room that
+    is decoding and stepping, and when it has none the encoder's own pace.
+    """
+    kept = _KeptFrames(session) if isinstance(session, FrameSession) else _Kept(session)
+    times: list[float] = []
+
+    def note(_: UpscaleProgress) -> None:
+        times.append(1000 * perf_counter())
+
+    target = folder / "pipeline.mp4"
+    options = UpscaleOptions(max_frames=frames, overwrite=True)
+    try:
+        result = upscale(lambda h, w: kept, clip, target, options, note)
+    finally:
+        target.unlink(missing_ok=True)
+    return {
+        "frames": result.frames,
+        "seconds": result.seconds,
+        "gaps": [b - a for a, b in pairwise(times)],
+        "step_ms": 1000 * result.step_seconds / result.frames,
+    }

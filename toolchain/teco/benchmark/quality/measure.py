@@ -1,0 +1,352 @@
+"""Quality of a benchmark's candidates on a clip with a truth, and their distance from float32.
+
+For each model the float32 step of its weights runs over the clip once: its pictures are measured
+on the truth, and the first of them kept in a temporary file. Then each candidate runs. One that
+should compute float32 is compared with these first: one that stays within one 8-bit step in every
+value shows the same pictures but for rounding, so it shares the reference's figures, which say
+where they were measured. Any other is measured on the truth itself. Nothing is shared on the
+strength of a label.
+
+Cold-start curves and drift come from the middle of the pictures of the clip's first scene
+(:mod:`teco_calibration.temporal_gate.recurrence`): they need hundreds of steps, and the network
+does the same to every part of a picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryFile
+
+import numpy as np
+import numpy.typing as npt
+
+from teco.benchmark.quality.clip import TruthClip, first_scene
+from teco.benchmark.quality.gate import open_reference
+from teco.benchmark.quality.records import clip_of, cold_start_of, distance_of, quality_of, trend_of
+from teco.benchmark.record.quality import ClipRecord, ColdStart, DistanceRecord, Quality, Trend
+from teco.core.pixels import Pixels
+from teco.evaluation.quality import BASELINES
+from teco.inference.stream import Stream
+from teco.model.opening import Model
+from teco.runtimes import Runtime, Session, SessionOptions
+from teco.verification.temporal_gate import SessionStepper
+from teco_calibration.degrade import baseline
+from teco_calibration.metrics.distance import Distances
+from teco_calibration.metrics.quality import Lpips, Metric, SequenceQuality
+from teco_calibration.temporal_gate.recurrence import SHORTEST, measure_recurrence
+from teco_models.variant import SCALE
+
+Report = Callable[[str, int, "int | None"], None]
+"""Told what is being done, and (done, total or None) of it."""
+
+SAME_STEPS = 1
+"""8-bit steps that the pictures of a candidate may be from the reference's to share its figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions:
+    """How thorough.
+
+    Attributes:
+        metrics: to measure on the truth.
+        threads: of each session.
+        distance_frames: compared with the reference.
+        recurrence: measure cold-start curves and drift.
+        scene_frames: of the first scene that these are measured on, however many the clip is cut
+            to for the rest.
+        places, length, run: resets, frames after each, and frames of the long run; see
+            :func:`teco_calibration.temporal_gate.recurrence.measure_recurrence`.
+        crop: (h, w) of the low-resolution middle that is taken for them, at most.
+    """
+
+    metrics: tuple[Metric, ...]
+    threads: int | None = None
+    distance_frames: int = 30
+    recurrence: bool = True
+    scene_frames: int = 40
+    places: int = 4
+    length: int = 12
+    run: int | None = None
+    crop: tuple[int, int] = (64, 96)
+
+
+@dataclass
+class Gallery:
+    """Pictures that a report shows, kept while they pass.
+
+    Attributes:
+        frames: which of the clip.
+        pictures: method -> one (H, W, 3) uint8 picture per frame; the truth is ``"truth"``.
+    """
+
+    frames: tuple[int, ...] = ()
+    pictures: dict[str, list[Pixels]] = field(default_factory=dict)
+
+    def choose(self, count: int, wanted: int) -> None:
+        """Spread ``wanted`` frames over a clip of ``count``; the first ones are still cold."""
+        picks = {math.ceil(count * (n + 1) / (wanted + 1)) - 1 for n in range(min(wanted, count))}
+        self.frames = tuple(sorted(picks))
+
+    def offer(self, method: str, frame: int, picture: Pixels) -> None:
+        """Keep a picture if its frame is one to show."""
+        if frame in self.frames:
+            self.pictures.setdefault(method, []).append(picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredQuality:
+    """A candidate's figures.
+
+    Attributes:
+        index: of the candidate in what was asked for.
+        quality: shared with others where their pictures are the same.
+        distance: None where there is no reference.
+        shows: the method in the gallery whose pictures are this candidate's.
+        note: why something is missing, or "".
+    """
+
+    index: int
+    quality: Quality
+    distance: DistanceRecord | None
+    shows: str
+    note: str = ""
+
+
+def measure_interpolations(
+    clip: TruthClip,
+    options: QualityOptions,
+    *,
+    gallery: Gallery | None = None,
+    wanted: int = 2,
+    report: Report = lambda what, done, total: None,
+) -> tuple[ClipRecord, tuple[Quality, ...]]:
+    """Bicubic and bilinear on the clip, and what the clip is.
+
+    Args:
+        clip: with its truth.
+        options: metrics.
+        gallery: filled with the truth and both.
+        wanted: frames for it.
+        report: told how far it is.
+
+    Raises:
+        TecoError, ClipError: the clip cannot be used.
+    """
+    frames = 0
+    for _ in clip.pairs():
+        frames += 1
+        report("reading the clip", frames, clip.max_frames)
+    if gallery is not None:
+        gallery.choose(frames, wanted)
+    lpips = _lpips(options)
+    judges = {name: SequenceQuality(options.metrics, lpips=lpips) for name in BASELINES}
+    for n, (lr, truth) in enumerate(clip.pairs()):
+        if gallery is not None:
+            gallery.offer("truth", n, truth)
+        for name in BASELINES:
+            picture = baseline(name, clip.degradation)(lr)
+            judges[name].add(truth, picture)
+            if gallery is not None:
+                gallery.offer(name, n, picture)
+        report("quality of bicubic and bilinear", n + 1, frames)
+    results = {name: judge.result() for name, judge in judges.items()}
+    return clip_of(clip, frames), tuple(
+        quality_of(name, "", result) for name, result in results.items()
+    )
+
+
+def measure_quality(
+    candidates: Sequence[tuple[Model, Runtime]],
+    clip: TruthClip,
+    options: QualityOptions,
+    *,
+    frames: int,
+    gallery: Gallery | None = None,
+    report: Report = lambda what, done, total: None,
+) -> Iterator[MeasuredQuality]:
+    """Every candidate's figures, each given out when it is done.
+
+    Args:
+        candidates: what to measure; those of one model one after the other.
+        clip: with its truth.
+        options: how thorough.
+        frames: of the clip, for progress.
+        gallery: filled with pictures of those that are measured, under
+        :attr:`MeasuredQuality.shows`.
+        report: told how far it is.
+
+    Raises:
+        TecoError, ClipError: a session failed, or the clip does not fit a static file.
+    """
+    measuring = _Measuring(clip, options, frames, gallery, report, _lpips(options))
+    by_model: dict[int, list[int]] = {}
+    for index, (model, _) in enumerate(candidates):
+        by_model.setdefault(id(model), []).append(index)
+    for indices in by_model.values():
+        model = candidates[indices[0]][0]
+        with _reference(model, measuring) as reference:
+            for index in indices:
+                yield measuring.candidate(index, *candidates[index], reference)
+
+
+# --- one model -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What all candidates share."""
+
+    clip: TruthClip
+    options: QualityOptions
+    frames: int
+    gallery: Gallery | None
+    report: Report
+    lpips: Lpips | None
+
+    def candidate(
+        self, index: int, model: Model, runtime: Runtime, reference: _Reference
+    ) -> MeasuredQuality:
+        name = f"{model.name} on {runtime.name}"
+        session = runtime.open(model, SessionOptions(threads=self.options.threads))
+        with closing(session):
+            if reference.quality is not None and _should_agree(model, runtime):
+                distances = Distances()
+                for n, (_, picture) in zip(
+                    range(reference.stored), self.run(session), strict=False
+                ):
+                    distances.add(picture, reference.picture(n))
+                    self.report(f"distance of {name}", n + 1, reference.stored)
+                distance = distance_of(distances, reference.runtime, self.clip.size)
+                if distance is not None and distance.max_steps <= SAME_STEPS:
+                    return MeasuredQuality(
+                        index=index, quality=reference.quality,
+                        distance=replace(distance, psnr_drop=0.0),
+                        shows=reference.shows,
+                    )  # fmt: skip
+            distances = Distances()
+            judge = SequenceQuality(self.options.metrics, lpips=self.lpips)
+            for n, (truth, picture) in enumerate(self.run(session)):
+                judge.add(truth, picture)
+                if n < reference.stored:
+                    distances.add(picture, reference.picture(n))
+                if self.gallery is not None:
+                    self.gallery.offer(name, n, picture)
+                self.report(f"quality of {name}", n + 1, self.frames)
+            distance = distance_of(distances, reference.runtime, self.clip.size)
+            recurrence = self.recurrence(session, model, name)
+            quality = quality_of(model.name, runtime.name, judge.result(), *recurrence)
+        if distance is not None and reference.quality is not None:
+            own, of_reference = (q.means.get("psnr") for q in (quality, reference.quality))
+            if own is not None and of_reference is not None:
+                distance = replace(distance, psnr_drop=of_reference - own)
+        return MeasuredQuality(
+            index=index, quality=quality, distance=distance, shows=name, note=reference.note
+        )
+
+    def run(self, session: Session) -> Iterator[tuple[Pixels, Pixels]]:
+        """(truth, picture) of each frame of the clip."""
+        truths: list[Pixels] = []
+
+        def low() -> Iterator[Pixels]:
+            for lr, truth in self.clip.pairs():
+                truths.append(truth)
+                yield lr
+
+        for picture in Stream(session).run(low()):
+            yield truths.pop(0), picture
+
+    def recurrence(
+        self, session: Session, model: Model, name: str
+    ) -> tuple[ColdStart | None, Trend | None, tuple[str, ...]]:
+        """The cold-start curve, the drift, and why there are none where the scene is too short."""
+        o = self.options
+        if not o.recurrence:
+            return None, None, ()
+        crop = o.crop if model.static_size is None else None
+        scene = first_scene(self.clip, o.scene_frames, crop)
+        if len(scene) < 3 * SHORTEST:
+            why = f"the first scene has {len(scene)} frames, a cold-start curve and drift need "
+            return None, None, (f"{why}{3 * SHORTEST}",)
+        found = measure_recurrence(
+            SessionStepper(session),
+            [lr for lr, _ in scene],
+            [truth for _, truth in scene],
+            places=o.places,
+            length=o.length,
+            run=o.run,
+            lpips=self.lpips,
+            report=lambda done, total: self.report(f"cold start of {name}", done, total),
+        )
+        return cold_start_of(found), trend_of("psnr", found.drift), ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """The float32 step of one model: its figures, and its first pictures.
+
+    Attributes:
+        note: why there is none, or "".
+        runtime: that it ran on.
+        quality: its figures; None where there is none.
+        shows: its name in the gallery.
+        stored: pictures that are kept.
+        pictures: uint8 (stored or more, H, W, 3), in a file.
+    """
+
+    note: str = ""
+    runtime: str = ""
+    quality: Quality | None = None
+    shows: str = ""
+    stored: int = 0
+    pictures: npt.NDArray[np.uint8] | None = None
+
+    def picture(self, n: int) -> Pixels:
+        """The picture of frame n, below :attr:`stored`."""
+        assert self.pictures is not None
+        return np.asarray(self.pictures[n])
+
+
+@contextmanager
+def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
+    """Run the float32 step over the clip; its pictures are there until this is left."""
+    o = measuring.options
+    session = open_reference(model, SessionOptions(threads=o.threads))
+    if isinstance(session, str):
+        yield _Reference(note=session)
+        return
+    h, w = measuring.clip.size
+    name = f"{model.name} in float32"
+    with TemporaryFile(prefix="teco-bench-") as file:
+        shape = (o.distance_frames, SCALE * h, SCALE * w, 3)
+        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
+        judge = SequenceQuality(o.metrics, lpips=measuring.lpips)
+        stored = 0
+        with closing(session):
+            for n, (truth, picture) in enumerate(measuring.run(session)):
+                judge.add(truth, picture)
+                if n < o.distance_frames:
+                    pictures[n] = picture
+                    stored = n + 1
+                if measuring.gallery is not None:
+                    measuring.gallery.offer(name, n, picture)
+                measuring.report(f"quality of {name}", n + 1, measuring.frames)
+            recurrence = measuring.recurrence(session, model, name)
+        yield _Reference(
+            runtime=session.runtime,
+            quality=quality_of(model.name, session.runtime, judge.result(), *recurrence),
+            shows=name,
+            stored=stored,
+            pictures=pictures,
+        )
+
+
+def _should_agree(model: Model, runtime: Runtime) -> bool:
+    """Whether its labels promise float32; what it does decides. It saves measuring it twice."""
+    return runtime.exact and (model.manifest is None or model.manifest.precision_asked == "fp32")
+
+
+def _lpips(options: QualityOptions) -> Lpips | None:
+    return Lpips() if {"lpips", "tlp"} & set(options.metrics) else None

@@ -1,0 +1,1 @@
+"""The record of a bench run: its fields, its file, comparisons of two."""

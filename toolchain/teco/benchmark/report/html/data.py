@@ -1,0 +1,101 @@
+"""What the page's script draws, worked out here: labels, points, curves, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from teco.benchmark.record.quality import Quality
+from teco.benchmark.record.record import Record
+from teco.benchmark.report.columns import TableRow
+from teco.benchmark.report.html.pictures import Shown
+from teco_calibration.records import to_data
+from teco_models.variant import SCALE
+
+
+def means_of(e: TableRow) -> dict[str, float | None]:
+    return {} if e.quality is None else dict(e.quality.means)
+
+
+def points_of(record: Record, lines: Sequence[TableRow]) -> list[dict[str, Any]]:
+    rows = [e for e in lines if e.row is not None]
+    found: list[dict[str, Any]] = []
+    for index, e in enumerate(rows):
+        assert e.row is not None
+        roof = e.row.roofline
+        host = e.host
+        found.append(
+            {
+                "index": index,
+                "key": e.key,
+                "label": f"{e.model} on {e.runtime}",
+                "short": e.model.removeprefix(f"teco-x{SCALE}-"),
+                "runtime": e.runtime,
+                "own": not e.row.measured_as,
+                **{k: host and getattr(host, k) for k in ("p50", "p90", "p99", "low", "high")},
+                "quality": means_of(e),
+                "roof": None if roof is None else to_data(roof),
+            }
+        )
+    return found
+
+
+def _distinct(lines: Sequence[TableRow]) -> list[tuple[str, Quality]]:
+    """(label, quality) of each set of pictures that was measured, once."""
+    found: dict[str, Quality] = {}
+    for e in lines:
+        if e.quality is not None:
+            q = e.quality
+            found.setdefault(f"{q.method} on {q.measured_on}" if q.measured_on else q.method, q)
+    return list(found.items())
+
+
+def series_of(lines: Sequence[TableRow]) -> list[dict[str, Any]]:
+    return [
+        {"label": label, "first": q.first, "frames": q.frames, "values": q.values}
+        for label, q in _distinct(lines)
+    ]
+
+
+def cold_of(lines: Sequence[TableRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": label,
+            "missing": {
+                "psnr": [s - c for s, c in zip(cold.settled_psnr, cold.psnr, strict=True)],
+                "lpips": [c - s for s, c in zip(cold.settled_lpips, cold.lpips, strict=True)],
+            },
+        }
+        for label, q in _distinct(lines)
+        if (cold := q.cold_start) is not None
+    ]
+
+
+def view_of(record: Record, shown: Shown, shows: Mapping[str, str]) -> dict[str, Any]:
+    """The viewer's pictures, their labels and each shown frame's PSNR."""
+    runtimes: dict[str, list[str]] = {}
+    quality: dict[str, Quality] = {q.method: q for q in record.interpolations}
+    models: dict[str, str] = {}
+    for row in record.rows:
+        if (name := shows.get(row.key)) in shown.images:
+            assert name is not None
+            runtimes.setdefault(name, []).append(row.runtime)
+            models[name] = row.artifact.name
+            if row.quality is not None:
+                quality[name] = row.quality
+    return {
+        "frames": shown.frames,
+        "width": shown.width,
+        "height": shown.height,
+        "images": shown.images,
+        "left": [q.method for q in record.interpolations if q.method in shown.images],
+        "middle": list(runtimes),
+        "labels": {n: f"{models[n]} on {', '.join(some)}" for n, some in runtimes.items()},
+        "psnr": {name: [_at(q, frame) for frame in shown.frames] for name, q in quality.items()},
+    }
+
+
+def _at(quality: Quality, frame: int) -> float | None:
+    """PSNR of a frame of the clip; None where it does not count."""
+    values, n = quality.values.get("psnr", ()), frame - quality.first
+    return values[n] if 0 <= n < len(values) else None

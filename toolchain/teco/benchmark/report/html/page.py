@@ -1,0 +1,344 @@
+"""The report: a record, and pictures where there are some, as one HTML file without a network.
+
+What it says stands in the page as text and tables; the script adds charts, sorting and the viewer.
+The page's own policy forbids every connection, so that it cannot need one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from teco.benchmark.quality.measure import Gallery
+from teco.benchmark.record.record import Record
+from teco.benchmark.report.columns import TITLES, TableRow, column, entries, pareto_front
+from teco.benchmark.report.html import tables
+from teco.benchmark.report.html.data import cold_of, means_of, points_of, series_of, view_of
+from teco.benchmark.report.html.libraries import Libraries
+from teco.benchmark.report.html.pictures import Shown, encode
+from teco.benchmark.report.markdown import conditions
+from teco.core.files import as_json, write_beside
+from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
+from teco_calibration.records import to_data
+
+_POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+
+
+def write_html(
+    path: Path,
+    record: Record,
+    libraries: Libraries,
+    gallery: Gallery | None = None,
+    shows: Mapping[str, str] | None = None,
+) -> None:
+    """Write the report under its final name.
+
+    Args:
+        path: see :func:`teco.benchmark.outputs.check`, which is for before the measuring.
+        record: what was measured.
+        libraries: what draws the charts (:func:`teco.benchmark.report.html.libraries.find`, before
+            the measuring too).
+        gallery: pictures of the truth, the interpolations and the candidates.
+        shows: row key -> the method in the gallery that shows its pictures.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    shown = encode(gallery) if gallery else None
+    write_beside(path, page(record, shown, shows or {}, libraries).encode())
+
+
+def page(
+    record: Record, shown: Shown | None, shows: Mapping[str, str], libraries: Libraries
+) -> str:
+    """The report as text."""
+    lines = entries(record)
+    metrics: list[Metric] = [
+        m for m in UNITS if any(e.quality and m in e.quality.means for e in lines)
+    ]
+    view = view_of(record, shown, shows) if shown else None
+    if view is not None and not view["middle"]:
+        view = None  # pictures of no row: there is nothing to compare
+    extra = {
+        "points": points_of(record, lines),
+        "interpolations": [
+            {"label": e.model, "quality": means_of(e)} for e in lines if e.row is None
+        ],
+        "metrics": [
+            {
+                "key": m,
+                "title": column(m).title,
+                "better": "high" if m in HIGHER_IS_BETTER else "low",
+            }
+            for m in metrics
+        ],
+        "fronts": {m: pareto_front(lines, m) for m in metrics},
+        "series": series_of(lines),
+        "cold": cold_of(lines),
+        "shown": view,
+    }
+    sections = [
+        ("summary-title", "Summary", _summary(lines)),
+        ("pareto-title", "Quality against latency", _pareto(record, metrics)),
+        ("spread-title", "Latency", _spread(record)),
+        ("playback-title", "Playback", tables.playback(record)),
+        ("roofline-title", "Distance to the limit", _roofline(record)),
+        ("frames-title", "Quality frame by frame", _frames(record, metrics)),
+        ("cold-title", "After a reset", _cold_start(lines)),
+        ("pictures-title", "Pictures", _pictures(shown, view)),
+        ("distance-title", "Distance from float32", tables.distances(record)),
+        ("gate-title", "The temporal gate", tables.gate(record)),
+        ("memory-title", "Memory", tables.memory(record)),
+        ("other-title", "Not run", tables.static(record) + tables.unavailable(record)),
+        ("method-title", "How it was measured", _method(record)),
+    ]
+    kept = [(ident, title, body) for ident, title, body in sections if body]
+    contents = "".join(f'<li><a href="#{i}">{escape(t)}</a></li>' for i, t, _ in kept)
+    body = "".join(
+        f'<section aria-labelledby="{i}"><h2 id="{i}">{escape(t)}</h2>{b}</section>'
+        for i, t, b in kept
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{escape(_title(record))}</title>"
+        f'<link rel="icon" href="data:,"><style>{_resource("page.css")}</style></head><body>'
+        '<a class="skip" href="#main">To the results</a>'
+        f'<header class="top"><h1>{escape(_title(record))}</h1>'
+        f'<p class="lead">{escape(" ".join(conditions(record)))}</p>{_warnings(record)}'
+        f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>'
+        f'<main id="main">{body}</main>{_footer(record, libraries)}'
+        f"{_data('record', as_json(to_data(record)).decode())}"
+        f"{_data('extra', as_json(extra).decode())}"
+        f"{''.join(f'<script>{script}</script>' for script in libraries.scripts)}"
+        f"<script>{_resource('page.js')}</script>"
+        f"<script>{_resource('viewer.js')}</script></body></html>\n"
+    )
+
+
+def _resource(name: str) -> str:
+    return files("teco.benchmark.report.html").joinpath(name).read_text(encoding="utf-8")
+
+
+def _data(ident: str, text: str) -> str:
+    """JSON inside a page: compact, and unable to end its own element."""
+    compact = json.dumps(json.loads(text), separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{ident}">{compact}</script>'
+
+
+def _title(record: Record) -> str:
+    models = list(dict.fromkeys(row.artifact.name for row in record.rows))
+    what = models[0] if len(models) == 1 else f"{len(models)} models"
+    return f"teco bench: {what}" if models else "teco bench"
+
+
+def _warnings(record: Record) -> str:
+    texts = [w.text for w in record.warnings]
+    if not record.complete:
+        texts.insert(0, f"The bench is incomplete: {record.stopped or 'it was interrupted'}")
+    if not texts:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return (
+        '<aside class="warnings" aria-labelledby="warnings-title">'
+        '<h2 id="warnings-title">\u26a0 What makes these figures less sure</h2>'
+        f"<ul>{items}</ul></aside>"
+    )
+
+
+def _footer(record: Record, libraries: Libraries) -> str:
+    return (
+        "<footer><p>Made by <code>"
+        + escape(record.command or "teco bench")
+        + '</code></p><p><a class="button" id="save" download="teco-bench.json" href="#record">'
+        "Save the record (JSON, every sample)</a></p>"
+        "<p>Charts: Observable Plot and D3, both ISC licence, inside this file.</p>"
+        "<details class=licences><summary>Licences of both, and of what they bundle</summary>"
+        f"<pre>{escape(libraries.licences)}</pre></details></footer>"
+    )
+
+
+# --- sections --------------------------------------------------------------------------------
+
+
+def _summary(lines: Sequence[TableRow]) -> str:
+    return (
+        "<p>\u2605 marks the best of a column; a dash, what was not measured. Click a heading to "
+        "sort.</p>"
+        + tables.scrolling(tables.summary(lines), "Summary table")
+        + f"<details><summary>What the columns are</summary>{tables.meanings(lines)}</details>"
+    )
+
+
+def _picker(ident: str, label: str, options: Sequence[tuple[str, str]], chosen: str = "") -> str:
+    items = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>'
+        f"{escape(text)}</option>"
+        for value, text in options
+    )
+    return f'<label>{escape(label)} <select id="{ident}">{items}</select></label>'
+
+
+def _figure(ident: str, label: str, caption: str) -> str:
+    return (
+        f'<figure><div class="plot" id="{ident}" role="group" aria-label="{escape(label)}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _metric_picker(ident: str, metrics: Sequence[Metric]) -> str:
+    return (
+        '<div class="controls">'
+        + _picker(ident, "Quality by", [(m, TITLES[m]) for m in metrics])
+        + "</div>"
+    )
+
+
+def _pareto(record: Record, metrics: Sequence[Metric]) -> str:
+    if not metrics or not any(row.kernel and row.quality for row in record.rows):
+        return ""
+    return _metric_picker("pareto-metric", metrics) + _figure(
+        "pareto",
+        "Quality against latency",
+        "Up and to the left is better. Filled marks lie on the Pareto front (dashed): nothing "
+        "else is both as fast and as good. Bars through the marks are 95% intervals of the "
+        "median. The same figures stand in the summary.",
+    )
+
+
+def _spread(record: Record) -> str:
+    if not any(row.kernel for row in record.rows):
+        return ""
+    body = _figure(
+        "spread",
+        "Latency of every step",
+        "Every step measured is a line; outliers are shown and count. Models that run the same "
+        "graph on other weights were measured once. Of more than 600 steps evenly many are drawn, "
+        "and all of the slowest.",
+    )
+    return body + tables.ratios(record)
+
+
+def _roofline(record: Record) -> str:
+    if not any(row.roofline for row in record.rows):
+        return ""
+    return _figure(
+        "roofline",
+        "Roofline",
+        "The lines are the most this machine was measured to do in this run: multiply-adds "
+        "on the flat part, memory on the slope. A step below its line leaves that share unused. "
+        "Bytes are those that any implementation must move: weights, frame, state and picture, "
+        "each once.",
+    ) + tables.ceilings(record)
+
+
+def _frames(record: Record, metrics: Sequence[Metric]) -> str:
+    if not metrics:
+        return ""
+    notes = dict.fromkeys(n for e in entries(record) if e.quality for n in e.quality.notes)
+    told = "".join(f"<p>{escape(note)}.</p>" for note in notes)
+    return (
+        _metric_picker("frames-metric", metrics)
+        + '<fieldset class="legend" id="frames-legend" aria-label="Curves shown"></fieldset>'
+        + _figure(
+            "frames",
+            "Quality frame by frame",
+            "Frames that count, by the official rules. Curves are named by the runtime that made "
+            "the pictures; on other float32 runtimes they are the same within one 8-bit step "
+            "(see the distance from float32).",
+        )
+        + told
+    )
+
+
+def _cold_start(lines: Sequence[TableRow]) -> str:
+    table = tables.cold_starts(lines)
+    if not table:
+        return ""
+    curves = [e.quality.cold_start for e in lines if e.quality and e.quality.cold_start]
+    metrics: list[Metric] = ["psnr", "lpips"] if any(c.lpips for c in curves) else ["psnr"]
+    picker = _metric_picker("cold-metric", metrics)
+    return (
+        "<p>What a picture lacks after the recurrence was reset, beside the same frame of a run "
+        "that began long before: the frames a player should run before the one it shows.</p>"
+        + picker
+        + '<fieldset class="legend" id="cold-legend" aria-label="Curves shown"></fieldset>'
+        + _figure(
+            "cold",
+            "Quality missing after a reset",
+            "Above 0 the pictures are worse than without the reset; mean over the places at which "
+            "the recurrence was reset. The dotted line is the least that any suggestion allows.",
+        )
+        + table
+    )
+
+
+def _pictures(shown: Shown | None, view: Mapping[str, Any] | None) -> str:
+    if shown is None or view is None:
+        return ""
+    frames = [(str(n), str(frame)) for n, frame in enumerate(shown.frames)]
+    labels = view["labels"]
+    left = [(name, labels.get(name, name)) for name in [*view["left"], *view["middle"]]]
+    middle = [(name, labels.get(name, name)) for name in view["middle"]]
+    cut = ""
+    if (shown.height, shown.width) != (shown.full_height, shown.full_width):
+        cut = (
+            f" The middle {shown.width}x{shown.height} of {shown.full_width}x{shown.full_height} "
+            "is shown, to keep this file small."
+        )
+    zooms = "".join(
+        f'<figure><canvas id="zoom-{n}" role="img" aria-label="{what}, magnified"></canvas>'
+        "<figcaption></figcaption></figure>"
+        for n, what in enumerate(("left", "middle", "truth"))
+    )
+    return (
+        f"<p>Lossless pictures: left, middle, and the truth on the right.{cut} Move the dividers "
+        "with the sliders or by dragging; the pointer, or the arrow keys on the picture (with "
+        "Shift in larger steps), move the magnifier.</p>"
+        '<div class="viewer"><div class="controls">'
+        + _picker("view-frame", "Frame", frames)
+        + _picker("view-left", "Left", left, "bicubic")
+        + _picker("view-middle", "Middle", middle)
+        + _picker("view-zoom", "Magnify", [(n, f"{n} times") for n in "248"], "4")
+        + '</div><canvas id="view" tabindex="0" role="img" aria-label="Left, middle and truth side '
+        'by side; arrow keys move the magnifier"></canvas><div class="sliders">'
+        '<label><span>left | middle</span><input type="range" id="view-first" min="0" max="100" '
+        'step="0.5" value="33"></label>'
+        '<label><span>middle | truth</span><input type="range" id="view-second" min="0" max="100" '
+        f'step="0.5" value="67"></label></div><div class="zooms">{zooms}</div></div>'
+    )
+
+
+def _method(record: Record) -> str:
+    c, m = record.conditions, record.machine
+    facts: list[tuple[str, str]] = [
+        ("CPU", f"{m.cpu}, {m.cores} cores, {m.memory_gib:.0f} GiB"),
+        ("instructions", ", ".join(m.cpu_flags)),
+        ("GPU", ", ".join(m.gpus)),
+        ("system", f"{m.os}, Python {m.python}"),
+        ("packages", ", ".join(f"{k} {v}" for k, v in m.packages.items())),
+        ("threads", c.pinning),
+        ("governor", c.governor or ""),
+        ("load", "" if c.load_before is None else f"{c.load_before:.2f} before"
+                 + ("" if c.load_after is None else f", {c.load_after:.2f} after")),
+        ("others took", "" if c.busy_share is None else f"{c.busy_share:.0%} of the processors"),
+        ("clock", f"{c.clock}; one reading takes {c.timer_overhead_ns:.0f} ns, its step is "
+                  f"{c.timer_resolution_ns:.0f} ns"),
+        ("turns", f"at most {c.block} steps in a row, in random order (seed {c.seed})"),
+        ("measured", f"{record.created}, in {record.seconds:.0f} s"),
+        *[(f"noise, {n.row}", f"the same twice: {n.ratio:.3f} ({n.low:.3f} to {n.high:.3f})")
+          for n in record.noise],
+    ]  # fmt: skip
+    told = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
+    notes = "".join(
+        f"<li>{escape(row.key)}: {escape(note)}</li>" for row in record.rows for note in row.notes
+    )
+    return f'<dl class="facts">{told}</dl>' + (f"<ul>{notes}</ul>" if notes else "")

@@ -1,0 +1,83 @@
+"""A record as Markdown, for a README: two tables, and under which conditions they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from teco.benchmark.record.record import Record
+from teco.benchmark.report.columns import TableRow, column, entries
+
+SPEED = (
+    "p50", "p90", "p99", "jitter", "fps", "device", "pipeline", "in_time", "share", "peak",
+    "gpu_memory",
+)  # fmt: skip
+QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "warm_up")
+
+
+def markdown(record: Record) -> str:
+    """Speed and memory, then quality; the best of each column in bold."""
+    lines = entries(record)
+    parts = [_table([e for e in lines if e.row is not None], SPEED)]
+    parts.append(_table([e for e in lines if e.quality is not None], QUALITY))
+    parts.append(" ".join(conditions(record)))
+    parts += [f"Not run: {what}: {why}." for what, why in not_run(record)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(lines: Sequence[TableRow], keys: Sequence[str]) -> str:
+    """Without the columns in which nothing was measured; "" where that is all of them."""
+    columns = [c for c in map(column, keys) if any(c.value(e) is not None for e in lines)]
+    if not columns:
+        return ""
+    best = {c.key: c.best(lines) for c in columns}
+    text = [
+        "| model | runtime | " + " | ".join(c.title for c in columns) + " |",
+        "|---|---|" + "---:|" * len(columns),
+    ]
+    for e in lines:
+        cells = [f"**{c.text(e)}**" if e.key in best[c.key] else c.text(e) for c in columns]
+        name = e.model.replace("|", "\\|")
+        text.append("| " + " | ".join([f"`{name}`", e.runtime, *cells]) + " |")
+    return "\n".join(text)
+
+
+def conditions(record: Record) -> list[str]:
+    """Where, how and on what the figures were measured, in sentences."""
+    sizes = ", ".join(dict.fromkeys(row.size for row in record.rows))
+    c, m = record.conditions, record.machine
+    threads = f"{c.threads} thread{'s' if c.threads != 1 else ''}"
+    found = [f"One step from {sizes} (LR), {threads}; {m.cpu}, {m.cores} cores."] if sizes else []
+    if m.gpus:
+        found.append(f"GPU: {', '.join(m.gpus)}.")
+    if (clip := record.clip) is not None:
+        how = f"degraded ({clip.degradation.upper()})" if not clip.truth else "as given"
+        shrunk = f", shrunk to 1/{clip.shrink:g}" if clip.shrink != 1 else ""
+        found.append(
+            f"Quality on {clip.name}{shrunk}, {clip.width}x{clip.height}, {clip.frames} frames, "
+            f"{how}; official definitions, frame average."
+        )
+    if shared := shared_speed(record):
+        found.append(shared)
+    found.append(f"Measured {record.created[:10]}.")
+    if not record.complete:
+        found.append(f"Incomplete: {record.stopped or 'it was interrupted'}.")
+    return found
+
+
+def shared_speed(record: Record) -> str:
+    """Which models show the speed of another one; "" where each was measured itself."""
+    names = {row.key: row.artifact.name for row in record.rows}
+    pairs = {
+        row.artifact.name: names[row.measured_as] for row in record.rows if row.measured_as in names
+    }
+    told = ", ".join(f"{name} as {other}" for name, other in pairs.items())
+    return told and f"Same graph, other weights, so speed and memory measured once: {told}."
+
+
+def not_run(record: Record) -> list[tuple[str, str]]:
+    """(what, why) of all that was asked for and did not run; sentences without their full stop."""
+    found = [
+        (f"{u.model} on {u.runtime}" if u.model else u.runtime, u.why) for u in record.unavailable
+    ]
+    found += [(s.artifact.name, s.why) for s in record.static]
+    return [(what, why.rstrip(".")) for what, why in found]

@@ -1,0 +1,130 @@
+"""Reports as text that fits 100 columns, with or without colour."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from teco.benchmark.record.compare import Comparison
+from teco.benchmark.record.gate import GateResult
+from teco.evaluation.quality import QualityRow
+from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
+
+_DIGITS: dict[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4, "tof": 4, "tlp": 3}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """Left-aligned first column, right-aligned others; plain text."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*row)
+    out = io.StringIO()
+    console = Console(file=out, width=100, no_color=True, highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    return out.getvalue()
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return "equal" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def quality_table(rows: Sequence[QualityRow], metrics: Sequence[Metric]) -> str:
+    """One line per method; folder averages beside frame averages where there are several clips."""
+    clips = rows[0].clips
+    header = ["method"]
+    for metric in metrics:
+        arrow = "↑" if metric in HIGHER_IS_BETTER else "↓"
+        header.append(f"{UNITS_SHORT.get(metric, metric)} {arrow}")
+    body: list[list[str]] = []
+    averages = [("frame average", False)] + ([("folder average", True)] if clips > 1 else [])
+    for row in rows:
+        for label, folder in averages:
+            means = row.folder_average if folder else row.frame_average
+            name = row.method if clips == 1 else f"{row.method} ({label})"
+            body.append([name, *(_number(means.get(m), _DIGITS.get(m, 3)) for m in metrics)])
+    frames = f"{rows[0].frames} frames of {clips} clip{'s' if clips > 1 else ''} counted"
+    both = "frame and folder average are the same for one clip" if clips == 1 else ""
+    window = rows[0].per_clip[0].window
+    where = f"window {window.width}x{window.height}"
+    return _table(header, body, [", ".join(x for x in (frames, where, both) if x)])
+
+
+UNITS_SHORT = {
+    m: f"{m.upper() if m != 'tof' else 'tOF'}{' ' + u if u else ''}" for m, u in UNITS.items()
+}
+
+
+def comparison_table(found: Comparison) -> str:
+    """Two records compared: one line per row that both have, then what else differs."""
+    header = ("candidate", "before ms", "after ms", "ratio", "99% interval", "verdict")
+    body: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for pair in found.pairs:
+        ratio = pair.ratio
+        body.append(
+            (
+                pair.key,
+                _number(pair.before_ms, 2),
+                _number(pair.after_ms, 2),
+                _number(ratio and ratio.ratio, 3),
+                "-" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}",
+                "not timed" if ratio is None else ratio.verdict,
+            )
+        )
+        if ratio is not None and ratio.verdict == "undecided":
+            notes.append(f"{pair.key}: {ratio.why}")
+        notes += [f"{pair.key}: {change}" for change in pair.changes]
+    for keys, which in ((found.only_before, "before"), (found.only_after, "after")):
+        notes += [f"only in the record {which}: {key}" for key in keys]
+    for one in found.differences:
+        mark = "incomparable" if one.incomparable else "differs"
+        notes.append(f"{mark}: {one.what}: {one.before} | {one.after}")
+    if found.incomparable:
+        notes.append(
+            "these runs differ in more than what was compared: a ratio says which machine with "
+            "which software is faster, not what a change of the model did"
+        )
+    return _table(header, body, notes)
+
+
+def gate_table(gate: Sequence[GateResult]) -> str:
+    """One line per candidate, and why where one was not accepted."""
+    header = ("model", "runtime", "bounds", "gate", "worst dB", "max steps", "within one")
+    body: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for one in gate:
+        if one.note:
+            notes.append(f"{one.model} on {one.runtime}: {one.note}")
+        if (verdict := one.verdict) is None:
+            body.append((one.model, one.runtime, "-", "not judged", "-", "-", "-"))
+            continue
+        numbers = verdict.numbers
+        worst, share = numbers.worst_psnr, numbers.within_one
+        body.append(
+            (
+                one.model,
+                one.runtime,
+                verdict.bounds.name,
+                "accepted" if verdict.accepted else "refused",
+                "equal" if worst is None else f"{worst:.1f}",
+                str(max(numbers.max_steps, default=0)),
+                "-" if share is None else f"{share:.2%}",
+            )
+        )
+        if not verdict.accepted:
+            notes += [f"{one.model} on {one.runtime}: {reason}" for reason in verdict.reasons]
+    references = ", ".join(sorted({one.reference for one in gate if one.reference}))
+    if references:
+        notes.insert(0, f"the temporal gate, beside the float32 step on {references}")
+    return _table(header, body, notes)

@@ -1,0 +1,290 @@
+"""A benchmark in a terminal: a table that fills in while it runs, and the whole one at its end.
+
+While steps are timed nothing is drawn but between them: no thread refreshes the screen. Where
+standard error is no terminal, the same is said in lines.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from teco.benchmark.record.record import Record, Row
+from teco.benchmark.report.columns import TableRow, column, entries
+from teco.benchmark.report.markdown import conditions
+from teco_models.variant import SCALE
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.progress import Progress
+    from rich.table import Table
+
+WIDTH = 100
+SPEED = ("p50", "p90", "p99", "jitter", "fps", "device", "pipeline", "in_time", "share", "peak")
+QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "warm_up")
+OTHER = ("ratio", "load", "first")
+
+EVERY = 0.5
+"""Seconds between two redraws at least."""
+
+SAID = 10.0
+"""Seconds between two lines on the same work, where there is no terminal."""
+
+_HEADS = {
+    "jitter": "jitter", "device": "GPU", "pipeline": "file fps", "in_time": "in time",
+    "share": "limit", "peak": "MiB", "psnr": "PSNR", "tof": "tOF", "tlp": "tLP",
+    "flicker": "flick", "float32": "f32", "drift": "drift", "warm_up": "warm", "ratio": "x fastest",
+}  # fmt: skip
+"""Shorter than the columns' own titles: they share 100 columns with nine others. The lines below
+the tables say the units."""
+
+PREFIX = f"teco-x{SCALE}-"
+"""Of most models' names; tables do without, and say so."""
+
+
+def record_tables(record: Record) -> str:
+    """Speed and memory, then quality, then what they are of; at most 100 columns wide."""
+    lines = entries(record)
+    rows = [e for e in lines if e.row is not None]
+    text = "".join(
+        draw(table_of(some, keys))
+        for some, keys in ((rows, SPEED), (lines, QUALITY), (rows, OTHER))
+        if any(column(key).value(e) is not None for e in some for key in keys)
+    )
+    notes = [" ".join(conditions(record)), _explained(record)]
+    notes += [
+        f"{r.row} against {r.against}: {r.verdict}: {r.why}."
+        for r in record.ratios
+        if r.verdict in ("equal", "undecided")
+    ]
+    notes += [f"Not run: {s.artifact.file}: {s.why}" for s in record.static]
+    return text + "".join(f"{line}\n" for note in notes if note for line in _wrapped(note))
+
+
+def _explained(record: Record) -> str:
+    parts = ["milliseconds a step"] if any(row.kernel for row in record.rows) else []
+    if any(row.artifact.name.startswith(PREFIX) for row in record.rows):
+        parts.insert(0, f"names without {PREFIX}")
+    if any(row.pipeline for row in record.rows):
+        parts.append("file fps: decoded, enlarged and encoded")
+    if played := [row.playback for row in record.rows if row.playback]:
+        parts.append(f"in time: % of frames played at {played[0].rate:g} a second")
+    if any(row.roofline for row in record.rows):
+        parts.append("limit: % of what this machine's multiply-adds and memory allow")
+    if any(row.distance for row in record.rows):
+        parts.append("f32: dB of the worst frame against the float32 step")
+    if any(row.quality and row.quality.drift for row in record.rows):
+        parts.append("drift: dB lost in 100 frames")
+    if any(row.quality and row.quality.cold_start for row in record.rows):
+        parts.append("warm: frames to run after a reset before one is shown")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, WIDTH, break_long_words=False) or [""]
+
+
+def table_of(lines: Sequence[TableRow], keys: Sequence[str], *, pending: bool = False) -> Table:
+    """A table of some columns; those without any figure are left out.
+
+    Args:
+        lines: its lines; those without any figure are left out as well.
+        keys: of the columns.
+        pending: keep lines and columns that are still to be filled.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = [column(key) for key in keys]
+    if not pending:
+        columns = [c for c in columns if any(c.value(e) is not None for e in lines)]
+        lines = [e for e in lines if any(c.value(e) is not None for c in columns)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold")
+    table.add_column("runtime", overflow="fold")
+    for c in columns:
+        head = _HEADS.get(c.key, c.title.removesuffix(" ms"))
+        table.add_column(head, justify="right", no_wrap=True)
+    best = {c.key: c.best(lines) for c in columns}
+    for e in lines:
+        cells = [
+            f"[bold]{c.text(e)}[/bold]" if e.key in best[c.key] else c.text(e) for c in columns
+        ]
+        table.add_row(escape(e.model.removeprefix(PREFIX)), escape(e.runtime), *cells)
+    return table
+
+
+def draw(table: Table) -> str:
+    """A table as plain text."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, no_color=True, highlight=False).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def watching(
+    candidates: Sequence[tuple[str, str, str]], stream: TextIO | None = None
+) -> LiveTable | Lines:
+    """What shows a run on this stream, a :class:`teco.benchmark.run.Progress`; to be used in
+    ``with``.
+
+    Args:
+        candidates: (key of the row, model, runtime), in the order of the table.
+        stream: where; None for standard error.
+    """
+    where: TextIO = stream or sys.stderr
+    return LiveTable(candidates, where) if where.isatty() else Lines(where)
+
+
+class Lines:
+    """A run in lines: what begins, and now and then how far it is and how long it will take."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._what = ""
+        self._began = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Nothing is held."""
+
+    def phase(self, what: str) -> None:
+        """Something else begins."""
+        self._what, self._began = what, time.monotonic()
+        self._last = self._began
+        self._say(what)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """So many of its steps are done."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._last = what, now, now
+        elif now - self._last >= SAID:
+            self._last = now
+            left = ""
+            if total and 0 < done < total:
+                left = f", {(now - self._began) * (total - done) / done:.0f} s left"
+            self._say(f"{what}: {done}{f' of {total}' if total else ''}{left}")
+
+    def row(self, row: Row) -> None:
+        """Rows come together at the end."""
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class LiveTable:
+    """A run on a terminal: a table that fills in, and a bar with the time left."""
+
+    def __init__(self, candidates: Sequence[tuple[str, str, str]], stream: TextIO) -> None:
+        self._entries = {
+            key: TableRow(key=key, model=model, runtime=runtime, row=None, quality=None)
+            for key, model, runtime in candidates
+        }
+        self._stream = stream
+        self._latest = ""
+        self._drawn = 0.0
+        self._live: Live | None = None
+        self._bar: Progress | None = None
+        self._what = ""
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(file=self._stream)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
+            MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+        )  # fmt: skip
+        # No thread draws: it would take the processor from what is timed.
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        assert self._live is not None
+        self._live.stop()
+
+    def phase(self, what: str) -> None:
+        """Something else begins."""
+        self._begin(what)
+        self._draw(at_once=True)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """So many of its steps are done."""
+        assert self._bar is not None
+        if what != self._what:
+            self._begin(what)
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        self._draw()
+
+    def row(self, row: Row) -> None:
+        """A row as far as it is known."""
+        self._entries[row.key] = TableRow(
+            key=row.key, model=row.artifact.name, runtime=row.runtime, row=row,
+            quality=row.quality,
+        )  # fmt: skip
+        self._latest = row.key
+        self._draw()
+
+    def _begin(self, what: str) -> None:
+        assert self._bar is not None
+        self._what = what
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._bar.add_task(what, total=None)
+
+    def _draw(self, *, at_once: bool = False) -> None:
+        from rich.console import Group
+
+        assert self._live is not None
+        assert self._bar is not None
+        now = time.monotonic()
+        if not at_once and now - self._drawn < EVERY:
+            return
+        self._drawn = now
+        room = max(3, self._live.console.size.height - 6)
+        lines = list(self._entries.values())
+        keys = SPEED
+        if any(e.quality is not None for e in lines):
+            # Speed is measured by then; the end shows both.
+            keys = QUALITY
+        keys = [k for k in keys if k != "device" or any(column(k).value(e) for e in lines)]
+        table = table_of(self._shown(lines, room), keys, pending=True)
+        self._live.update(Group(table, self._bar), refresh=True)
+
+    def _shown(self, lines: list[TableRow], room: int) -> list[TableRow]:
+        """As many as fit, the one that was filled last among them."""
+        names = [e.key for e in lines]
+        last = names.index(self._latest) + 1 if self._latest in names else 0
+        first = max(0, min(len(lines) - room, last - room // 2 - 1))
+        return lines[first : first + room]

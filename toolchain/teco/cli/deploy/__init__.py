@@ -1,0 +1,1 @@
+"""Commands for people who ship a model: export, verify, info, estimate, doctor."""

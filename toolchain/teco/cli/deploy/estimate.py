@@ -1,0 +1,181 @@
+"""``teco estimate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from teco.estimates.records import MemoryRecord
+    from teco.estimates.runtimes import EstimateCheck
+    from teco.estimates.tensors import Precision
+    from teco_models.variant import Variant
+
+MIB = 2**20
+
+
+@click.command("estimate")
+@click.option("--blocks", type=click.IntRange(min=1), help="A variant by its residual blocks.")
+@click.option("--model", metavar="NAME", help="A shipped model.")
+@click.option("--variant", "name", metavar="V", help="A variant's name, such as teco-x4-b3-c64.")
+@click.option(
+    "--size",
+    default="720p",
+    show_default=True,
+    metavar="SIZE",
+    help="540p, 720p, 1080p, 1440p or 4k: the picture that comes out. Or the LR frame, "
+    "HEIGHTxWIDTH.",
+)
+@click.option("--fp16", is_flag=True, help="Convolutions in float16.")
+@click.option("--int8", is_flag=True, help="Convolutions in 8 bits, all of them: the best case.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    blocks: int | None,
+    model: str | None,
+    name: str | None,
+    size: str,
+    fp16: bool,
+    int8: bool,
+    as_json: bool,
+) -> None:
+    """Say what a variant will cost before anything is built, and how well that was predicted.
+
+    Parameters, multiplications and memory of one step, computed from the network's form; then what
+    was measured of the shipped models nearest to it, beside what would have been predicted.
+    """
+    from teco.core.errors import USAGE, TecoError
+    from teco.estimates import records as measured
+    from teco.estimates import runtimes
+    from teco.estimates.memory import memory, parse_size
+
+    if fp16 and int8:
+        raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
+    h, w = parse_size(size)
+    precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+    variant = _variant(blocks, model, name)
+    cost, found = variant.cost(h, w), memory(variant, h, w, precision)
+    records = measured.read()
+    comparisons = runtimes.compare(records)
+    near = measured.nearest(records, variant.name, (h, w))
+    shown = [c for c in comparisons if c.record in near]
+    predicted: dict[str, int] = {}
+    if precision == "fp32":
+        for runtime in runtimes.runtimes_of(records):
+            fitted = runtimes.fit([r for r in records if r.runtime == runtime])
+            if fitted is not None:
+                half: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
+                predicted[runtime] = fitted(memory(variant, h, w, half, dynamic=True))
+    facts: dict[str, Any] = {
+        "variant": variant.name,
+        "precision": precision,
+        "lr_size": f"{h}x{w}",
+        "output_size": f"{4 * h}x{4 * w}",
+        "params": cost.params["total"],
+        "macs": cost.macs["total"],
+        "executed_macs": cost.executed_macs["total"],
+        "memory": asdict(found) | {"device": found.device},
+        "process_growth": predicted,
+        "measured": [
+            {**asdict(c.record), "predicted": c.predicted, "error": c.error} for c in shown
+        ],
+        "device_memory_compared_on_a_gpu": False,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    _print(facts, shown, comparisons)
+
+
+def _variant(blocks: int | None, model: str | None, name: str | None) -> Variant:
+    from teco.core.errors import USAGE, TecoError
+    from teco.export.formats import shipped_with
+    from teco.model.opening import open_model
+    from teco_models import zoo
+    from teco_models.variant import Variant
+
+    if sum(x is not None for x in (blocks, model, name)) != 1:
+        raise TecoError(
+            "say what to estimate with one of --blocks, --model or --variant",
+            hint="for example `teco estimate --blocks 3 --size 1080p`",
+            exit_code=USAGE,
+        )
+    if name is not None:
+        return Variant.parse(name)
+    if blocks is not None:
+        entry = shipped_with(blocks)
+        return Variant(blocks=blocks, channels=64) if entry is None else (
+            open_model(entry.name).variant
+        )  # fmt: skip
+    assert model is not None
+    if zoo.find(model) is None:
+        raise TecoError(
+            f"no shipped model is called {model}",
+            hint=f"shipped: {', '.join(e.name for e in zoo.entries())}; or give --variant",
+            exit_code=USAGE,
+        )
+    return open_model(model).variant
+
+
+def _print(
+    facts: dict[str, Any], shown: list[EstimateCheck], all_: tuple[EstimateCheck, ...]
+) -> None:
+    memory = facts["memory"]
+    h, w = facts["lr_size"].split("x")
+    oh, ow = facts["output_size"].split("x")
+    click.echo(f"{facts['variant']} in {facts['precision']}")
+    click.echo(f"frame in     {w} x {h} (width x height), --size {h}x{w}")
+    click.echo(f"picture out  {ow} x {oh}, x4")
+    click.echo(f"parameters   {facts['params']:,}")
+    click.echo(
+        f"each frame   {facts['macs'] / 1e9:.2f} GMAC, {2 * facts['macs'] / 1e9:.1f} GFLOP as "
+        f"papers count; really run {2 * facts['executed_macs'] / 1e9:.1f} GFLOP"
+    )
+    click.echo("memory of one stream, MiB")
+    for key, text in (
+        ("weights", f"weights in {facts['precision']}, fixed tables in float32"),
+        ("ports", "frame, picture and state in float32, the state double-buffered"),
+        ("activations", f"most tensors alive at once, at {memory['peak_at']!r}"),
+        ("workspace", "assumed: the largest tensor once more, in another layout"),
+        ("device", "sum; not yet compared with any GPU's"),
+    ):
+        click.echo(f"  {memory[key] / MIB:8.1f}  {key:12} {text}")
+    click.echo(
+        f"to and from the host, each frame: {memory['frame_in'] / MIB:.2f} + "
+        f"{memory['picture_out'] / MIB:.2f} MiB as float32, a quarter of it as 8 bits"
+    )
+    if facts["precision"] == "int8":
+        click.echo("int8 is the best case: layers that sensitivity keeps in float take more")
+    click.echo(
+        "method: every tensor of the deployed step in order, freed after its last reader; "
+        "elementwise\noperations in place; no export is made"
+    )
+    if facts["process_growth"]:
+        click.echo("a CPU process grows by, MiB (fitted to what was measured, for a dynamic file)")
+        for runtime, value in facts["process_growth"].items():
+            click.echo(f"  {value / MIB:8.0f}  {runtime}")
+    if not shown:
+        click.echo("nothing has been measured to compare with")
+        return
+    click.echo("measured growth nearest to this; predicted from the other variants alone, MiB")
+    click.echo(f"  {'measured':>8} {'predicted':>9} {'error':>6}")
+    for c in shown:
+        click.echo(_row(c, c.record))
+    errors = sorted(abs(c.error) for c in all_ if c.error is not None)
+    if errors:
+        click.echo(
+            f"over all {len(errors)} measured: error {100 * errors[len(errors) // 2]:.0f}% in the "
+            f"median, {100 * errors[-1]:.0f}% at most"
+        )
+
+
+def _row(comparison: EstimateCheck, record: MemoryRecord) -> str:
+    predicted, error = comparison.predicted, comparison.error
+    return (
+        f"  {record.grown.peak / MIB:8.0f} "
+        f"{'-' if predicted is None else f'{predicted / MIB:.0f}':>9} "
+        f"{'-' if error is None else f'{100 * error:+.0f}%':>6}  "
+        f"{record.model} {record.size} on {record.runtime} {record.version}"
+    )

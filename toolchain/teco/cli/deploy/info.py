@@ -1,0 +1,221 @@
+"""``teco info``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from teco.cli.options import Size, say
+
+
+@click.command("info")
+@click.argument("target", metavar="[NAME|FILE]", required=False)
+@click.option("--blocks", type=click.IntRange(min=1), help="A variant by its residual blocks.")
+@click.option("--channels", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--flow-channels", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--tail",
+    type=click.Choice(["transposed", "shuffle", "egvsr"]),
+    default="transposed",
+    show_default=True,
+)
+@click.option("--degradation", type=click.Choice(["bd", "bi"]), default="bd", show_default=True)
+@click.option(
+    "--size",
+    type=Size(),
+    default="180x320",
+    show_default=True,
+    help="LR size HEIGHTxWIDTH for MACs and memory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    target: str | None,
+    blocks: int | None,
+    channels: int,
+    flow_channels: int,
+    tail: Any,
+    degradation: Any,
+    size: tuple[int, int],
+    as_json: bool,
+) -> None:
+    """Say what a model is and what one step costs.
+
+    Give a shipped model's name, an .onnx or weights file, an engine (.plan), a variant's name such
+    as teco-x4-b3-c64, or --blocks and the other fields of a variant.
+    """
+    from teco.core.errors import USAGE, TecoError
+    from teco_models.variant import Variant
+
+    manifest: dict[str, Any] | None = None
+    if (target is None) == (blocks is None):
+        raise TecoError(
+            "say what to describe: a NAME or FILE, or --blocks",
+            hint="for example `teco info --blocks 3 --size 134x320`",
+            exit_code=USAGE,
+        )
+    if target is not None and Path(target).suffix.lower() == ".plan":
+        _engine(Path(target), as_json)
+        return
+    if target is None:
+        assert blocks is not None
+        variant = Variant(
+            blocks=blocks, channels=channels, flow_channels=flow_channels, tail=tail,
+            degradation=degradation,
+        )  # fmt: skip
+    else:
+        variant, manifest = _look_up(target)
+    facts = cost_record(variant, size)
+    if manifest is not None:
+        facts["manifest"] = manifest
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    _print(facts, variant)
+
+
+def _look_up(target: str) -> tuple[Any, dict[str, Any] | None]:
+    from teco.model.opening import open_model
+    from teco_models import zoo
+    from teco_models.errors import ModelError
+    from teco_models.variant import Variant
+
+    if zoo.find(target) is None and not Path(target).suffix:
+        try:
+            return Variant.parse(target), None
+        except ModelError:
+            pass  # not a variant's name either: let open_model say what it expected
+    model = open_model(target)
+    if model.weights is not None and model.onnx is None:
+        from teco_models.checkpoint import load_weights
+
+        for note in load_weights(model.weights).notes:
+            say(f"note: {note}")
+    return model.variant, model.manifest.as_dict() if model.manifest else None
+
+
+def _engine(path: Path, as_json: bool) -> None:
+    """An engine's manifest, after the two have been checked against each other."""
+    from teco.model.engine.preflight import read
+
+    manifest = read(path)
+    if as_json:
+        click.echo(manifest.to_json(), nl=False)
+        return
+    model = manifest.model
+    sizes = manifest.size
+    if sizes == "dynamic":
+        low, usual, high = manifest.profile
+        sizes = f"{low} to {high}, fastest at {usual}"
+    gpus = ", ".join(f"SM {sm}" for sm in manifest.compute_capabilities)
+    click.echo(
+        f"{path.name}: {manifest.product} {manifest.runtime_version} engine of {model.variant}, "
+        f"{manifest.length / 2**20:.1f} MiB"
+    )
+    click.echo(f"runs on: {gpus}; built on {manifest.os} {manifest.arch}")
+    click.echo(f"frames: {sizes} (height x width, LR)")
+    click.echo(f"precision, parsed network: {manifest.proof.text(manifest.precision_asked)}")
+    if manifest.built is not None:
+        click.echo(f"precision, built layers: {manifest.built.text(manifest.precision_asked)}")
+    ports = ", ".join(f"{name} {kind}" for name, kind in manifest.proof.ports.items())
+    click.echo(f"ports: {ports}")
+    rewrites = ", ".join(name for name, used in model.rewrites.items() if used)
+    click.echo(f"rewrites: {rewrites or 'none'}")
+    if model.parity:
+        click.echo(
+            f"its ONNX file's parity with PyTorch: {model.parity.max_abs:.1e} over "
+            f"{model.parity.frames} frames at {', '.join(model.parity.sizes)}"
+        )
+    if model.gate is not None:
+        click.echo(f"gate {model.gate.bounds.name} at {model.gate_size}: accepted")
+    if model.int8 is not None:
+        for text in model.int8.lines:
+            click.echo(text)
+    click.echo(f"rebuild: {manifest.rebuild}")
+    click.echo(f"sha256 {manifest.sha256}")
+
+
+def _stream(contract: dict[str, Any]) -> list[str]:
+    """How the step is driven: its ports, then its state, as plain as a manifest's data."""
+    c: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "check": ""} | contract
+    low, high = c["range"]
+    check = f"; {c['check']} is finite where the picture is" if c["check"] else ""
+    states = ", ".join(
+        f"{s['input']} ({' x '.join(s['shape'])}) {s.get('dtype', 'float32')}" for s in c["states"]
+    )
+    return [
+        f"stream: {c['frame']} -> {c['picture']}, {c['dtype']} {c['layout']} {c['colour']} "
+        f"{low:g} to {high:g}{check}",
+        f"state: {states}; reset {c['reset']}",
+    ]
+
+
+def cost_record(variant: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """What one step of a variant costs at an LR size, as plain data."""
+    cost = variant.cost(*size)
+    return {
+        "variant": variant.name,
+        **asdict(variant),
+        "size": f"{size[0]}x{size[1]}",
+        "params": cost.params,
+        "macs": cost.macs,
+        "executed_macs": cost.executed_macs,
+        "gflop": cost.gflop,
+        "executed_gflop": cost.executed_gflop,
+        "activation_bytes": {
+            "float32": cost.activation_elements * 4,
+            "float16": cost.activation_elements * 2,
+        },
+        "state_bytes": {"float32": cost.state_elements * 4, "float16": cost.state_elements * 2},
+    }
+
+
+def _print(facts: dict[str, Any], variant: Any) -> None:
+    params, macs = facts["params"], facts["macs"]
+    click.echo(
+        f"{facts['variant']}: x{variant.scale}, {variant.blocks} blocks of "
+        f"{variant.channels} channels, flow net {variant.flow_channels}, "
+        f"{variant.tail} tail, {variant.degradation.upper()}"
+    )
+    click.echo(f"{'':12}{'parameters':>14}{'GMAC':>10}{'GFLOP':>10}   at {facts['size']} (LR)")
+    for part in ("fnet", "srnet", "total"):
+        gmac = macs[part] / 1e9
+        click.echo(f"{part:12}{params[part]:>14,}{gmac:>10.2f}{2 * gmac:>10.1f}")
+    if facts["executed_macs"] != macs:
+        click.echo(
+            f"really run  {'':14}{'':10}{facts['executed_gflop']:>10.1f}   "
+            "(FNet's decoder covers floor(size/8)*8)"
+        )
+    memory = facts["activation_bytes"]["float32"] / 2**20
+    state = facts["state_bytes"]["float32"] / 2**20
+    click.echo(
+        f"activations {memory:.0f} MiB in float32 layer by layer, of it state {state:.1f} MiB"
+    )
+    manifest = facts.get("manifest")
+    if not manifest:
+        return
+    types = ", ".join(f"{n} {name}" for name, n in manifest["precision_found"].items())
+    click.echo(f"file: size {manifest['size']}, asked {manifest['precision_asked']}, found {types}")
+    parity = manifest["parity"]
+    if parity:
+        click.echo(
+            f"parity with PyTorch: {parity['max_abs']:.1e} over {parity['frames']} frames at "
+            f"{', '.join(parity['sizes'])}"
+        )
+    gate = manifest["gate"]
+    if gate:
+        click.echo(
+            f"gate {gate['bounds']['name']} at {manifest['gate_size']}: "
+            f"{'; '.join(gate['reasons'])}"
+        )
+    if manifest["int8"]:
+        from teco.model.int8 import Int8
+
+        for text in Int8.of(manifest["int8"]).lines:
+            click.echo(text)
+    for line in _stream(manifest["contract"]):
+        click.echo(line)
+    click.echo(f"sha256 {manifest['sha256'] or '(no manifest beside the file)'}")

@@ -1,0 +1,110 @@
+"""``teco eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from teco.cli.options import (
+    json_option,
+    model_option,
+    not_a_pipe,
+    progress,
+    runtime_option,
+    say,
+    threads_option,
+)
+
+
+@click.command("eval")
+@model_option
+@click.option(
+    "--clip",
+    "clips",
+    multiple=True,
+    required=True,
+    callback=not_a_pipe,
+    metavar="CLIP",
+    help="A clip that is the truth: video file or folder of pictures. Repeatable.",
+)
+@runtime_option
+@threads_option
+@click.option(
+    "--shrink",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Area-average the truth to 1/SHRINK first; compressed video needs about 2.",
+)
+@click.option("--frames", type=click.IntRange(min=1), help="Of each clip.")
+@click.option(
+    "--metrics", default="psnr,ssim,lpips,tof,tlp", show_default=True, help="Comma-separated."
+)
+@click.option(
+    "--recurrence/--no-recurrence",
+    default=True,
+    help="Also say what the past is worth: --no-recurrence zeroes it.",
+)
+@click.option("--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts.")
+@click.option("--warm-up", type=click.IntRange(min=0), default=0, show_default=True)
+@json_option("Also write everything, per frame, as JSON.")
+def command(
+    model: str | None,
+    clips: tuple[str, ...],
+    runtime: str,
+    threads: int | None,
+    shrink: float,
+    frames: int | None,
+    metrics: str,
+    recurrence: bool,
+    scene_cuts: bool,
+    warm_up: int,
+    json_file: Path | None,
+) -> None:
+    """Degrade clips, upscale them, and compare with the truth by the official definitions.
+
+    Frames 2 to N-3 count, in a centred window of multiples of 32. With --no-recurrence, the
+    model runs a second time with its state zeroed before every frame, and the difference, the
+    temporal gain, is printed.
+    """
+    from teco.benchmark.report.render import quality_table
+    from teco.core.files import as_json, write_beside
+    from teco.evaluation.quality import EvaluateOptions, evaluate, parse_metrics, truth_size
+    from teco.model.opening import DEFAULT_MODEL, check_frame_size, open_model
+    from teco.runtimes import SessionOptions, open_session
+
+    wanted = parse_metrics(metrics)
+    opened = open_model(DEFAULT_MODEL if model is None else model)
+    for clip in clips:
+        width, height = truth_size(clip, shrink)
+        check_frame_size(opened, height // 4, width // 4)
+    session = open_session(opened, runtime, SessionOptions(threads=threads))
+    say(f"{opened.name} on {session.runtime} ({session.details})")
+    options = EvaluateOptions(
+        degradation=opened.variant.degradation, shrink=shrink, max_frames=frames, metrics=wanted,
+        scene_cuts=scene_cuts, warm_up=warm_up,
+    )  # fmt: skip
+    with progress("measuring") as show:
+        rows = evaluate(
+            session, opened.name, list(clips), options, lambda _clip, done: show(done, frames)
+        )
+        if not recurrence:
+            rows[1:1] = evaluate(
+                session, f"{opened.name}, no recurrence", list(clips),
+                options.without_recurrence(), lambda _clip, done: show(done, frames),
+            )  # fmt: skip
+    session.close()
+    click.echo(quality_table(rows, wanted), nl=False)
+    if not recurrence and "psnr" in wanted:
+        gain = rows[0].frame_average["psnr"] - rows[1].frame_average["psnr"]
+        click.echo(f"temporal gain: {gain:+.3f} dB PSNR")
+    for note in dict.fromkeys(n for row in rows for r in row.per_clip for n in r.notes):
+        say(f"note: {note}")
+    if json_file is not None:
+        record: dict[str, Any] = {
+            "clips": list(clips), "shrink": shrink, "frames": frames, "runtime": session.runtime,
+            "rows": [row.as_dict() for row in rows],
+        }  # fmt: skip
+        write_beside(json_file, as_json(record))

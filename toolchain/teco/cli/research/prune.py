@@ -1,0 +1,173 @@
+"""``teco prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from teco.cli.options import json_option, not_a_pipe, progress, say, weights_file
+from teco.cli.research.prune_budget import FRAMES, budget_options
+
+SCHEMA = 1
+"""Version of the record's layout."""
+
+
+@click.command("prune")
+@click.argument("weights", metavar="WEIGHTS|NAME")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT.safetensors",
+    help="The pruned weights. [default: VARIANT.safetensors in this folder, the result's variant]",
+)
+@click.option("--blocks", type=int, help="Residual blocks to keep.")
+@click.option(
+    "--order",
+    type=click.Choice(["plain", "damage"]),
+    help="Which blocks go: the last ones (the paper's order), or the least missed on --clip. "
+    "[default: damage with --clip, else plain]",
+)
+@click.option("--channels", type=int, help="SRNet channels to keep.")
+@click.option("--flow-channels", type=int, help="Channels of the flow net's first stage to keep.")
+@click.option(
+    "--criterion",
+    type=click.Choice(["l1", "l2"]),
+    help="Norm of a channel's weights by which channels are ranked. [default: l2]",
+)
+@click.option("--share-blocks", type=int, help="Tie the blocks to so many distinct ones.")
+@click.option(
+    "--merge",
+    type=click.Choice(["mean", "first"]),
+    help="What tied blocks start from: their average or the first's weights. [default: mean]",
+)
+@click.option(
+    "--sparsity", type=float, help="Share of all convolution weights to mask, 0 to 1. No speed."
+)
+@click.option(
+    "--score",
+    type=click.Choice(["lamp", "magnitude"]),
+    help="How weights of different layers are compared: relative to their layer, or as they are. "
+    "[default: lamp]",
+)
+@click.option(
+    "--rewind",
+    metavar="INIT|NAME",
+    help="Put what --sparsity leaves back to these weights (lottery ticket).",
+)
+@click.option(
+    "--clip", callback=not_a_pipe, metavar="CLIP", help="Measure the damage on this clip, one shot."
+)
+@click.option(
+    "--shrink", type=float, metavar="S", help="Shrink the clip by area first. [default: 1]"
+)
+@click.option("--frames", type=int, metavar="N", help=f"Frames of it. [default: {FRAMES}]")
+@click.option("--force", is_flag=True, help="Replace files of the same name.")
+@json_option("Write the report, as data.")
+@budget_options
+def command(
+    weights: str,
+    output: Path | None,
+    order: Literal["plain", "damage"] | None,
+    share_blocks: int | None,
+    rewind: str | None,
+    clip: str | None,
+    shrink: float | None,
+    frames: int | None,
+    force: bool,
+    json_file: Path | None,
+    **fields: Any,
+) -> None:
+    """Make weights smaller: fewer blocks, fewer channels; and masks or tied blocks.
+
+    The result is verified against the large network with the same parts silenced, recurrently,
+    before it gets its name. It is a place to train from, not to stop at. Tied and masked weights
+    make nothing faster.
+    """
+    from teco.core.errors import USAGE, TecoError
+    from teco.core.files import as_json, write_beside
+    from teco.core.machine import require_extra
+
+    if clip is None and (shrink is not None or frames is not None):
+        raise TecoError(
+            "--shrink and --frames say how to read a clip, and there is none",
+            hint="give --clip",
+            exit_code=USAGE,
+        )
+    for module in ("torch", "safetensors"):
+        require_extra(module, "train", "pruning")
+    from teco.pruning.structured import (
+        PruneOptions,
+        check_options,
+        check_output,
+        clip_damage,
+        default_output,
+        masks_path,
+        prune,
+        write,
+    )
+    from teco_models.checkpoint import load_weights
+
+    options = PruneOptions(
+        order=order or ("damage" if clip is not None else "plain"),
+        share=share_blocks,
+        **{name: value for name, value in fields.items() if value is not None},
+    )
+    source = weights_file(weights)
+    start = None if rewind is None else weights_file(rewind)
+    with_masks = options.sparsity is not None
+    sources = [source] if start is None else [source, start]
+    if output is not None:
+        check_output(output, sources, masks=with_masks, overwrite=force)
+    loaded = load_weights(source)
+    initial = None if start is None else load_weights(start)
+    # A clip takes its time; without one, and with a name, prune() sees to this at once.
+    if clip is not None or output is None:
+        becomes = check_options(loaded, options, measured=clip is not None, initial=initial)
+        if output is None:
+            output = default_output(becomes)
+            check_output(output, sources, masks=with_masks, overwrite=force)
+    for note in loaded.notes:
+        say(f"note: {note}")
+    measure = None
+    if clip is not None:
+        shrink = 1.0 if shrink is None else shrink
+        measure = clip_damage(clip, shrink, FRAMES if frames is None else frames, loaded)
+    with progress("measuring", "networks") as show:
+        result = prune(loaded, options, damage=measure, initial=initial, report=show)
+    measured: dict[str, Any] | None = None
+    if measure is not None:
+        after = measure.psnr(result.weights)
+        measured = {
+            "clip": clip,
+            "shrink": shrink,
+            "frames": measure.frames,
+            "psnr_before": measure.reference,
+            "psnr_after": after,
+        }
+    write(result, output)
+    if json_file is not None:
+        record = {"kind": "teco prune", "schema": SCHEMA, "weights": str(source)}
+        record |= {"output": str(output), "order": options.order}
+        write_beside(json_file, as_json({**record, **result.as_dict(), "measured": measured}))
+    click.echo(output)
+    if result.report.before != result.report.after:
+        say(result.report.to_text())
+    if result.sparsity is not None:
+        say(result.sparsity.to_text())
+        say(f"masks, to apply after every step of training: {masks_path(output)}")
+    if result.pattern is not None:
+        say(f"tied blocks: {','.join(map(str, result.pattern))}")
+    notes = list(result.notes)
+    if measure is None and result.report.blocks:
+        notes.append("without --clip nothing was measured: the last blocks went, the paper's order")
+    for note in notes:
+        say(f"note: {note}")
+    if measured is not None:
+        say(
+            f"PSNR-Y on {measured['frames']} frames of {clip}: {measured['psnr_before']:.2f} -> "
+            f"{measured['psnr_after']:.2f} dB, before any training"
+        )
+    say(f"next: teco train --init {output} --teacher {weights} ...")

@@ -1,0 +1,326 @@
+"""``teco train``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from teco.cli.options import progress, say, weights_file
+
+_Decorator = Callable[[Any], Any]
+
+_COUNT = click.IntRange(min=1)
+_FROM_0 = click.IntRange(min=0)
+_WEIGHT = click.FloatRange(min=0)
+
+# Option, type, what --help says of it. The defaults are those of
+# teco.training.options.TrainOptions, which imports no torch but is not imported for --help of other
+# commands either; None here means "as the recipe or the default says". test_recipes.py holds the
+# two lists against each other.
+FIELDS: tuple[tuple[str, Any, str], ...] = (
+    ("flow-iterations", _FROM_0, "Supervised start of the flow net.  [3000]"),
+    ("iterations", _FROM_0, "Recurrent stage: pixels and motion.  [20000]"),
+    ("gan-iterations", _FROM_0, "GAN stage after it.  [0]"),
+    ("batch", _COUNT, "Sequences an iteration, over all processes.  [4]"),
+    ("flow-batch", _COUNT, "Pairs an iteration of the flow stage.  [32]"),
+    ("frames", click.IntRange(min=2), "Length of a training sequence.  [6]"),
+    ("crop", click.IntRange(min=32), "HR pixels, a multiple of 32.  [128]"),
+    ("still-share", click.FloatRange(0, 1), "Sequences that are moved stills.  [0.3]"),
+    ("burn-in", _FROM_0, "First frames that only fill the state.  [0]"),
+    ("still-speed", _WEIGHT, "The fastest of them, HR pixels a frame.  [10]"),
+    ("max-stride", _COUNT, "Largest step between source frames.  [3]"),
+    ("real-world", str, "Spoil LR frames, e.g. noise=2,jpeg=40-90,h264=20-35."),
+    ("lr", _WEIGHT, "Peak rate of flow and recurrent stage.  [0.0004]"),
+    ("gan-lr", _WEIGHT, "Generator's rate in the GAN stage.  [5e-05]"),
+    ("discriminator-lr", _WEIGHT, "Discriminator's rate.  [5e-05]"),
+    ("schedule", click.Choice(["cosine", "constant", "steps"]), "Of the rates.  [cosine]"),
+    ("warm-up", _FROM_0, "First iterations of a stage, rate rising.  [200]"),
+    ("cool-down", _FROM_0, "Last iterations of a constant rate, falling.  [0]"),
+    ("warp-weight", _WEIGHT, "Photometric loss of the flow.  [0.2]"),
+    ("flow-weight", _WEIGHT, "Supervision of the flow.  [0.05]"),
+    ("pingpong-weight", _WEIGHT, "GAN stage: forth against back.  [0.5]"),
+    (
+        "perceptual",
+        click.Choice(["auto", "vgg19", "vgg16", "lpips-vgg"]),
+        "GAN stage: whose features, or LPIPS on VGG16.  [auto]",
+    ),
+    ("perceptual-weight", _WEIGHT, "GAN stage.  [0.2]"),
+    ("perceptual-frames", _FROM_0, "Frames compared so, 0 for all.  [0]"),
+    ("gan-weight", _WEIGHT, "GAN stage.  [0.01]"),
+    ("feature-weight", _WEIGHT, "Discriminator feature loss.  [0]"),
+    ("distil-output", _WEIGHT, "Distance to the teacher's pictures.  [1 with --teacher]"),
+    ("distil-flow", _WEIGHT, "Distance to its flow.  [0.05 with --teacher]"),
+    ("distil-feature", _WEIGHT, "Distance to its attention maps.  [0]"),
+    ("amp", click.Choice(["bf16", "fp16", "off"]), "Mixed precision.  [bf16]"),
+    ("seed", _FROM_0, "Of initial weights and data.  [0]"),
+)
+
+WITH_TEACHER = {"distil_output": 1.0, "distil_flow": 0.05}
+"""Distillation weights where a teacher is given and nothing is said of them."""
+
+
+def _field_options(command: Any) -> Any:
+    for name, kind, text in reversed(FIELDS):
+        command = click.option(f"--{name}", type=kind, help=text)(command)
+    return command
+
+
+@click.command("train")
+@click.option(
+    "--data",
+    "folders",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Clips, frame folders, REDS or LMDB; a clips.toml in it says how each is used. "
+    "Repeatable.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run folder; a checkpoint in it is continued. "
+    "[default: runs/RECIPE, without --config runs/VARIANT]",
+)
+@click.option(
+    "--config", metavar="FILE|NAME", help="Recipe: a TOML file or a shipped one, see --recipes."
+)
+@click.option("--recipes", is_flag=True, is_eager=True, expose_value=False,
+              callback=lambda ctx, _param, value: _show_recipes(ctx) if value else None,
+              help="List the shipped recipes and leave.")  # fmt: skip
+@click.option("--val", "val_clip", metavar="CLIP", help="Clip to validate on, never trained on.")
+@click.option("--val-shrink", type=click.FloatRange(min=1), default=2.0, show_default=True)
+@click.option("--val-frames", type=click.IntRange(min=4), default=24, show_default=True)
+@click.option("--blocks", type=_COUNT, help="[default: 3, or the recipe's, or those of --init]")
+@click.option("--variant", metavar="NAME", help="Any variant by name, instead of --blocks.")
+@click.option(
+    "--init",
+    metavar="FILE|NAME",
+    help="Weights to start from: a file, or a shipped model; may lack blocks, -bp, -lk.",
+)
+@click.option(
+    "--teacher", metavar="FILE|NAME", help="Weights to distil from: a file, or a shipped model."
+)
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights that stay zero, from `teco prune --sparsity`.",
+)
+@click.option(
+    "--discriminator",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="GAN stage: begin with another run's discriminator.safetensors.",
+)
+@_field_options
+@click.option(
+    "--crops", type=_FROM_0, default=0, help="Windows cut once from each large picture clip.  [0]"
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--compile/--no-compile", "compile_", default=False, help="Use torch.compile.")
+@click.option("--threads", type=_COUNT, help="CPU threads of each process.  [all]")
+@click.option("--workers", type=_FROM_0, default=1, show_default=True, help="Data processes.")
+@click.option("--checkpoint-every", type=_COUNT, default=200, show_default=True)
+@click.option("--validate-every", type=_COUNT, default=500, show_default=True)
+def command(
+    folders: tuple[Path, ...],
+    out: Path | None,
+    config: str | None,
+    val_clip: str | None,
+    val_shrink: float,
+    val_frames: int,
+    blocks: int | None,
+    variant: str | None,
+    init: str | None,
+    teacher: str | None,
+    masks: Path | None,
+    discriminator: Path | None,
+    crops: int,
+    device: str,
+    compile_: bool,
+    threads: int | None,
+    workers: int,
+    checkpoint_every: int,
+    validate_every: int,
+    **given: Any,
+) -> None:
+    """Train a network: flow start, recurrent stage, GAN stage.
+
+    Low-resolution frames are made on the fly by BD. Stop it with Ctrl-C and give the same command
+    to go on; on the CPU with the same --threads the result is the same bit for bit. Weights are in
+    OUT/weights.safetensors (and weights-STAGE.safetensors of each finished stage, in the GAN stage
+    discriminator.safetensors), figures in OUT/log.jsonl and, for TensorBoard, OUT/tensorboard,
+    pictures in OUT/samples.
+
+    Several GPUs or machines: torchrun --nproc-per-node N -m teco train ... with the same options.
+    """
+    from teco.core.errors import USAGE, TecoError
+    from teco.core.machine import require_extra, usable_cores
+
+    if variant and blocks is not None:
+        raise TecoError("--variant and --blocks say the same thing; give one", exit_code=USAGE)
+    for module in ("torch", "safetensors", "tensorboard"):
+        require_extra(module, "train", "training")
+    import torch
+
+    from teco.core.allocator import keep_freed_memory
+    from teco.training.data.realworld import RealWorld
+    from teco.training.distributed import process_group
+    from teco.training.options import LoopOptions, TrainOptions
+    from teco.training.recipe import load_recipe
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TecoError(
+            f"--device cuda needs an NVIDIA GPU and driver; torch {torch.__version__} finds none",
+            hint="leave --device out to train on the CPU",
+            exit_code=3,
+        )
+    chosen: dict[str, Any] = load_recipe(config) if config else {}
+    count: int = threads or chosen.get("threads") or usable_cores()
+    torch.set_num_threads(count)
+    if device == "cpu":
+        keep_freed_memory()
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    init_file = weights_file(init) if init else None
+    teacher_file = weights_file(teacher) if teacher else None
+    chosen["variant"] = _variant_name(variant, blocks, init_file, chosen.get("variant"))
+    if teacher_file is not None:
+        from teco_models.checkpoint import load_weights
+        from teco_models.variant import Variant
+
+        both = (load_weights(teacher_file).variant, Variant.parse(chosen["variant"]))
+        flows = all(v.has_flow for v in both)
+        chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
+    chosen["threads"] = count
+    options = TrainOptions(**chosen)
+    RealWorld.parse(options.real_world)  # before anything is decoded
+    named = out is not None
+    out = out or run_folder(config, options.variant)
+    loop = LoopOptions(
+        out=out, checkpoint_every=checkpoint_every, validate_every=validate_every,
+        workers=workers, device=device, compile=compile_, init=init_file,
+        teacher=teacher_file, masks=masks, discriminator=discriminator,
+    )  # fmt: skip
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TecoError(f"--out {out} cannot be made: {error.strerror}", exit_code=USAGE) from error
+    with process_group(device) as processes:
+        if processes.first and not named:
+            say(f"run folder: {out}")
+        _train(options, loop, folders, crops, (val_clip, val_shrink, val_frames), processes)
+
+
+def run_folder(config: str | None, variant: str) -> Path:
+    """Where a run goes that was given no folder.
+
+    Args:
+        config: the recipe's name or file, if there is one.
+        variant: what is trained.
+    """
+    return Path("runs") / (Path(config).stem if config else variant)
+
+
+def _show_recipes(ctx: click.Context) -> None:
+    from teco.training.recipe import FOLDER, shipped
+
+    for name in shipped():
+        lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        head = " ".join(line.lstrip("# ") for line in lines[: lines.index("")])
+        click.echo(f"{name}: {head}")
+    ctx.exit()
+
+
+def _variant_name(
+    variant: str | None, blocks: int | None, init: Path | None, recipe: str | None
+) -> str:
+    """What to train: what the command says, else the weights to start from, else the recipe."""
+    from dataclasses import replace
+
+    from teco_models.checkpoint import load_weights
+    from teco_models.variant import Variant
+
+    if variant:
+        return Variant.parse(variant).name
+    if init is not None:
+        base = load_weights(init).variant
+    else:
+        base = Variant.parse(recipe) if recipe else Variant(blocks=3)
+    return base.name if blocks is None else replace(base, blocks=blocks).name
+
+
+def _train(
+    options: Any,
+    loop: Any,
+    folders: tuple[Path, ...],
+    crops: int,
+    validation: tuple[str | None, float, int],
+    processes: Any,
+) -> None:
+    """Prepare the data, then run stage after stage."""
+    from contextlib import nullcontext
+
+    from teco.training.data.prepare import StoreOptions, prepare
+    from teco.training.data.sequences import SampleOptions, notices
+    from teco.training.distributed import wait_for_first
+    from teco.training.loop import CHECKPOINT, WEIGHTS, Progress, Trainer
+    from teco.training.tensorboard import Board
+    from teco.training.validate import Validator, read_frames
+
+    def tell(line: str) -> None:
+        if processes.first:
+            say(line)
+
+    with wait_for_first(processes):
+        store = StoreOptions(crops=crops)
+        shots = prepare(list(folders), loop.out / "frames", tell, store=store)
+    tell(f"{len(shots)} shots, {sum(len(s.frames) for s in shots)} frames")
+    for line in notices(shots, SampleOptions(crop=options.crop, frames=options.frames)):
+        tell(f"note: {line}")
+    clip, shrink, frames = validation
+    validator = None
+    if clip is not None and processes.first:
+        validator = Validator(read_frames(clip, shrink, frames))
+    trainer = Trainer(options, loop, shots, validator, processes)
+    if trainer.resume():
+        done = f"{trainer.stage} {trainer.iteration}/{trainer.total}"
+        tell(f"going on from {loop.out / CHECKPOINT}: {done}")
+    with Board(loop.out / "tensorboard") if processes.first else nullcontext() as board:
+        more = True
+        while more:
+            stage = trainer.stage
+            with progress(f"{options.variant} {stage}", "iterations") as show:
+
+                def report(p: Progress) -> None:
+                    if board is None:
+                        return
+                    show(p.iteration, p.total)
+                    board.add(p)
+                    if p.validation:
+                        say(f"{p.stage} {p.iteration}: {describe(p)}")
+
+                more = trainer.run_stage(report)
+    if processes.first:
+        click.echo(loop.out / WEIGHTS)
+        say(f"next: teco export --weights {loop.out / WEIGHTS}")
+
+
+def describe(progress: Any) -> str:
+    """A validation in one line."""
+    v = progress.validation
+    parts = [
+        f"PSNR {v.psnr:.2f} dB ({v.gain:+.2f} over bicubic), temporal gain {v.temporal_gain:+.3f} "
+        "dB"
+    ]
+    if v.lpips is not None:
+        parts.append(f"LPIPS {v.lpips:.4f}")
+    if v.tof is not None:
+        parts.append(f"tOF {v.tof:.3f}")
+    if v.mean_flow is not None:
+        parts.append(f"mean flow {v.mean_flow:.2f} px, still error {v.still_error:.2f} of zero's")
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Commands for people with a clip: upscale, play, serve, emit."""

@@ -1,0 +1,97 @@
+"""``teco play``."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from teco.cli.options import progress, runtime_option, say, threads_option
+
+
+def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} cannot be split into arguments: {error}") from error
+
+
+@click.command("play")
+@click.argument("clip", metavar="CLIP")
+@click.option(
+    "--model", default="live", show_default=True, metavar="NAME|FILE",
+    help="A shipped model, an .onnx file or an engine; others than `live` want a GPU.",
+)  # fmt: skip
+@runtime_option
+@threads_option
+@click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
+@click.option("--end", type=float, metavar="SECONDS", help="Stop before this.")
+@click.option("--player", metavar="NAME", help="mpv or ffplay. [default: the first there is]")
+@click.option(
+    "--deadline/--no-deadline", default=True,
+    help="Enlarge without the network what would be late. [default: on]",
+)  # fmt: skip
+@click.option("--osd/--no-osd", default=True, help="Show the rate on the screen. [default: on]")
+@click.option(
+    "--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts. [default: on]"
+)
+@click.option(
+    "--player-args", default="", callback=_split, metavar="TEXT",
+    help="Further arguments for the player.",
+)  # fmt: skip
+def command(
+    clip: str,
+    model: str,
+    runtime: str,
+    threads: int | None,
+    start: float | None,
+    end: float | None,
+    player: str | None,
+    deadline: bool,
+    osd: bool,
+    scene_cuts: bool,
+    player_args: tuple[str, ...],
+) -> None:
+    """Watch CLIP enlarged four times, now, in mpv or ffplay.
+
+    CLIP is a video file, a folder of pictures, or - for y4m on stdin. A frame that the network
+    cannot finish in time is enlarged by bicubic interpolation instead, and counted.
+    """
+    from teco.model.opening import check_frame_size, open_model
+    from teco.players.playback.play import PlayOptions, play
+    from teco.players.playback.programs import find_program
+    from teco.runtimes import Session, SessionOptions, open_session
+
+    program = find_program(player)
+    opened = open_model(model)
+
+    def make_session(h: int, w: int) -> Session:
+        check_frame_size(opened, h, w)
+        session = open_session(opened, runtime, SessionOptions(threads=threads))
+        say(f"{opened.name} on {session.runtime} ({session.details}), in {program.name}")
+        return session
+
+    options = PlayOptions(
+        start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args
+    )
+    with progress("playing") as show:
+        result = play(
+            make_session, clip, program, options, lambda stats, total: show(stats.frames, total)
+        )
+    for notice in result.notices:
+        say(f"note: {notice}")
+    stats = result.stats
+    late = stats.fallbacks + stats.late
+    ends = "; the player was closed" if result.closed else ""
+    say(
+        f"{stats.frames} frames in {result.seconds:.1f} s, {late} late "
+        f"({result.late_share:.1%}), {stats.fallbacks} of them bicubic{ends}"
+    )
+    if result.late_share > 0.2:
+        say(_too_slow(opened.name))
+
+
+def _too_slow(model: str) -> str:
+    if model == "live":
+        return "this machine is too slow for this clip; `teco upscale` makes a file of it"
+    return f"{model} is too slow for this clip here; `live` is the fastest shipped model"

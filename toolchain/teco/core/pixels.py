@@ -1,0 +1,37 @@
+"""8-bit pictures and the tensors that networks take, one way for all of teco."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(h, w, 3) uint8 RGB, 0 to 255."""
+
+Array = NDArray[np.float32]
+"""(1, 3, h, w) float32 RGB in [0, 1]."""
+
+
+def to_tensor(picture: Pixels) -> Array:
+    """(h, w, 3) uint8 RGB -> (1, 3, h, w) float32 in [0, 1], contiguous."""
+    # Divided, not multiplied by 1/255: the training data and the references divide.
+    planes = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32)
+    planes /= 255
+    return planes
+
+
+def to_pixels(tensor: Array) -> Pixels:
+    """(1, 3, H, W) float32 -> (H, W, 3) uint8: times 255, rounded to nearest, then clipped.
+
+    The product is float32 and ties go to even, as in every graph that makes its own pictures
+    (:mod:`teco_models.deploy.ports`) and in the temporal gate.
+    """
+    import cv2
+
+    # OpenCV scales, rounds and saturates in one pass per plane; numpy takes four passes. Not
+    # cv2.multiply, which is slower and multiplies in float64: one value in 250,000 then differs.
+    weighted: Any = cv2.addWeighted  # its stubs want a destination
+    planes = [weighted(plane, 255.0, plane, 0.0, 0.0, dtype=cv2.CV_8U) for plane in tensor[0]]
+    return np.asarray(cv2.merge(planes), dtype=np.uint8)

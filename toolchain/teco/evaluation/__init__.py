@@ -1,0 +1,1 @@
+"""Quality on clips with a ground truth: metrics of sequences, baselines, tables."""

@@ -1,0 +1,1 @@
+"""Driving a model over a clip: streams, scene cuts, deadlines, upscaling."""

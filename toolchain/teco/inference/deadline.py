@@ -1,0 +1,78 @@
+"""Whether a step will be done in time, and what takes its place when it will not.
+
+The cheap upsampler is the one inside TecoGAN's BD networks (Keys' cubic, a = -0.75, phase-aligned),
+on which their output is a correction: what is shown in place of a late frame lies where the network
+would have put it, without the detail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from teco.core.pixels import Pixels
+from teco_calibration.degrade import CUBIC_BD_TAPS
+from teco_models.variant import SCALE
+
+RECENT = 5
+"""Steps whose median says how long the next one takes: one stall does not count as slowness."""
+
+FORGET = 0.9
+"""What is left of that expectation after each frame that was not stepped, so that a machine which
+was busy for a while is tried again."""
+
+
+class Deadline:
+    """How long steps take here, and so which frames would come too late.
+
+    Args:
+        clock: seconds, the one that ``due`` is given in.
+    """
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.clock = clock
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._trust = 1.0
+
+    @property
+    def expected(self) -> float:
+        """Seconds that the next step should take; 0 while nothing is known."""
+        return median(self._recent) * self._trust if self._recent else 0.0
+
+    def took(self, seconds: float) -> None:
+        """A step was done in so many seconds."""
+        self._recent.append(seconds)
+        self._trust = 1.0
+
+    def misses(self, due: float) -> bool:
+        """Whether a step begun now would end after ``due``; if so it counts as not made."""
+        if self.clock() + self.expected <= due:
+            return False
+        self._trust *= FORGET
+        return True
+
+
+def cheap(picture: Pixels) -> Pixels:
+    """Enlarge by four as :func:`teco_calibration.degrade.bicubic_bd` does, the same bits, sooner.
+
+    (h, w, 3) uint8 RGB -> (4h, 4w, 3).
+    """
+    import cv2
+
+    h, w = picture.shape[:2]
+    taps = CUBIC_BD_TAPS
+    padded = cv2.copyMakeBorder(picture, 1, 2, 1, 2, cv2.BORDER_REPLICATE)
+    # Taps are multiples of 1/256 and pixels of 1: float32 holds every sum exactly, so each output
+    # is rounded once. The phases of a row are put side by side as channels, which is one copy.
+    out = np.empty((h, SCALE, w, SCALE * 3), np.uint8)
+    for down in range(SCALE):
+        across = [
+            cv2.sepFilter2D(padded, cv2.CV_8U, taps[right], taps[down], anchor=(1, 1))
+            for right in range(SCALE)
+        ]
+        out[:, down] = np.asarray(cv2.merge(across))[1 : 1 + h, 1 : 1 + w]
+    return out.reshape(SCALE * h, SCALE * w, 3)

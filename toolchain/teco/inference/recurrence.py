@@ -1,0 +1,185 @@
+"""The recurrence, driven in order as the stream contract says: state, scenes, repeats, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from teco.core.errors import TecoError
+from teco.core.pixels import Pixels, to_pixels, to_tensor
+from teco.inference.deadline import cheap
+from teco.runtimes.base import FrameSession, Session, State
+from teco_models.variant import check_size
+
+STALE = 4
+"""Pictures that may pass without a step before the state is too old to go on from.
+
+Measured on a walking camera (``scripts/measure_seek.py``): with the 3-block network, going on after
+4 frames passed over is closer to sequential play than a cold start (36.8 against 34.4 dB), after 8
+hardly (34.8); `live` would bear 16.
+"""
+
+
+class Kind(Enum):
+    """What a picture is to the ones before it."""
+
+    STARTS = auto()
+    """A scene begins: the first picture, a cut, another size."""
+    GOES_ON = auto()
+    REPEATS = auto()
+    """The same bits as the one before."""
+
+
+@dataclass
+class StreamStats:
+    """What a stream has done so far.
+
+    Attributes:
+        frames: pictures given out.
+        steps: network steps, warm-up and pre-roll included.
+        resets: how often the state began afresh: scenes, the first one included, and a state that
+            had become too old.
+        repeats: pictures given out once more without a step, because the frame was the same.
+        fallbacks: pictures enlarged without the network, because a step would have been late.
+        late: pictures that the network made and that came after they were due all the same.
+        step_seconds: time inside the runtime.
+    """
+
+    frames: int = 0
+    steps: int = 0
+    resets: int = 0
+    repeats: int = 0
+    fallbacks: int = 0
+    late: int = 0
+    step_seconds: float = 0.0
+
+
+class Recurrence:
+    """One session's state over pictures in order. Not for several threads.
+
+    Args:
+        session: the model.
+        scene_cuts: look for cuts.
+        recurrent: False zeroes the state before every frame.
+    """
+
+    def __init__(self, session: Session, *, scene_cuts: bool, recurrent: bool) -> None:
+        self.session = session
+        self.stats = StreamStats()
+        self._recurrent = recurrent
+        self._state: State | None = None
+        self._passed = 0  # pictures since the state's own
+        self._seen: Pixels | None = None  # the last picture looked at, a copy
+        self._shown: Pixels | None = None  # what was given out for it
+        self._detector = None
+        if scene_cuts:
+            from teco.inference.scene_cuts import SceneCutDetector
+
+            self._detector = SceneCutDetector()
+
+    def reset(self) -> None:
+        """The next picture starts a scene."""
+        self.begin()
+        self._seen = self._shown = None
+        if self._detector is not None:
+            self._detector.reset()
+
+    def begin(self) -> None:
+        """Forget the past: the next step is a scene's first."""
+        self._state = None
+        self._passed = 0
+
+    def look(self, picture: Pixels, cut: bool | None) -> Kind:
+        """Say what the next picture is; to be asked once of each, in order.
+
+        Raises:
+            ModelError: it is smaller than 8x8.
+        """
+        check_size(*picture.shape[:2])
+        seen, self._seen = self._seen, None  # whatever fails below, nothing repeats this picture
+        kind = self._kind(picture, seen, cut)
+        self._seen = seen if kind is Kind.REPEATS else picture.copy()
+        return kind
+
+    def _kind(self, picture: Pixels, seen: Pixels | None, cut: bool | None) -> Kind:
+        if seen is not None and seen.shape != picture.shape:
+            seen = None
+        if seen is not None and not cut and np.array_equal(seen, picture):
+            return Kind.REPEATS
+        # The detector is shown every picture but repeats, also where its answer is not needed.
+        found = self._detector is not None and self._detector.is_cut(picture)
+        starts = seen is None or (found if cut is None else cut)
+        return Kind.STARTS if starts else Kind.GOES_ON
+
+    def needs_step(self, kind: Kind) -> bool:
+        """Whether :meth:`emit` would run the network."""
+        return kind is not Kind.REPEATS or self._shown is None or self._passed > 0
+
+    def emit(self, picture: Pixels, kind: Kind) -> Pixels:
+        """The picture enlarged; read-only. Not stepped where it repeats one that was."""
+        if not self.needs_step(kind):
+            assert self._shown is not None
+            self.stats.frames += 1
+            self.stats.repeats += 1
+            return self._shown
+        if kind is Kind.STARTS or self._passed > STALE:
+            self.begin()
+        self._shown = None
+        out = self.step(picture)
+        if not isinstance(self.session, FrameSession):
+            # A sum is the cheapest look at every value; half-precision models are known to
+            # overflow, and a black picture would hide it.
+            if not np.isfinite(out.sum()):
+                raise self._no_numbers()
+            out = to_pixels(out)
+        return self._give(out)
+
+    def pass_over(self, picture: Pixels, kind: Kind) -> Pixels:
+        """The picture enlarged without the network; the state stays that of the last step."""
+        if kind is Kind.STARTS:
+            self.begin()
+        self.stats.fallbacks += 1
+        if kind is Kind.REPEATS and self._shown is not None:
+            return self._give(self._shown)
+        self._passed += 1
+        return self._give(cheap(picture))
+
+    def _give(self, out: Pixels) -> Pixels:
+        out.flags.writeable = False
+        self._shown = out
+        self.stats.frames += 1
+        return out
+
+    def step(self, picture: Pixels) -> Any:
+        """One step with the session's best kind of output, so that a scene's state is of one kind.
+
+        Returns:
+            A picture from a PictureSession, else a tensor that has not been looked at.
+        """
+        if self._state is None and (self._recurrent or not self.stats.steps):
+            self.stats.resets += 1
+        try:
+            if isinstance(self.session, FrameSession):
+                began = perf_counter()
+                out, state = self.session.enlarge(picture, self._state)
+            else:
+                lr = to_tensor(picture)
+                began = perf_counter()
+                out, state = self.session.step(lr, self._state)
+        except FloatingPointError as error:
+            raise self._no_numbers() from error
+        self.stats.step_seconds += perf_counter() - began
+        self.stats.steps += 1
+        self._passed = 0
+        self._state = state if self._recurrent else None
+        return out
+
+    def _no_numbers(self) -> TecoError:
+        return TecoError(
+            f"the model gave values that are no numbers at frame {self.stats.frames}",
+            hint="try another --runtime; report it with what `teco doctor` prints",
+        )

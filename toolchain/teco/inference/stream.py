@@ -1,0 +1,327 @@
+"""Pictures through the recurrence: in order, or any frame of a clip when it is asked for.
+
+One class for every runtime and every player. :class:`teco.inference.recurrence.Recurrence` below it
+knows state, scenes and repeats; here are order, jumps, deadlines and threads.
+
+    with Stream.open("live") as stream:
+        for picture in pictures:
+            show(stream.push(picture))          # the next one
+        show(stream.at(120, clip.__getitem__))  # frame 120, and what leads up to it
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
+from typing import Any, Self
+
+from teco.core.errors import USAGE, TecoError
+from teco.core.pixels import Pixels, to_pixels, to_tensor
+from teco.inference.deadline import Deadline
+from teco.inference.recurrence import Kind, Recurrence, StreamStats
+from teco.model.opening import DEFAULT_MODEL
+from teco.runtimes.base import Session
+from teco.video.frames import Closing
+
+CATCH_UP = 8
+"""Frames that may be missing before the one asked for and are still stepped, not jumped over:
+what several threads ask for out of order lies closer together than this."""
+
+CACHE = 16
+"""Pictures kept for whoever asks again; more than CATCH_UP, so that catching up is not in vain."""
+
+JUMP = 1.0
+"""Seconds between two timestamps that are taken for a seek; less is dropped or held frames."""
+
+
+class Stream(Closing):
+    """Pictures through one session. Every method may be called from any thread.
+
+    A picture that repeats the one before it, bit for bit, is not stepped: what was shown is shown
+    again, and the state stays as if the repeat had not been there. So held frames cost nothing, do
+    not flicker, and do not make the flow of the next movement zero.
+
+    Args:
+        session: the model.
+        scene_cuts: start a new scene where :class:`teco.inference.scene_cuts.SceneCutDetector`
+            finds a cut. Without it the last shot's picture is warped into the next one.
+        warm_up: at the start of a scene, first run so many of the coming frames backwards and
+            drop what comes out (TecoGAN-PyTorch does it with 5). Only :meth:`run` can look ahead.
+        pre_roll: after a jump, first run so many of the frames that lead up to the one asked for
+            and drop what comes out. Only :meth:`at` can fetch them.
+        recurrent: False zeroes the state before every frame, to see what the past is worth.
+        catch_up: see :data:`CATCH_UP`.
+        cache: see :data:`CACHE`; 0 keeps none.
+        jump: see :data:`JUMP`.
+        deadline: tells late frames; for tests, which have a clock of their own.
+        check_size: raises an error for frames (h, w) that the model does not take.
+        owns: close the session with the stream.
+
+    Raises:
+        TecoError: a number is negative.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        scene_cuts: bool = True,
+        warm_up: int = 0,
+        pre_roll: int = 0,
+        recurrent: bool = True,
+        catch_up: int = CATCH_UP,
+        cache: int = CACHE,
+        jump: float = JUMP,
+        deadline: Deadline | None = None,
+        check_size: Callable[[int, int], None] | None = None,
+        owns: bool = False,
+    ) -> None:
+        for name, value in (
+            ("warm-up", warm_up), ("pre-roll", pre_roll), ("catch-up", catch_up),
+            ("cache", cache), ("jump", jump),
+        ):  # fmt: skip
+            if value < 0:
+                raise TecoError(f"{name} is {value}, expected 0 or more", exit_code=USAGE)
+        self.session = session
+        self.warm_up = warm_up
+        self.pre_roll = pre_roll
+        self.catch_up = catch_up
+        self.jump = jump
+        self._core = Recurrence(session, scene_cuts=scene_cuts, recurrent=recurrent)
+        self._deadline = deadline or Deadline()
+        self._check_size = check_size
+        self._owns = owns
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[int, Pixels] = OrderedDict()
+        self._room = cache
+        # Of the last frame that :meth:`at` stepped; -1 before the first, None where it is unknown.
+        self._index: int | None = -1
+        self._moment: float | None = None  # of the last frame that :meth:`at_time` was given
+
+    @classmethod
+    def open(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        runtime: str = "auto",
+        threads: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """A stream with a session of its own.
+
+        Args:
+            model: a shipped model's name, an ONNX file, weights or an engine.
+            runtime: ``auto`` measures once which is fastest here; or a name of ``teco doctor``.
+            threads: CPU threads of a step; None for all.
+            options: as the constructor takes them.
+
+        Raises:
+            TecoError: there is no such model or runtime, or it cannot be opened here.
+        """
+        from teco.model.opening import check_frame_size, open_model
+        from teco.runtimes import SessionOptions, open_session
+
+        opened = open_model(model)
+        session = open_session(opened, runtime, SessionOptions(threads=threads))
+        try:
+            return cls(
+                session,
+                check_size=lambda h, w: check_frame_size(opened, h, w),
+                owns=True,
+                **options,
+            )
+        except BaseException:
+            session.close()
+            raise
+
+    @property
+    def stats(self) -> StreamStats:
+        """What was done so far."""
+        return self._core.stats
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the next step should take; 0 before the first."""
+        return self._deadline.expected
+
+    def reset(self) -> None:
+        """Start a new scene with the next picture, and forget every index and timestamp."""
+        with self._lock:
+            self._core.reset()
+            self._cache.clear()
+            self._index = -1
+            self._moment = None
+
+    def push(self, picture: Pixels, *, cut: bool | None = None, due: float | None = None) -> Pixels:
+        """The next picture, enlarged; no look-ahead and no warm-up.
+
+        Args:
+            picture: (h, w, 3) uint8 RGB, at least 8x8; it may be changed afterwards.
+            cut: whether a scene begins with it, where that is known; None leaves it to the
+                detector.
+            due: when it must be there, in seconds of ``time.perf_counter``. If a step would end
+                later, the picture is enlarged without the network
+                (:func:`teco.inference.deadline.cheap`) and ``stats.fallbacks`` counts it. The state
+                remains that of the last step; after more than
+                :data:`teco.inference.recurrence.STALE` such pictures the scene starts afresh.
+
+        Returns:
+            (4h, 4w, 3) uint8 RGB, read-only: held frames are the same array again.
+
+        Raises:
+            ModelError: the picture is smaller than 8x8.
+            TecoError: the model does not take this size, or gave values that are no numbers.
+        """
+        with self._lock:
+            self._index = self._moment = None
+            return self._push(picture, cut, due)
+
+    def _push(self, picture: Pixels, cut: bool | None, due: float | None) -> Pixels:
+        with self._lock:
+            kind = self._look(picture, cut)
+            if due is not None and self._core.needs_step(kind) and self._deadline.misses(due):
+                return self._core.pass_over(picture, kind)
+            out = self._emit(picture, kind)
+            if due is not None and self._deadline.clock() > due:
+                self.stats.late += 1
+            return out
+
+    def run(self, pictures: Iterable[Pixels]) -> Iterator[Pixels]:
+        """All pictures in order, with warm-up; holds at most ``warm_up + 1`` of them."""
+        if self.warm_up == 0:
+            for picture in pictures:
+                yield self.push(picture)
+            return
+        source = iter(pictures)
+        ahead: deque[tuple[Pixels, Kind]] = deque()
+
+        def fetch() -> bool:
+            picture = next(source, None)
+            if picture is not None:
+                with self._lock:
+                    ahead.append((picture, self._look(picture, None)))
+            return picture is not None
+
+        while ahead or fetch():
+            picture, kind = ahead.popleft()
+            if kind is Kind.STARTS:
+                while len(ahead) < self.warm_up and fetch():
+                    pass
+                scene = list(takewhile(lambda item: item[1] is not Kind.STARTS, ahead))
+                with self._lock:
+                    self._core.begin()
+                    # Mirrored: frame k, ..., 2, 1, then the scene itself from frame 0.
+                    for other, its in reversed(scene):
+                        if its is not Kind.REPEATS:
+                            self._core.step(other)
+                kind = Kind.GOES_ON
+            with self._lock:
+                out = self._emit(picture, kind)
+            yield out
+
+    def at(
+        self,
+        index: int,
+        fetch: Callable[[int], Pixels],
+        *,
+        cut_at: Callable[[int], bool | None] | None = None,
+    ) -> Pixels:
+        """Frame ``index`` of a clip, enlarged, whichever was asked for before.
+
+        The frame after the last one is the next step. Up to ``catch_up`` frames further on, those
+        between are fetched and stepped, so that the picture is the one of sequential play. Anything
+        else is a jump: a new scene begins ``pre_roll`` frames earlier. Recent pictures are kept.
+
+        Args:
+            index: from 0.
+            fetch: gives frame i of the clip, (h, w, 3) uint8 RGB. It is called under the stream's
+                lock, for indices up to ``index``, ascending.
+            cut_at: tells whether a scene begins with frame i, None where it is not known.
+
+        Raises:
+            TecoError: ``index`` is negative; and as :meth:`push`.
+        """
+        if index < 0:
+            raise TecoError(f"frame {index} was asked for, the first is 0", exit_code=USAGE)
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+            last = self._index
+            reach = max(self.catch_up, self.pre_roll + 1)
+            goes_on = last is not None and 0 < index - last <= reach
+            self._index = self._moment = None  # an error leaves no place to go on from
+            if goes_on and last is not None:
+                first = last + 1
+            else:
+                first = max(0, index - self.pre_roll)
+                self._core.reset()
+            for i in range(first, index):
+                out = self._push(fetch(i), cut_at(i) if cut_at else None, None)
+                if goes_on:
+                    self._keep(i, out)
+            out = self._push(fetch(index), cut_at(index) if cut_at else None, None)
+            self._keep(index, out)
+            self._index = index
+            return out
+
+    def at_time(
+        self,
+        seconds: float,
+        picture: Pixels,
+        *,
+        cut: bool | None = None,
+        due: float | None = None,
+    ) -> Pixels:
+        """The picture of a moment, enlarged, for players that know timestamps and cannot fetch.
+
+        Later by at most ``jump`` goes on, whatever was dropped between; earlier, or later by more,
+        starts a scene. The same moment and picture again are a repeat.
+
+        Args:
+            seconds: its timestamp.
+            picture, cut, due: as :meth:`push` takes them.
+        """
+        with self._lock:
+            if self._moment is not None and not 0 <= seconds - self._moment <= self.jump:
+                self._core.reset()
+            self._index, self._moment = None, seconds
+            return self._push(picture, cut, due)
+
+    def close(self) -> None:
+        """Close the session, where the stream has opened it."""
+        with self._lock:
+            self.reset()
+            if self._owns:
+                self.session.close()
+
+    def _look(self, picture: Pixels, cut: bool | None) -> Kind:
+        kind = self._core.look(picture, cut)
+        if kind is Kind.STARTS and self._check_size is not None:
+            try:
+                self._check_size(*picture.shape[:2])
+            except Exception:
+                self._core.reset()  # the same picture again is no repeat of one that was shown
+                raise
+        return kind
+
+    def _emit(self, picture: Pixels, kind: Kind) -> Pixels:
+        before = self.stats.step_seconds
+        steps = self.stats.steps
+        out = self._core.emit(picture, kind)
+        if self.stats.steps > steps:
+            self._deadline.took(self.stats.step_seconds - before)
+        return out
+
+    def _keep(self, index: int, picture: Pixels) -> None:
+        if not self._room:
+            return
+        self._cache[index] = picture
+        self._cache.move_to_end(index)
+        while len(self._cache) > self._room:
+            self._cache.popitem(last=False)
+
+
+__all__ = ["Pixels", "Stream", "StreamStats", "to_pixels", "to_tensor"]

@@ -1,0 +1,1 @@
+"""Latency and memory of one thing at a time, and the statistics of both."""

@@ -1,0 +1,1 @@
+"""What a model file is: stream contract, manifest, and opening what a user names."""

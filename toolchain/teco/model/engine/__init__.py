@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX engine files: header, manifest, precision, fit to a machine."""

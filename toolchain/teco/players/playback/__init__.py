@@ -1,0 +1,1 @@
+"""Playing a clip enlarged in a player of this machine."""

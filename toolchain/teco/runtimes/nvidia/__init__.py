@@ -1,0 +1,1 @@
+"""The runtimes of NVIDIA GPUs, and the device memory that they share."""

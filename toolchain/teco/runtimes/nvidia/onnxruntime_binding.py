@@ -1,0 +1,296 @@
+"""Stepping an ONNX Runtime session whose tensors stay on the GPU. Not yet run on a GPU.
+
+As in :mod:`teco.runtimes.nvidia.engine_session`: every tensor that outlives a step exists twice,
+and steps take turns, so that nothing is copied to become state. Two bindings hold the addresses of
+the two turns, and where CUDA graphs are on, ``gpu_graph_id`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teco.core.errors import USAGE, TecoError
+from teco.core.pixels import Array, Pixels
+from teco.model.contract import StreamContract
+from teco.runtimes.base import State
+from teco.runtimes.nvidia import device
+from teco.runtimes.nvidia.device.interface import DeviceArray, borrow, is_device_array
+from teco.runtimes.nvidia.device.protocol import Device
+from teco.runtimes.ports import from_port, shape_of, shapes_of, size_of, to_port
+
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
+
+
+class Place:
+    """Memory of the first GPU, as an ONNX Runtime built for CUDA gives it."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """A new ``OrtValue``."""
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, "cuda", 0)
+
+    def upload(self, target: Any, source: NDArray[Any]) -> None:
+        """Fill an ``OrtValue`` of the same shape and type; done when it returns."""
+        target.update_inplace(source)
+
+    def download(self, source: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A new array with an ``OrtValue``'s values."""
+        return source.numpy()
+
+
+class PluginPlace(Place):
+    """The same through a plugin, whose memory ONNX Runtime itself was not built for.
+
+    Such memory is named by kind and vendor, and copied by ``copy_tensors``, which asks the plugin.
+
+    Args:
+        vendor: PCI vendor.
+    """
+
+    def __init__(self, vendor: int) -> None:
+        self._vendor = vendor
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_shape_and_type(
+            shape, dtype.type, "gpu", 0, vendor_id=self._vendor
+        )
+
+    def upload(self, target: Any, source: NDArray[Any]) -> None:
+        import onnxruntime as ort
+
+        ort.copy_tensors([ort.OrtValue.ortvalue_from_numpy(source)], [target])
+
+    def download(self, source: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        import onnxruntime as ort
+
+        values = np.empty(shape, dtype)
+        ort.copy_tensors([source], [ort.OrtValue.ortvalue_from_numpy(values)])
+        return values
+
+
+@dataclass(frozen=True)
+class _BoundState:
+    """The state after a step: which session's, and which step it was."""
+
+    session: object
+    step: int
+
+
+class BoundSession:
+    """See :class:`teco.runtimes.base.Session`.
+
+    Args:
+        runtime: name to report.
+        details: what it runs on, for people.
+        session: ``InferenceSession`` on one of the GPU providers.
+        contract: how it is driven.
+        place: where its tensors lie.
+        graphs: whether the provider was told to run CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        details: str,
+        session: Any,
+        contract: StreamContract,
+        place: Place,
+        *,
+        graphs: bool,
+    ) -> None:
+        self.runtime = runtime
+        self.details = details
+        self._session: Any = session
+        self._contract = contract
+        self._place = place
+        self._graphs = graphs
+        ports = [*session.get_inputs(), *session.get_outputs()]
+        self._dtypes = {p.name: _dtype(p.name, p.type) for p in ports}
+        self._size: tuple[int, int] | None = None
+        self._sides: dict[str, tuple[Any, Any]] = {}
+        self._zeros: dict[str, Any] = {}
+        self._bindings: list[Any] = []
+        self._steps = 0
+        self._device: Device | None = None
+
+    def step(self, lr: Any, state: State | None) -> tuple[Array, State]:
+        """See :meth:`teco.runtimes.base.Session.step`.
+
+        Args:
+            lr: an array on the host, or anything on this GPU with ``__cuda_array_interface__`` of
+                the port's type, for which cuda-python or PyCUDA must be installed.
+            state: of the last step; an older one is gone.
+
+        Raises:
+            TecoError: the frame or the state is not as it must be.
+        """
+        if not is_device_array(lr):
+            if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
+                raise TecoError(
+                    f"the frame is {'x'.join(map(str, np.shape(lr)))}, expected 1x3xHEIGHTxWIDTH",
+                    exit_code=USAGE,
+                )
+            lr = to_port(self._contract, np.asarray(lr, np.float32))
+        picture = self._fetch(self._run(lr, state))
+        return from_port(self._contract, picture), _BoundState(self, self._steps)
+
+    def _fetch(self, turn: int) -> NDArray[Any]:
+        """The picture of a step, on the host and as the port gives it."""
+        contract = self._contract
+        if contract.check and not np.isfinite(self._download(contract.check, turn)).all():
+            raise FloatingPointError
+        return self._download(contract.picture, turn)
+
+    def _download(self, name: str, turn: int) -> NDArray[Any]:
+        value = self._sides[name][turn]
+        return self._place.download(value, tuple(value.shape()), self._dtypes[name])
+
+    def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
+        """The same with the picture left on the GPU until the step after next or the next scene."""
+        turn = self._run(lr, state)
+        picture = self._contract.picture
+        value = self._sides[picture][turn]
+        array = DeviceArray(
+            address=int(value.data_ptr()),
+            shape=tuple(int(x) for x in value.shape()),
+            dtype=self._dtypes[picture],
+            stream=1,  # a run returns when it is done, so any stream will do
+            owner=self,
+        )
+        return array, _BoundState(self, self._steps)
+
+    def close(self) -> None:
+        self._bindings, self._sides, self._zeros = [], {}, {}
+        self._session = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def _run(self, lr: Any, state: State | None) -> int:
+        if self._session is None:
+            raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
+        found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
+        contract, shape = self._contract, tuple(int(x) for x in found)
+        size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
+        if shape != shape_of(contract.inputs[contract.frame], *size):
+            expected = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}[contract.layout]
+            raise TecoError(
+                f"the frame is {'x'.join(map(str, shape))}, expected {expected}", exit_code=USAGE
+            )
+        self._take_state(state, size)
+        turn = self._steps % 2
+        self._put_frame(lr, self._sides[self._contract.frame][turn])
+        self._session.run_with_iobinding(self._bindings[turn], self._run_options(turn))
+        self._steps += 1
+        return turn
+
+    def _run_options(self, turn: int) -> Any:
+        if not self._graphs:
+            return None
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(turn + 1))
+        return options
+
+    def _take_state(self, state: State | None, size: tuple[int, int]) -> None:
+        if state is None:
+            if self._size != size:
+                self._resize(size)
+            past = 1 - self._steps % 2
+            for source, zeros in self._zeros.items():
+                self._place.upload(self._sides[source][past], zeros)
+            return
+        if (
+            not isinstance(state, _BoundState)
+            or state.session is not self
+            or state.step != self._steps
+            or self._size is None
+        ):
+            raise TecoError(
+                f"the state is not that of the last step, the only one that {self.runtime} keeps",
+                exit_code=USAGE,
+            )
+        if self._size != size:
+            raise TecoError(
+                f"the frame is {size[0]}x{size[1]} and the scene's are "
+                f"{self._size[0]}x{self._size[1]}",
+                hint="start a new scene (state None) where the size changes",
+                exit_code=USAGE,
+            )
+
+    def _resize(self, size: tuple[int, int]) -> None:
+        contract = self._contract
+        named = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
+        shapes = {source: shape_of(shape, *size) for source, shape in named.items()}
+        self._size, self._bindings, self._sides, self._zeros = None, [], {}, {}
+        for source, shape in shapes.items():
+            dtype = self._dtypes[source]
+            self._sides[source] = (self._place.empty(shape, dtype), self._place.empty(shape, dtype))
+        for state in contract.states:
+            shape = shapes[state.source]
+            self._zeros[state.source] = np.zeros(shape, self._dtypes[state.source])
+        for turn in (0, 1):
+            binding = self._session.io_binding()
+            for name in (contract.frame, *contract.outputs):
+                value = self._sides[name][turn]
+                bind = (
+                    binding.bind_ortvalue_input
+                    if name == contract.frame
+                    else binding.bind_ortvalue_output
+                )
+                bind(name, value)
+            for state in contract.states:
+                binding.bind_ortvalue_input(state.input, self._sides[state.source][1 - turn])
+            self._bindings.append(binding)
+        self._size = size
+
+    def _put_frame(self, lr: Any, target: Any) -> None:
+        dtype = self._dtypes[self._contract.frame]
+        if not is_device_array(lr):
+            self._place.upload(target, np.ascontiguousarray(lr, dtype=dtype))
+            return
+        shape = tuple(int(x) for x in target.shape())
+        found = borrow(lr, shape, dtype)
+        if self._device is None:
+            self._device = device.open_device("a frame on the GPU")
+        if found.stream is not None:
+            self._device.wait_for(found.stream)
+        self._device.copy(int(target.data_ptr()), found.address, prod(shape) * dtype.itemsize)
+        self._device.synchronise()  # ONNX Runtime's own stream knows nothing of this one
+
+
+class BoundFrameSession(BoundSession):
+    """The same for a file with 8-bit ports; see :class:`teco.runtimes.base.FrameSession`."""
+
+    def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :meth:`teco.runtimes.base.FrameSession.enlarge`.
+
+        Args:
+            frame: (h, w, 3) uint8 on the host; on the GPU, (1, h, w, 3).
+            state: as :meth:`step`'s, and the same kind.
+        """
+        given = frame if is_device_array(frame) else np.asarray(frame)[None]
+        picture = self._fetch(self._run(given, state))
+        return picture[0], _BoundState(self, self._steps)
+
+
+def _dtype(name: str, kind: str) -> np.dtype[Any]:
+    if kind not in _DTYPES:
+        raise TecoError(
+            f"port {name} is {kind}, expected {' or '.join(_DTYPES)}",
+            hint="export it again with --io fp32, fp16 or uint8",
+        )
+    return _DTYPES[kind]

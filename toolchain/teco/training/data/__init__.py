@@ -1,0 +1,1 @@
+"""Where training sequences come from: clips, folders, LMDB, stores, degradations."""

@@ -1,0 +1,637 @@
+"""The training loop: three stages, checkpoints, exact resume.
+
+Stage ``flow`` gives FNet a supervised start (moved stills, classical flow on the HR truth); stage
+``recurrent`` trains the whole generator on sequences; stage ``gan`` goes on from there against the
+spatio-temporal discriminator. Everything that happens at an iteration is a function of the
+options, the iteration's number and the tensors in the checkpoint, so a killed run continues bit
+for bit (same machine, same number of threads); no generator of random numbers has a state to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from collections.abc import Generator as Yields
+from contextlib import closing
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from teco.core.errors import USAGE, TecoError
+from teco.core.files import sha256_of, write_beside
+from teco.training.adversary import Adversary
+from teco.training.data.clip_changes import ShotFacts, what_differs
+from teco.training.data.realworld import RealWorld
+from teco.training.data.sequences import (
+    Sample,
+    SampleOptions,
+    SequenceDataset,
+    Shot,
+    batches,
+    share,
+)
+from teco.training.distributed import Processes, parallel
+from teco.training.init import initialise
+from teco.training.losses.perceptual import Perceptual, perceptual
+from teco.training.options import STAGES, LoopOptions, Stage, TrainOptions
+from teco.training.schedule import rate
+from teco.training.stages import Batch, GeneratorLosses, Losses
+from teco.training.validate import Validation, Validator
+from teco_models.arch.generator import Generator
+from teco_models.checkpoint import (
+    load_discriminator,
+    load_weights,
+    save_discriminator,
+    save_weights,
+)
+from teco_models.compress.grow import can_grow, grow
+from teco_models.compress.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
+from teco_models.compress.sparsity import apply_masks, load_masks
+from teco_models.variant import Variant
+
+CHECKPOINT = "last.pt"
+WEIGHTS = "weights.safetensors"
+DISCRIMINATOR = "discriminator.safetensors"
+LOG = "log.jsonl"
+SAMPLES = "samples"
+LOG_EVERY = 50
+"""Iterations between lines of the log; each validation is a line too."""
+
+
+class DivergedError(TecoError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told after every iteration."""
+
+    stage: Stage
+    iteration: int
+    total: int
+    losses: dict[str, float]
+    validation: Validation | None = None
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint cannot be read, in words: foreign bytes make torch say anything, a bare
+    number included."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError) and isinstance(error.args[0], str):
+        return f"{error.args[0]!r} is not in it"
+    return "it is damaged, was cut off, or is something else"
+
+
+def stage_weights(out: Path, stage: Stage) -> Path:
+    """Where a run folder keeps the weights with which a stage ended."""
+    return out / f"weights-{stage}.safetensors"
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        options: what to compute.
+        loop: where and how often.
+        shots: training data.
+        validator: judges the averaged weights; None leaves validation out.
+        processes: this process among its peers.
+
+    Raises:
+        TecoError: the weights to start from, the teacher or the masks do not fit, or the batch
+            cannot be shared among the processes.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        loop: LoopOptions,
+        shots: list[Shot],
+        validator: Validator | None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.options = options
+        self.loop = loop
+        self.shots = shots
+        self.validator = validator
+        self.processes = processes or Processes()
+        self.device = torch.device(loop.device)
+        if self.device.type == "cuda":
+            # Convolutions kept out of autocast are so for their precision, which TF32 would take.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            # Crops have one size, so the search for the fastest kernels is made once.
+            torch.backends.cudnn.benchmark = True
+        self._variant = Variant.parse(options.variant)
+        if self._variant.degradation != "bd":
+            raise TecoError(
+                f"{self._variant.name} is a BI variant; training degrades by BD",
+                hint=f"train {options.variant.removesuffix('-bi')}",
+                exit_code=USAGE,
+            )
+        self._real_world = RealWorld.parse(options.real_world)
+        self.generator = self._start()
+        self._masks = self._load_masks()
+        self.average = Generator(self._variant).to(self.device)
+        self.average.load_state_dict(self.generator.state_dict())
+        if self._tied is not None:
+            tie_blocks(self.average, self._tied)
+        self.average.requires_grad_(False)
+        self._teacher = self._load_teacher()
+        if loop.compile:
+            for net in (self.generator.fnet, self.generator.srnet):
+                if net is not None:
+                    net.compile()
+        self.iteration = 0
+        self.elapsed = 0.0
+        self._stop = False
+        for size in (options.batch, options.flow_batch if options.flow_iterations else 0):
+            share(size, self.processes.rank, self.processes.world)
+        # What the last stage needs is asked for before the first has cost days.
+        self._perceptual: Perceptual | None = None
+        if options.gan_iterations and options.perceptual_weight:
+            self._perceptual = perceptual(options.perceptual, self.device)
+        self._discriminator: dict[str, torch.Tensor] | None = None
+        if loop.discriminator is not None:
+            if not options.gan_iterations:
+                raise TecoError(
+                    f"{loop.discriminator} is given, and the run has no GAN stage",
+                    hint="add --gan-iterations N, or leave --discriminator out",
+                    exit_code=USAGE,
+                )
+            self._discriminator = load_discriminator(loop.discriminator, options.crop)
+        self._enter(next(stage for stage in STAGES if options.total(stage)))
+
+    @property
+    def total(self) -> int:
+        """Iterations of the current stage."""
+        return self.options.total(self.stage)
+
+    def _start(self) -> Generator:
+        """The generator with the weights that training starts from."""
+        generator = Generator(self._variant).to(self.device)
+        self._tied: tuple[int, ...] | None = None
+        if self.loop.init is None:
+            initialise(generator, self.options.seed)
+        else:
+            weights = load_weights(self.loop.init)
+            if weights.variant != self._variant:
+                if not can_grow(weights.variant, self._variant):
+                    raise TecoError(
+                        f"{self.loop.init} holds {weights.variant.name}, the run trains "
+                        f"{self._variant.name}, to which it cannot grow",
+                        hint=f"leave --variant out, or give weights of {self._variant.name}; "
+                        "only blocks, -bp and -lk can be added to weights",
+                        exit_code=USAGE,
+                    )
+                torch.manual_seed(self.options.seed)
+                weights = grow(weights, self._variant)
+            generator.load_state_dict(weights.tensors)
+            self._tied = parse_pattern(weights)
+            if self._tied is not None:
+                tie_blocks(generator, self._tied)
+        if self.options.channels_last:
+            generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return generator
+
+    def _load_masks(self) -> dict[str, torch.Tensor]:
+        """What stays zero; applied to the start at once."""
+        if self.loop.masks is None:
+            return {}
+        masks = {k: v.to(self.device) for k, v in load_masks(self.loop.masks).items()}
+        apply_masks(self.generator, masks)
+        return masks
+
+    def _load_teacher(self) -> Generator | None:
+        if not self.options.distils:
+            return None
+        if self.loop.teacher is None:
+            raise TecoError(
+                "the run distils, and no teacher is given", hint="add --teacher FILE",
+                exit_code=USAGE,
+            )  # fmt: skip
+        weights = load_weights(self.loop.teacher)
+        if weights.variant.degradation != self._variant.degradation:
+            raise TecoError(
+                f"the teacher {weights.variant.name} was trained for another degradation than "
+                f"{self._variant.name}",
+                hint="its upsampled frame is another; take a teacher of the same kind",
+                exit_code=USAGE,
+            )
+        if self.options.distil_flow and not (weights.variant.has_flow and self._variant.has_flow):
+            without = self._variant if weights.variant.has_flow else weights.variant
+            raise TecoError(
+                f"{without.name} has no flow net, so no flow can be distilled",
+                hint="give --distil-flow 0",
+                exit_code=USAGE,
+            )
+        teacher = Generator(weights.variant).to(self.device)
+        teacher.load_state_dict(weights.tensors)
+        if self.options.channels_last:
+            teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return teacher.eval().requires_grad_(False)
+
+    def _enter(self, stage: Stage) -> None:
+        """Stand at the start of a stage, with fresh optimizers."""
+        self.stage: Stage = stage
+        o, generator = self.options, self.generator
+        generator.requires_grad_(True)
+        fnet = [] if generator.fnet is None else list(generator.fnet.parameters())
+        srnet = list(generator.srnet.parameters())
+        if stage == "flow":
+            if generator.fnet is None:
+                raise TecoError(
+                    f"{self._variant.name} has no flow net to train",
+                    hint="give --flow-iterations 0",
+                    exit_code=USAGE,
+                )
+            generator.srnet.requires_grad_(False)
+            groups: list[dict[str, Any]] = [{"params": fnet, "share": 1.0}]
+        else:
+            groups = [{"params": srnet, "share": 1.0}]
+            if fnet:
+                groups.append({"params": fnet, "share": o.fnet_lr_share})
+        self._peak = o.gan_lr if stage == "gan" else o.lr
+        self.optimizer = torch.optim.Adam(groups, lr=self._peak, betas=(0.9, 0.999))
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=o.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
+        losses = GeneratorLosses(generator, o, stage, self._teacher)
+        self._losses: nn.Module = parallel(losses, self.processes)
+        self.adversary = None
+        if stage == "gan":
+            self.adversary = Adversary(
+                generator, o, self._perceptual, self.processes, self.device, self._discriminator
+            )
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def _data_digest(self) -> str:
+        """What the shots are, so that a run is not resumed on others."""
+        return hashlib.sha256(repr(self._facts()).encode()).hexdigest()
+
+    def _facts(self) -> list[ShotFacts]:
+        return [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
+
+    def _files(self) -> dict[str, str | None]:
+        """What else decides the result: digests of the files that were given, and the ties."""
+
+        def digest(path: Path | None) -> str | None:
+            return None if path is None else sha256_of(path)[:12]
+
+        return {
+            "init": digest(self.loop.init),
+            "teacher": digest(self.loop.teacher) if self._teacher is not None else None,
+            "masks": digest(self.loop.masks),
+            "discriminator": digest(self.loop.discriminator),
+            "ties": None if self._tied is None else format_pattern(self._tied),
+            "perceptual": None if self._perceptual is None else self._perceptual.which,
+        }
+
+    def _samples(self) -> Yields[Sample]:
+        o, p = self.options, self.processes
+        part = (p.rank, p.world)
+        if self.stage == "flow":
+            sample = SampleOptions(
+                crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, part=part,
+                realworld=self._real_world, max_stride=o.max_stride,
+                max_still_speed=o.still_speed, seed=o.seed * 3 + 1,
+            )  # fmt: skip
+        else:
+            wanted = self.generator.fnet is not None and o.flow_weight > 0
+            sample = SampleOptions(
+                crop=o.crop, frames=o.frames, batch=o.batch, part=part, with_flow=wanted,
+                realworld=self._real_world, still_share=o.still_share, max_stride=o.max_stride,
+                max_still_speed=o.still_speed, seed=o.seed * 3 + (2 if self.stage == "gan" else 0),
+            )  # fmt: skip
+        data = SequenceDataset(self.shots, sample, self.total)
+        pinned = self.device.type == "cuda"
+        return batches(data, self.iteration, workers=self.loop.workers, pin_memory=pinned)
+
+    # -- one iteration ------------------------------------------------------------------------
+
+    def _set_learning_rate(self) -> None:
+        share = rate(self.options, self.stage, self.iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._peak * share * group["share"]
+        if self.adversary is not None:
+            self.adversary.set_learning_rate(share)
+
+    def _iterate(self, sample: Sample) -> dict[str, float]:
+        self._set_learning_rate()
+        batch = Batch.of(sample, self.options.crop, self.device)
+        losses, out = self._losses(batch)
+        figures: dict[str, float] = {}
+        if self.adversary is not None:
+            more, figures = self.adversary(batch, out)
+            losses |= more
+        self._step(losses)
+        self._average()
+        return {name: float(value.detach()) for name, value in losses.items()} | figures
+
+    def _step(self, losses: Losses) -> None:
+        total = torch.stack(list(losses.values())).sum()
+        if self.processes.any(not bool(torch.isfinite(total))):
+            raise self._diverged(total, "")
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(total).backward()
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+        # A scaled gradient may overflow now and then; the scaler leaves that step out and lowers
+        # its scale, until lowering does not help either. The norm is the same in every process.
+        helpless = not self._scaler.is_enabled() or self._scaler.get_scale() < 1
+        if helpless and not torch.isfinite(norm):
+            raise self._diverged(total, f" (gradient norm {norm.item():g})")
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self._masks:
+            apply_masks(self.generator, self._masks)
+
+    def _diverged(self, total: torch.Tensor, gradient: str) -> DivergedError:
+        names = ("gan_lr", "discriminator_lr") if self.stage == "gan" else ("lr",)
+        # Half of what is far too high is too high as well; the class has the defaults.
+        rates = {n: min(getattr(self.options, n) / 2, getattr(TrainOptions, n)) for n in names}
+        lower = " ".join(f"--{n.replace('_', '-')} {value:g}" for n, value in rates.items())
+        kept = (self.loop.out / CHECKPOINT).exists()
+        checkpoint = "the last checkpoint is kept" if kept else "no checkpoint was written yet"
+        where = " and another --out" if kept else ""  # a checkpoint is resumed with its own options
+        return DivergedError(
+            f"the loss became {total.item():g}{gradient} in stage {self.stage} at iteration "
+            f"{self.iteration + 1}; {checkpoint}",
+            hint=f"start again with a lower rate{where}, for example {lower}",
+        )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The first iterations would otherwise be averaged with the initial weights for long.
+        decay = min(self.options.ema, (self.iteration + 1) / (self.iteration + 10))
+        pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+        for mean, value in pairs:
+            mean.lerp_(value, 1 - decay)
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def run(self, report: Callable[[Progress], None]) -> None:
+        """Train until done, calling ``report`` after each iteration; see :meth:`run_stage`."""
+        while self.run_stage(report):
+            pass
+
+    def run_stage(self, report: Callable[[Progress], None]) -> bool:
+        """Finish the current stage and stand at the start of the next.
+
+        Returns:
+            Whether there is a next.
+
+        Raises:
+            DivergedError: the loss is no longer finite; the last checkpoint, if any, is kept.
+            TecoError: SIGINT or SIGTERM came (a checkpoint was written first), or a file cannot be
+                written.
+        """
+        self._stop = False
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop = True
+
+        # Only at the end of an iteration is there something whole to save.
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._iterations(report)
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+        later = STAGES[STAGES.index(self.stage) + 1 :]
+        following: Stage | None = next(
+            (stage for stage in later if self.options.total(stage)), None
+        )
+        stopped = self._stop and following is not None  # in its last iteration: more is to come
+        if following is None:
+            self.save(self.stage)
+        else:
+            ended = self.stage
+            # What a stage averaged is where the next one starts.
+            self.generator.load_state_dict(self.average.state_dict())
+            self.iteration, self.elapsed = 0, 0.0
+            self._enter(following)
+            self.save(ended)
+        if stopped:
+            raise self._stopped()
+        return following is not None
+
+    def _iterations(self, report: Callable[[Progress], None]) -> None:
+        began = time.monotonic() - self.elapsed
+        with closing(self._samples()) as samples:
+            self._iterate_all(samples, began, report)
+
+    def _iterate_all(
+        self, samples: Iterable[Sample], began: float, report: Callable[[Progress], None]
+    ) -> None:
+        for sample in samples:
+            losses = self._iterate(sample)
+            self.iteration += 1
+            self.elapsed = time.monotonic() - began
+            last = self.iteration == self.total
+            validation = None
+            if last or self.iteration % self.loop.validate_every == 0:
+                validation = self._validate()
+            progress = Progress(self.stage, self.iteration, self.total, losses, validation)
+            if validation or self.iteration % LOG_EVERY == 0:
+                self._log(progress)
+            report(progress)
+            # All processes stop at the same iteration, or the others would wait for this one.
+            stop = self.processes.any(self._stop)
+            if stop or self.iteration % self.loop.checkpoint_every == 0:
+                self.save()
+            if stop and not last:
+                raise self._stopped()
+
+    def _validate(self) -> Validation | None:
+        if self.validator is None or not self.processes.first:
+            return None
+        validation = self.validator(self.average, perceptual=self.stage == "gan")
+        if self.stage != "flow":
+            folder = self.loop.out / SAMPLES
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = self.validator.sample_strip()
+            write_beside(folder / f"{self.stage}-{self.iteration:06d}.png", picture)
+        return validation
+
+    def _stopped(self) -> TecoError:
+        return TecoError(
+            f"stopped in stage {self.stage} at iteration {self.iteration} of {self.total}; "
+            f"the checkpoint is in {self.loop.out}",
+            hint="the same command goes on from there",
+        )
+
+    def _log(self, progress: Progress) -> None:
+        if not self.processes.first:
+            return
+        record: dict[str, Any] = {
+            "stage": progress.stage,
+            "iteration": progress.iteration,
+            "seconds": round(self.elapsed, 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **progress.losses,
+        }
+        if progress.validation:
+            record["validation"] = progress.validation.as_dict()
+        with (self.loop.out / LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def save(self, ended: Stage | None = None) -> None:
+        """Write the checkpoint and the averaged weights, each beside and renamed.
+
+        Args:
+            ended: the stage that has just ended, whose weights are also kept by themselves.
+        """
+        if not self.processes.first:
+            return
+        state: dict[str, Any] = {
+            "options": asdict(self.options),
+            "data": self._data_digest(),
+            "shots": self._facts(),
+            "files": self._files(),
+            "stage": self.stage,
+            "iteration": self.iteration,
+            "elapsed": self.elapsed,
+            "generator": self.generator.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
+        self.loop.out.mkdir(parents=True, exist_ok=True)
+        path = self.loop.out / CHECKPOINT
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            torch.save(state, part)
+            part.replace(path)
+            metadata: dict[str, str] = {"stage": ended or self.stage}
+            if self._tied is not None:
+                metadata[SHARED] = format_pattern(self._tied)
+            metadata["iterations"] = str(self.options.total(ended) if ended else self.iteration)
+            save_weights(self.loop.out / WEIGHTS, self.average, metadata=metadata)
+            if self.adversary is not None:
+                save_discriminator(self.loop.out / DISCRIMINATOR, self.adversary.discriminator)
+            if ended is not None:
+                kept = stage_weights(self.loop.out, ended)
+                save_weights(kept, self.average, metadata=metadata)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise TecoError(
+                f"the checkpoint could not be written to {self.loop.out}: {error}",
+                hint="free some space; the previous checkpoint is still valid, and the same "
+                "command goes on from it",
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def resume(self) -> bool:
+        """Continue from the folder's checkpoint, if there is one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            TecoError: it cannot be read, or was made with other options, which are named.
+        """
+        path = self.loop.out / CHECKPOINT
+        found = self.processes.mean(float(path.exists()))
+        if 0 < found < 1:
+            raise TecoError(
+                f"{path} is there for {found:.0%} of the processes only",
+                hint="processes on several machines need one shared --out",
+                exit_code=USAGE,
+            )
+        if not found:
+            return False
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            saved: dict[str, Any] = dict(state["options"])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # nothing is wrong with the file
+        except Exception as error:  # whatever is wrong with the file, it is no checkpoint
+            raise TecoError(
+                f"{path} is no readable checkpoint: {_reason(error)}",
+                hint="move it away to start again, or give another --out",
+            ) from error
+        self._refuse_changes(path, state, saved)
+        try:
+            self._enter(state["stage"])
+            self.iteration, self.elapsed = state["iteration"], state["elapsed"]
+            self.generator.load_state_dict(state["generator"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state.get("scaler", {}))
+            if self.adversary is not None:
+                self.adversary.load_state_dict(state["adversary"])
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            # But for a missing entry, torch names the tensors that do not fit.
+            said = _reason(error) if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise TecoError(
+                f"{path} is no complete checkpoint: {said[:200]}",
+                hint="move it away to start again, or give another --out",
+            ) from error
+        if self.processes.first:
+            self._forget_what_follows()
+        return True
+
+    def _refuse_changes(self, path: Path, state: dict[str, Any], saved: dict[str, Any]) -> None:
+        ours = asdict(self.options)
+        for f in fields(self.options):
+            # An option that is younger than the checkpoint was at its default then.
+            if f.name not in saved and f.default is not MISSING:
+                saved[f.name] = f.default
+        different = [
+            f"{name} was {saved.get(name)!r}, is now {ours[name]!r}"
+            for name in ours
+            if saved.get(name) != ours[name]
+        ]
+        now = self._files()
+        before: dict[str, Any] = {"init": now["init"]} | state.get("files", now)  # once not kept
+        different += [
+            f"{name} was {before.get(name)}, is now {value}"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+        if different:
+            raise TecoError(
+                f"{path} was made with other options: {'; '.join(different)}",
+                hint="give the options it was made with, or another --out",
+                exit_code=USAGE,
+            )
+        if state.get("data", self._data_digest()) != self._data_digest():
+            said = what_differs(state.get("shots"), self._facts())
+            raise TecoError(
+                f"{path} was made with other clips or another clips.toml{said and ': ' + said}",
+                hint="give the --data it was made with, or another --out",
+                exit_code=USAGE,
+            )
+
+    def _forget_what_follows(self) -> None:
+        """Drop the log's lines from after the checkpoint; they are about to be written again."""
+        path = self.loop.out / LOG
+        if not path.exists():
+            return
+        here = (STAGES.index(self.stage), self.iteration)
+        kept: list[str] = []
+        for line in path.read_text().splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+                place = (STAGES.index(record["stage"]), record["iteration"])
+            except (ValueError, KeyError, TypeError):
+                continue  # half written when the process or the machine went down
+            if line.endswith("\n") and place <= here:
+                kept.append(line)
+        write_beside(path, "".join(kept).encode())

@@ -1,0 +1,1 @@
+"""What training minimises: flow, content, perceptual and adversarial losses."""

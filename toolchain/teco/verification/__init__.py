@@ -1,0 +1,1 @@
+"""Whether a file computes what the float32 network computes: parity and the temporal gate."""

@@ -1,0 +1,166 @@
+"""Frames in and out: video files, folders of pictures, y4m pipes.
+
+    with open_source("in.mp4") as source, open_sink(
+        "out.mp4", source=source, width=source.width * 4, height=source.height * 4
+    ) as sink:
+        for frame in source:
+            sink.write(frame.with_pixels(enlarge(frame.pixels)))
+        sink.commit()
+
+Timestamps, sound, subtitles, chapters and colour come out as they went in.
+"""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+from teco.core.errors import TecoError
+from teco.video.colour import Colour
+from teco.video.frames import Frame, FrameSink, FrameSource, Media, Span
+from teco.video.image_folder import PICTURE_SUFFIXES, ImageFolderSink, ImageFolderSource
+from teco.video.sink import CONTAINERS, VideoSink
+from teco.video.source import VideoSource
+from teco.video.y4m import Y4MSink, Y4MSource
+
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Colour",
+    "Frame",
+    "FrameSink",
+    "FrameSource",
+    "Media",
+    "open_sink",
+    "open_source",
+]
+
+OUTPUT_SUFFIXES = frozenset({*CONTAINERS, ".y4m"})
+"""What a video file may be written as."""
+
+VIDEO_SUFFIXES = OUTPUT_SUFFIXES | {
+    ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".wmv",
+}  # fmt: skip
+"""What is taken for a video when a folder is searched; open_source looks at the content."""
+
+
+def open_source(
+    path: str | Path,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    max_frames: int | None = None,
+    rate: Fraction | float | None = None,
+    threads: int = 0,
+) -> FrameSource:
+    """Open a video file, a folder of pictures, or "-" for y4m on standard input.
+
+    Args:
+        path: what to read.
+        start, end: seconds from the clip's beginning; end is exclusive.
+        max_frames: stop after so many frames of the range.
+        rate: frames a second of a picture folder, 25 if not given; others know their own.
+        threads: decoder threads, 0 for one per core.
+
+    Returns:
+        A source whose frames are uint8 (H, W, 3) RGB, upright, with index from 0.
+
+    Raises:
+        TecoError: nothing there, nothing readable in it, or no frame in the range. While
+            iterating: the clip ends early, changes its size, or mixes sizes.
+    """
+    span = Span.of(start, end, max_frames)
+    if str(path) == "-":
+        return Y4MSource(sys.stdin.buffer, "-", span)
+    path = Path(path)
+    if path.is_dir():
+        return ImageFolderSource(path, span, rate=_rate(rate))
+    if path.suffix.lower() == ".y4m" and path.is_file():
+        stream = path.open("rb")
+        try:
+            return Y4MSource(stream, str(path), span)
+        except BaseException:
+            stream.close()
+            raise
+    return VideoSource(path, span, threads=threads)
+
+
+def open_sink(
+    path: str | Path,
+    *,
+    source: FrameSource,
+    width: int,
+    height: int,
+    codec: str | None = None,
+    crf: float = 16,
+    preset: str = "medium",
+    pix_fmt: str = "yuv420p",
+    overwrite: bool = False,
+    rate: Fraction | float | None = None,
+) -> FrameSink:
+    """Open an output for the frames of ``source``, enlarged to ``width`` x ``height``.
+
+    A known suffix makes a video file; no suffix or a trailing slash a folder of PNGs; "-" y4m on
+    standard output. Nothing has the final name before commit.
+
+    Args:
+        path: what to write.
+        source: where the frames come from; gives colour, timestamps, and the sound to copy.
+        width, height: of the frames to come.
+        codec: an encoder's name; libx264 if not given, libvpx-vp9 for .webm.
+        crf: quality where the encoder knows it, lower is better.
+        preset: speed, ultrafast to veryslow, where the encoder knows it.
+        pix_fmt: such as yuv420p, yuv444p, yuv420p10le.
+        overwrite: replace an existing output.
+        rate: a constant rate instead of the source's timestamps; copied sound is not stretched.
+
+    Raises:
+        TecoError: before anything is decoded if the output cannot be made; later if the disk
+            fills up.
+    """
+    text = str(path)
+    if text == "-":
+        return Y4MSink(
+            sys.stdout.buffer, "-", source, width, height, pix_fmt=pix_fmt, rate=_rate(rate)
+        )
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if text.endswith("/") or not suffix:
+        return ImageFolderSink(path, source, width, height, overwrite=overwrite)
+    if suffix == ".y4m":
+        return Y4MSink(
+            path, text, source, width, height,
+            pix_fmt=pix_fmt, rate=_rate(rate), overwrite=overwrite,
+        )  # fmt: skip
+    if suffix not in CONTAINERS:
+        raise TecoError(
+            f"the output {path} ends in {suffix}, expected one of "
+            + ", ".join(sorted(OUTPUT_SUFFIXES)),
+            hint="or give a name without a suffix for a folder of PNGs, or - for y4m on stdout",
+            exit_code=2,
+        )
+    return VideoSink(
+        path,
+        source,
+        width,
+        height,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        pix_fmt=pix_fmt,
+        overwrite=overwrite,
+        rate=_rate(rate),
+    )
+
+
+def _rate(rate: Fraction | float | None) -> Fraction | None:
+    if rate is None:
+        return None
+    if not 0 < rate < 1001:
+        raise TecoError(f"the rate is {rate}, expected frames a second above 0", exit_code=2)
+    # 29.97 and 23.976 are shorthands for n/1001.
+    exact = Fraction(rate).limit_denominator(1001)
+    ntsc = Fraction(round(rate * 1.001) * 1000, 1001)
+    return ntsc if abs(exact - ntsc) < Fraction(1, 200) and exact.denominator != 1 else exact

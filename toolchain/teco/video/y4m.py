@@ -1,0 +1,256 @@
+"""YUV4MPEG2, the stream that video tools pass through pipes.
+
+8-bit 4:2:0, 4:2:2, 4:4:4 and mono, and their 10-bit forms. The format names the range but no
+matrix, so both ends take the one that players guess from the size (see
+:func:`teco.video.colour.guess_matrix`). It has one constant rate; timestamps are counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+
+from teco.core.errors import TecoError
+from teco.core.files import check_target, part_name, remove, settle, writing
+from teco.video.colour import Colour, Converter, guess_matrix
+from teco.video.frames import (
+    Aborting,
+    Closing,
+    Frame,
+    FrameSource,
+    Media,
+    Pixels,
+    Span,
+    check_pixels,
+)
+
+_FORMATS = {
+    "420": "yuv420p",
+    "420jpeg": "yuv420p",
+    "420mpeg2": "yuv420p",
+    "420paldv": "yuv420p",
+    "422": "yuv422p",
+    "444": "yuv444p",
+    "mono": "gray",
+    "420p10": "yuv420p10le",
+    "422p10": "yuv422p10le",
+    "444p10": "yuv444p10le",
+    "mono10": "gray10le",
+}
+_TAGS = {
+    "yuv420p": "420mpeg2",
+    "yuv422p": "422",
+    "yuv444p": "444",
+    "yuv420p10le": "420p10",
+    "yuv422p10le": "422p10",
+    "yuv444p10le": "444p10",
+}
+_LONGEST_LINE = 1024
+
+
+class Y4MSource(Closing):
+    """A y4m stream; from a pipe it can be iterated once."""
+
+    def __init__(self, stream: BinaryIO, name: str, span: Span | None = None) -> None:
+        self._stream = stream
+        self.name = name
+        self.count: int | None = None
+        self.media: Media | None = None
+        self.notices: list[str] = []
+        header = self._line()
+        fields = header.decode("ascii", "replace").split()
+        if not fields or fields[0] != "YUV4MPEG2":
+            raise TecoError(
+                f"{name} starts with {header[:24]!r}, expected a y4m stream (YUV4MPEG2)",
+                hint="pipe it in like this: ffmpeg -i IN -f yuv4mpegpipe - | ...",
+            )
+        tag, colour_range, self.rate = "420jpeg", "LIMITED", Fraction(25)
+        sizes = {"W": 0, "H": 0}
+        try:
+            for entry in fields[1:]:
+                if entry[0] in sizes:
+                    sizes[entry[0]] = int(entry[1:])
+                elif entry[0] == "F":
+                    top, bottom = entry[1:].split(":")
+                    self.rate = Fraction(int(top), int(bottom)) if int(top) else Fraction(25)
+                elif entry[0] == "C":
+                    tag = entry[1:]
+                elif entry.startswith("XCOLORRANGE="):
+                    colour_range = entry.partition("=")[2].upper()
+        except (ValueError, ZeroDivisionError) as error:
+            raise TecoError(f"{name} has a y4m header that makes no sense: {header!r}") from error
+        self.width, self.height = sizes["W"], sizes["H"]
+        if not 0 < self.width <= 32768 or not 0 < self.height <= 32768:
+            raise TecoError(f"{name} has a y4m header without a usable size: {header!r}")
+        if tag not in _FORMATS:
+            raise TecoError(
+                f"{name} is y4m of kind C{tag}, expected one of {', '.join(_FORMATS)}",
+                hint="add -pix_fmt yuv420p to the command that feeds the pipe",
+            )
+        self._format = _FORMATS[tag]
+        self.colour = Colour(
+            guess_matrix(self.width, self.height), colour_range == "FULL", tagged=False
+        )
+        self._converter = Converter(self.colour)
+        self._from, self._to = (span or Span()).frame_range(self.rate)
+
+    def __iter__(self) -> Iterator[Frame]:
+        frame = av.VideoFrame(self.width, self.height, self._format)
+        wide = 2 if "10le" in self._format else 1
+        position = 0
+        while self._to is None or position < self._to:
+            line = self._line()
+            if not line:
+                break
+            if not line.startswith(b"FRAME"):
+                raise TecoError(f"{self.name} has {line[:24]!r} where frame {position} should be")
+            for plane in frame.planes:
+                data = self._exactly(plane.width * plane.height * wide, position)
+                rows = _rows(plane)
+                rows[:, : plane.width * wide] = np.frombuffer(data, np.uint8).reshape(
+                    plane.height, -1
+                )
+            if position >= self._from:
+                pixels = self._converter.to_rgb(frame)
+                yield Frame(pixels, position - self._from, position, 1 / self.rate, 1)
+            position += 1
+        if position <= self._from:
+            raise TecoError(
+                f"{self.name} has {position} frames, and the range starts at frame {self._from}",
+                hint="give an earlier start" if position else "nothing came after the header",
+            )
+
+    def close(self) -> None:
+        """Close a file; a pipe is the caller's, and a thread may be waiting in it."""
+        if self.name != "-":
+            self._stream.close()
+
+    def _line(self) -> bytes:
+        line = self._stream.readline(_LONGEST_LINE)
+        if line and not line.endswith(b"\n"):
+            raise TecoError(
+                f"{self.name} is not a y4m stream: no line ends within {len(line)} bytes",
+                hint="pipe it in like this: ffmpeg -i IN -f yuv4mpegpipe - | ...",
+            )
+        return line.rstrip(b"\n")
+
+    def _exactly(self, size: int, position: int) -> bytes:
+        # Pipes may give less than was asked for.
+        data = bytearray()
+        while len(data) < size:
+            piece = self._stream.read(size - len(data))
+            if not piece:
+                raise TecoError(
+                    f"{self.name} ends early, within frame {position}",
+                    hint="the command that feeds the pipe stopped; see what it said",
+                )
+            data += piece
+        return bytes(data)
+
+
+class Y4MSink(Aborting):
+    """y4m to a file, written under a temporary name, or to an open stream such as stdout.
+
+    Frames are written in order at the source's average rate.
+    """
+
+    def __init__(
+        self,
+        target: Path | BinaryIO,
+        name: str,
+        source: FrameSource,
+        width: int,
+        height: int,
+        *,
+        pix_fmt: str = "yuv420p",
+        rate: Fraction | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.name = name
+        self._size = (width, height)
+        self.notices: list[str] = []
+        if pix_fmt not in _TAGS:
+            raise TecoError(
+                f"y4m cannot hold {pix_fmt}, expected one of {', '.join(_TAGS)}", exit_code=2
+            )
+        self._pix_fmt = pix_fmt
+        if source.media is not None and source.media.other_streams:
+            self.notices.append("y4m holds no sound or subtitles; only pictures are written")
+        full = source.colour.full_range and source.colour.matrix != "rgb"
+        colour = replace(source.colour, matrix=guess_matrix(width, height), full_range=full)
+        self._converter = Converter(colour)
+        self._path: Path | None = None
+        self._part: Path | None = None
+        if isinstance(target, Path):
+            origin = Path(source.name) if source.name != "-" else None
+            check_target(target, overwrite=overwrite, source=origin)
+            self._path, self._part = target, part_name(target)
+            with writing(name, target.parent):
+                self._stream: BinaryIO = self._part.open("xb")
+        else:
+            self._stream = target
+        rate = rate or source.rate or Fraction(25)
+        header = (
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A1:1 "
+            f"C{_TAGS[pix_fmt]} XCOLORRANGE={'FULL' if full else 'LIMITED'}\n"
+        )
+        self._put(header.encode())
+
+    def write(self, frame: Frame) -> None:
+        """Add one frame: uint8 (height, width, 3) RGB."""
+        check_pixels(frame, *self._size, self.name)
+        coded = self._converter.from_rgb(frame.pixels, self._pix_fmt)
+        wide = 2 if "10le" in self._pix_fmt else 1
+        self._put(b"FRAME\n")
+        for plane in coded.planes:
+            rows = _rows(plane)
+            self._put(rows[:, : plane.width * wide].tobytes())
+
+    def commit(self) -> None:
+        """Flush; give a file its name."""
+        with writing(self.name, self._path.parent if self._path else None):
+            self._stream.flush()
+            if self._path is not None and self._part is not None:
+                self._stream.close()
+                settle(self._part, self._path)
+        self._part = None
+
+    def abort(self) -> None:
+        """Remove the temporary file, unless committed. What went down a pipe is gone."""
+        if self._part is not None:
+            self._stream.close()
+            remove(self._part)
+            self._part = None
+
+    def _put(self, data: bytes) -> None:
+        try:
+            with writing(self.name, self._path.parent if self._path else None):
+                self._stream.write(data)
+        except TecoError:
+            if self._path is None:
+                _let_go(self._stream)
+            raise
+
+
+def _rows(plane: Any) -> Pixels:
+    """A plane's own memory as uint8 (height, bytes a line); lines end in padding."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+
+
+def _let_go(stream: BinaryIO) -> None:
+    """Keep the interpreter from failing once more when it flushes a closed stdout at exit."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, AttributeError):
+        return
+    if descriptor == 1:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
