@@ -12,9 +12,9 @@ import argparse
 import tempfile
 from dataclasses import fields
 from pathlib import Path
-from statistics import median
 
-from teco.export.onnx import ExportOptions, export_onnx
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
 from teco.measurement.latency import measure_latency
 from teco.model.opening import Model, open_model
 from teco.runtimes import find
@@ -55,7 +55,7 @@ def main() -> None:
             found = measure_latency(
                 [(m, runtime) for m in models.values()], (h, w), repetitions=arguments.repetitions
             )
-            times = {form: median(c.samples) * 1e3 for form, c in zip(models, found, strict=True)}
+            times = {form: c.p50_ms for form, c in zip(models, found.results, strict=True)}
             for form, milliseconds in times.items():
                 ratio = milliseconds / times["plain"]
                 print(f"{name:16}{form:16}{milliseconds:>8.1f}{ratio:>8.3f}")

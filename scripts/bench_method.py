@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from teco.benchmark.measure.process import WorkerProcess
 from teco.core.machine import inspect, usable_cores
-from teco.measurement.process import WorkerProcess
-from teco.measurement.schedule import REST_S, Block, Candidate, interleave, plan_budget, warm_up
-from teco.measurement.statistics import noise_floor, ratio_within, samples_of
+from teco.measurement.schedule import REST_S, Block, TimedCandidate, interleave, plan_budget
+from teco.measurement.statistics import noise_floor, ratio_within
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 
@@ -59,8 +59,7 @@ def opened(model: str, size: list[int], threads: int) -> WorkerProcess:
 def by_hand(model: str, size: list[int], threads: int, process: WorkerProcess) -> float:
     """The worker's median against that of a plain loop in this process, in turns.
 
-    Each turn begins with a rest, for the other's threads to fall asleep, and one step that does
-    not count.
+    Each turn begins with a rest, for the other's threads to fall asleep, and one untimed step.
     """
     session = find(RUNTIME).open(open_model(model), SessionOptions(threads=threads))
     frame = np.random.default_rng(0).random((1, 3, *size), np.float32)
@@ -96,17 +95,18 @@ def main() -> int:
     try:
         wrong = found = 0
         for run in range(options.runs):
-            lanes = [
-                Candidate("first", processes[0]),
-                Candidate("second", processes[1]),
-                Candidate("twin", processes[2]),
-                Candidate("slower", Slowed(processes[3])),
+            candidates = [
+                TimedCandidate("first", processes[0]),
+                TimedCandidate("second", processes[1]),
+                TimedCandidate("duplicate", processes[2]),
+                TimedCandidate("slower", Slowed(processes[3])),
             ]
-            for lane in lanes:
-                lane.warm_up = warm_up(lane.stepper)
-            interleave(lanes, plan_budget([x.step_ms for x in lanes], BUDGET_MS), seed=run)
-            a, b, twin, slow = (samples_of([x.host for x in lane.blocks]) for lane in lanes)
-            noise = noise_floor("first", a, twin).share
+            for timed in candidates:
+                timed.warm()
+            plan = plan_budget([timed.step_ms for timed in candidates], BUDGET_MS)
+            interleave(candidates, plan, seed=run)
+            a, b, duplicate, slow = (timed.measured().host for timed in candidates)
+            noise = noise_floor("first", a, duplicate).share
             same = ratio_within("second", "first", b, a, noise)
             more = ratio_within("slower", "first", slow, a, noise)
             wrong += same.verdict in ("faster", "slower")

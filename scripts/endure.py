@@ -26,6 +26,7 @@ import numpy as np
 from teco.core.files import as_json
 from teco.core.machine import inspect
 from teco.inference.recurrence import StreamStats
+from teco.measurement.memory import resident_bytes
 from teco.model.opening import open_model
 from teco.players.playback.play import PlayOptions, play_source
 from teco.players.playback.programs import Program
@@ -137,8 +138,7 @@ class Repeat:
 
 
 def resident_mib() -> float:
-    text = Path("/proc/self/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+    return resident_bytes() / 2**20
 
 
 def run(
@@ -173,8 +173,8 @@ def run(
         print(f"{model} on {session.runtime} ({session.details})", file=sys.stderr)
     memory: list[float] = []
 
-    def watch(stats: StreamStats, _total: int | None) -> None:
-        if stats.frames % max(1, count // 200) == 0:
+    def watch(done: int, _total: int | None) -> None:
+        if done % max(1, count // 200) == 0:
             memory.append(resident_mib())
 
     with tempfile.TemporaryDirectory(prefix="teco-endure-") as scratch:

@@ -27,7 +27,7 @@ from teco.core import gpu
 from teco.core.errors import MACHINE, TecoError
 from teco.export.engines.rtx import RtxOptions, build_rtx
 from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
-from teco.measurement.samples import percentile
+from teco.measurement.statistics import percentile
 from teco.model.opening import DEFAULT_MODEL, Model, open_model
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.nvidia import device
@@ -154,7 +154,8 @@ def export_all(
     spec: str, size: tuple[int, int], folder: Path, say: Callable[[str], None]
 ) -> dict[str, Model]:
     """Precision -> ONNX file of one size, in every precision that can be exported."""
-    from teco.export.onnx import ExportOptions, Precision, export_onnx
+    from teco.export.onnx import export_onnx
+    from teco.export.options import ExportOptions, Precision
     from teco_models.checkpoint import load_weights
 
     weights = open_model(spec).weights
@@ -196,7 +197,8 @@ def main() -> int:
     failed = False
     if not options.no_tests:
         root = Path(__file__).resolve().parents[1]
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", str(root / "tests")]
+        tests = ["-m", "pytest", "-m", "gpu", "-q", "-rs", "-n0", str(root / "tests")]
+        command = [sys.executable, *tests]
         failed = subprocess.run(command, check=False, cwd=root).returncode != 0
     rows = [HEADER]
     with tempfile.TemporaryDirectory(prefix="teco-gpu-") as place:

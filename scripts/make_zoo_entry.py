@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from teco.export.onnx import ExportOptions, export_onnx
+from teco.core import log
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
 from teco_models import zoo
 from teco_models.checkpoint import build, load_weights, save_weights
 from teco_models.deploy.step import TARGETS
 
 
 def main() -> None:
+    log.to_stderr(print, verbose=False)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--name", help="of the entry; the variant's if not given")
@@ -36,7 +39,7 @@ def main() -> None:
         target=arguments.target,
     )
     rounded = load_weights(entry.weights)
-    path = export_onnx(rounded, entry.folder, options, say=print, overwrite=True)
+    path = export_onnx(rounded, entry.folder, options, overwrite=True)
     print(path, f"{path.stat().st_size / 1e6:.1f} MB")
 
 

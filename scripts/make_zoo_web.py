@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 
-from teco.export.onnx import WEB, ExportOptions, export_onnx
+from teco.core import log
+from teco.export.onnx import export_onnx
+from teco.export.options import WEB, ExportOptions
 from teco_models import zoo
 from teco_models.checkpoint import load_weights
 
 
 def main() -> None:
+    log.to_stderr(print, verbose=False)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=[e.name for e in zoo.entries()], metavar="NAME")
     for name in parser.parse_args().names:
@@ -25,7 +28,7 @@ def main() -> None:
             target=WEB,
         )
         weights = load_weights(entry.weights)
-        path = export_onnx(weights, entry.folder, options, say=print, overwrite=True)
+        path = export_onnx(weights, entry.folder, options, overwrite=True)
         print(path, f"{path.stat().st_size / 1e6:.2f} MB")
 
 

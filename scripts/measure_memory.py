@@ -10,20 +10,86 @@ Memory can be measured on a busy machine; nothing here is timed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from teco.core.errors import TecoError
+import numpy as np
+
+from teco.core.errors import MACHINE, TecoError
 from teco.core.machine import inspect
-from teco.estimates.measure import measure
-from teco.estimates.records import FILE, MemoryRecord, read, write
+from teco.estimates.records import FILE, Grown, MemoryRecord, read, write
+from teco.measurement.memory import STEPS, peak_resident_bytes, private_bytes, resident_bytes
 from teco.model.manifest import manifest_path
-from teco.runtimes import find
+from teco.model.opening import open_model
+from teco.runtimes import SessionOptions, find
 from teco_models import zoo
 
 SIZES = "134x320,180x320,270x480"
 RUNTIMES = "onnxruntime,openvino,openvino-bf16"
+
+CHILD = "--in-this-process"
+"""First argument of the process that measures: MODEL RUNTIME H W THREADS follow."""
+
+
+def measure(
+    model: str, runtime: str, size: tuple[int, int], threads: int, *, timeout: float = 900
+) -> Grown:
+    """Measure in a fresh process.
+
+    Args:
+        model: as the user names it.
+        runtime: as the user names it.
+        size: LR (h, w).
+        threads: of the runtime.
+        timeout: seconds after which the child is ended.
+
+    Raises:
+        TecoError: it cannot be measured here, or the child failed.
+    """
+    arguments = [model, runtime, *map(str, size), str(threads)]
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, CHILD, *arguments],
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+    except (subprocess.SubprocessError, OSError) as error:
+        raise TecoError(f"memory of {model} on {runtime} was not measured: {error}") from error
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise TecoError(f"memory of {model} on {runtime} was not measured: {last}")
+    return Grown(**json.loads(lines[-1]))
+
+
+def child(arguments: list[str]) -> None:
+    """Measure here and print one line of JSON.
+
+    What the interpreter and the runtime's library take by themselves is measured before the model
+    is opened and not part of :attr:`teco.estimates.records.Grown.peak`.
+    """
+    name, runtime, h, w, threads = arguments
+    model = open_model(name)
+    # Opening an ONNX file that has no manifest beside it loads ONNX Runtime before this already.
+    importlib.import_module(find(runtime).module)
+    lr = np.random.default_rng(0).random((1, 3, int(h), int(w)), np.float32)
+    before, private_before = resident_bytes(), private_bytes()
+    if before is None or private_before is None:
+        raise TecoError("this system does not tell a process's memory", exit_code=MACHINE)
+    session = find(runtime).open(model, SessionOptions(threads=int(threads)))
+    opened = resident_bytes()
+    state = None
+    for _ in range(STEPS):
+        _, state = session.step(lr, state)
+    peak, private = peak_resident_bytes(), private_bytes()
+    assert opened is not None
+    assert peak is not None
+    assert private is not None
+    grown = Grown(before, opened - before, peak - before, private - private_before)
+    print(json.dumps(asdict(grown)))
 
 
 def main() -> int:
@@ -78,4 +144,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(child(sys.argv[2:]) if sys.argv[1:2] == [CHILD] else main())

@@ -1,11 +1,11 @@
-"""How far a picture after a seek is from that of sequential play, by warm-up.
+"""How far a picture after a seek is from that of sequential play, by pre-roll.
 
     python scripts/measure_seek.py clip.mp4 --models teco-x4-b3-c64-bp-lk,live --shrink 3
 
 The clip is played once from its beginning; then the stream is asked for frames far from each other,
-with each warm-up, and also for the frames that follow. Prints PSNR and the mean absolute difference
-in 8-bit steps against sequential play, over all seeks. Where a shot begins nearer to the target
-than the longest warm-up, that target is left out: sequential play has no more past there.
+with each pre-roll, and also for the frames that follow. Prints PSNR and the mean absolute
+difference in 8-bit steps against sequential play, over all seeks. Where a shot begins nearer to the
+target than the longest pre-roll, that target is left out: sequential play has no more past there.
 
 Then, for deadline mode, how much a state is worth that is some frames old.
 """
@@ -38,7 +38,7 @@ class Row:
 
     Attributes:
         model: its name.
-        warm_up: frames run before the target and dropped.
+        pre_roll: frames run before the target and dropped.
         after: frames after the target.
         psnr: dB, of the mean squared difference over all targets; None where there is none.
         steps: mean absolute difference, 8-bit steps.
@@ -47,7 +47,7 @@ class Row:
     """
 
     model: str
-    warm_up: int
+    pre_roll: int
     after: int
     psnr: float | None
     steps: float
@@ -64,9 +64,9 @@ def read(path: str, frames: int, shrink: float) -> list[Pixels]:
 
 
 def measure(
-    session: Session, name: str, frames: list[Pixels], targets: list[int], warm_ups: list[int]
+    session: Session, name: str, frames: list[Pixels], targets: list[int], pre_rolls: list[int]
 ) -> list[Row]:
-    """One row for each warm-up and each of FOLLOWING."""
+    """One row for each pre-roll and each of FOLLOWING."""
     sequential: dict[int, Pixels] = {}
     wanted = {t + after for t in targets for after in FOLLOWING}
     stream = Stream(session)
@@ -75,8 +75,8 @@ def measure(
         if n in wanted:
             sequential[n] = out
     rows: list[Row] = []
-    for warm_up in warm_ups:
-        seeking = Stream(session, pre_roll=warm_up, catch_up=1, cache=0)
+    for pre_roll in pre_rolls:
+        seeking = Stream(session, pre_roll=pre_roll, catch_up=1, cache=0)
         differences: dict[int, list[np.ndarray]] = {after: [] for after in FOLLOWING}
         for target in targets:
             seeking.reset()
@@ -91,7 +91,7 @@ def measure(
             square = float(np.mean([np.square(d.astype(np.float64)).mean() for d in found]))
             rows.append(
                 Row(
-                    name, warm_up, after,
+                    name, pre_roll, after,
                     10 * float(np.log10(255**2 / square)) if square else None,
                     float(np.mean([np.abs(d).mean() for d in found])),
                     max(int(np.abs(d).max()) for d in found), len(found),
@@ -135,7 +135,7 @@ def pick_targets(frames: list[Pixels], count: int, longest: int) -> list[int]:
     last = len(frames) - 1 - max(FOLLOWING)
     fit = [
         n for n in range(longest + 2, last + 1)
-        # One frame more than the warm-up, so that even the longest lacks something.
+        # One frame more than the pre-roll, so that even the longest lacks something.
         if all(not n - longest - 1 < cut <= n + max(FOLLOWING) for cut in cuts if cut)
     ]  # fmt: skip
     if len(fit) < count:
@@ -155,13 +155,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=90)
     parser.add_argument("--shrink", type=float, default=3.0)
     parser.add_argument("--seeks", type=int, default=6)
-    parser.add_argument("--warm-ups", default="0,4,16")
+    parser.add_argument("--pre-rolls", default="0,4,16")
     parser.add_argument("--gaps", default="0,1,2,4,8,16")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    warm_ups = [int(x) for x in given.warm_ups.split(",")]
+    pre_rolls = [int(x) for x in given.pre_rolls.split(",")]
     frames = read(given.clip, given.frames, given.shrink)
-    targets = pick_targets(frames, given.seeks, max(warm_ups))
+    targets = pick_targets(frames, given.seeks, max(pre_rolls))
     h, w = frames[0].shape[:2]
     print(f"{len(frames)} frames of {h}x{w}, seeks to {targets}", file=sys.stderr)
     rows: list[Row] = []
@@ -171,16 +171,16 @@ def main() -> None:
         session = open_session(
             open_model(name), given.runtime, SessionOptions(threads=given.threads)
         )
-        rows += measure(session, name, frames, targets, warm_ups)
+        rows += measure(session, name, frames, targets, pre_rolls)
         lines += measure_gaps(session, name, frames, targets[-3:], gaps)
         session.close()
-    print("| model | warm-up | " + " | ".join(f"{a} frames later" for a in FOLLOWING) + " |")
+    print("| model | pre-roll | " + " | ".join(f"{a} frames later" for a in FOLLOWING) + " |")
     print("|---|---|" + "---|" * len(FOLLOWING))
     for name in given.models.split(","):
-        for warm_up in warm_ups:
-            here = [r for r in rows if (r.model, r.warm_up) == (name, warm_up)]
+        for pre_roll in pre_rolls:
+            here = [r for r in rows if (r.model, r.pre_roll) == (name, pre_roll)]
             cells = [f"{r.psnr:.1f} dB, {r.steps:.2f}" if r.psnr else "equal" for r in here]
-            print(f"| `{name}` | {warm_up} | " + " | ".join(cells) + " |")
+            print(f"| `{name}` | {pre_roll} | " + " | ".join(cells) + " |")
     print("\n| frames passed over | " + " | ".join(str(g) if g else "cold" for g in gaps) + " |")
     print("|---|" + "---|" * len(gaps))
     print("\n".join(lines))

@@ -48,7 +48,7 @@ class Schedule:
         teacher, student, scratch: options of the recurrent stage.
         gan: options of the GAN stage, its length apart.
         gan_iterations: of students, and of the teacher; over their last fifth the rate falls.
-        ranked: students cut by measured damage; the others keep the first blocks, as the
+        ranked: students cut by measured sensitivity; the others keep the first blocks, as the
             paper does.
     """
 

@@ -135,6 +135,7 @@ def test_install_and_upscale_in_a_new_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fetched
 @pytest.mark.parametrize("block", OTHERS, ids=lambda b: b[0].split("  ")[0][:40] if b else "empty")
 def test_other_blocks(block: list[str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -55,12 +55,12 @@ class Magnitudes:
         """Count them; any shape.
 
         Raises:
-            ClipError: they are no numbers, so the network is broken.
+            ClipError: they are NaN or infinite, so the network is broken.
         """
         sizes = np.abs(values).ravel()
         peak = float(sizes.max(initial=0))
         if not np.isfinite(peak):
-            raise ClipError("the network gave values that are no numbers while ranges were taken")
+            raise ClipError("the network gave NaN or infinite values while ranges were taken")
         if peak == 0:
             return
         width = self.width or max(2.0 ** (math.floor(math.log2(peak)) - 12), 2.0**-126)
@@ -188,7 +188,7 @@ def observe(
     """Run the network over scenes, each from a cold start, and count every tensor's magnitudes.
 
     Raises:
-        ClipError: there is no frame, or the network gave values that are no numbers.
+        ClipError: there is no frame, or the network gave NaN or infinite values.
     """
     seen: dict[str, Magnitudes] = {}
     for scene in scenes:

@@ -29,7 +29,7 @@ def to_data(record: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(record))
 
 
-def from_data(cls: type[_T], data: object, where: str = "") -> _T:
+def from_data(cls: type[_T], data: object, where: str = "", *, defaults: bool = False) -> _T:
     """Inverse of :func:`to_data`.
 
     Args:
@@ -38,6 +38,10 @@ def from_data(cls: type[_T], data: object, where: str = "") -> _T:
             Any, which is taken as it is.
         data: what :func:`to_data` gave, or JSON made of it.
         where: what to call it in the message of an error; the class's name if not given.
+        defaults: a field that the class gives a default may be absent, here and in what it holds:
+            for records that grew, of which older ones are read.
+
+    A class below ``cls`` that has a ``from_dict`` of its own is read by that.
 
     Raises:
         ValueError: it is anything else; names the field and what was found there.
@@ -46,32 +50,41 @@ def from_data(cls: type[_T], data: object, where: str = "") -> _T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} is {data!r}, expected an object")
     given = cast("Mapping[str, object]", data)
-    fields = [f.name for f in dataclasses.fields(cast("Any", cls))]
-    if missing := [name for name in fields if name not in given]:
+    fields = dataclasses.fields(cast("Any", cls))
+    needed = [f.name for f in fields if not (defaults and _has_default(f))]
+    if missing := [name for name in needed if name not in given]:
         raise ValueError(f"{where} has no {missing[0]!r}")
-    if unknown := [name for name in given if name not in fields]:
+    if unknown := sorted(given.keys() - {f.name for f in fields}):
         raise ValueError(f"{where} has an unknown {unknown[0]!r}")
     kinds = get_type_hints(cls)
-    return cls(**{name: _read(kinds[name], given[name], f"{where}.{name}") for name in fields})
+    return cls(
+        **{n: _read(kinds[n], value, f"{where}.{n}", defaults) for n, value in given.items()}
+    )
 
 
-def _read(kind: Any, value: object, where: str) -> Any:
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+
+
+def _read(kind: Any, value: object, where: str, defaults: bool) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         (kind,) = (a for a in args if a is not type(None))
-        return _read(kind, value, where)
+        return _read(kind, value, where, defaults)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is {value!r}, expected a list")
         items = cast("list[object]", value)
-        return tuple(_read(args[0], item, f"{where}[{n}]") for n, item in enumerate(items))
+        return tuple(
+            _read(args[0], item, f"{where}[{n}]", defaults) for n, item in enumerate(items)
+        )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}, expected an object")
         named = cast("Mapping[str, object]", value)
-        return {name: _read(args[1], item, f"{where}.{name}") for name, item in named.items()}
+        return {n: _read(args[1], item, f"{where}.{n}", defaults) for n, item in named.items()}
     if kind is Any:
         return value
     if origin is Literal:
@@ -79,7 +92,9 @@ def _read(kind: Any, value: object, where: str) -> Any:
             raise ValueError(f"{where} is {value!r}, expected one of {', '.join(map(str, args))}")
         return value
     if dataclasses.is_dataclass(kind):
-        return from_data(cast("type[Any]", kind), value, where)
+        if own := getattr(kind, "from_dict", None):
+            return own(value)
+        return from_data(cast("type[Any]", kind), value, where, defaults=defaults)
     # bool is an int to Python and not to us; JSON writes some floats without a point.
     allowed = (int, float) if kind is float else (kind,)
     if type(value) not in allowed:

@@ -12,19 +12,17 @@ from teco.benchmark.record.record import (
     Artifact,
     Ceiling,
     Conditions,
-    Kernel,
+    EndToEnd,
     Memory,
-    Pipeline,
     Playback,
     Record,
     Roofline,
     Row,
     Static,
     Unavailable,
-    Warn,
 )
 from teco.core import machine
-from teco.measurement.records import NoiseFloor, WarmUp
+from teco.measurement.records import Latency, NoiseFloor, TimingWarning, WarmUp
 from teco.measurement.statistics import ratio_within, samples_of
 
 MODELS = ("teco-x4-b3-c64-bp-lk", "<b>live</b>")
@@ -52,8 +50,8 @@ def quality(method: str, runtime: str, base: float, *, cold: bool) -> Quality:
     curve = ColdStart(
         psnr=tuple(base - 1 / (n + 1) for n in range(8)), settled_psnr=(base,) * 8,
         lpips=tuple(0.3 + 0.1 / (n + 1) for n in range(8)), settled_lpips=(0.3,) * 8,
-        starts=(12, 20), size="45x80", warm_up=4, tolerance=0.1,
-        sentence="warm up with 4 frames",
+        starts=(12, 20), size="45x80", pre_roll=4, tolerance=0.1,
+        sentence="run 4 frames first",
     )  # fmt: skip
     return Quality(
         method=method, measured_on=runtime, seen=FRAMES, first=2, frames=FRAMES - 4,
@@ -77,11 +75,11 @@ def record() -> Record:
                     key=f"{model} on {runtime}", artifact=artifact(model), runtime=runtime,
                     runtime_version="1", details="", device="cpu",
                     precision="bf16" if r else "fp32", exact=not r, size="24x28",
-                    kernel=Kernel(
+                    latency=Latency(
                         host=host, device=None, load_ms=120.0, first_ms=2 * base,
                         warm_up=WarmUp(steps=3, stable=True, ms=(base,) * 3),
                     ),
-                    pipeline=Pipeline(
+                    end_to_end=EndToEnd(
                         frames=FRAMES, seconds=FRAMES * base / 900, fps=900 / base, gaps=host,
                         step_ms=base, encoder="libx264", source="a clip",
                     ),
@@ -106,7 +104,7 @@ def record() -> Record:
                     ),
                 )
             )  # fmt: skip
-    fastest = min(rows, key=lambda row: row.kernel.host.summary.p50)
+    fastest = min(rows, key=lambda row: row.latency.host.summary.p50)
     return Record(
         command="teco bench --html report.html </script>",
         created="2026-11-26T03:00:00+00:00", complete=True, stopped="", seconds=60.0,
@@ -140,15 +138,15 @@ def record() -> Record:
         ),
         noise=(NoiseFloor(row=rows[0].key, ratio=1.001, low=0.99, high=1.01, share=0.01),),
         ratios=tuple(
-            ratio_within(row.key, fastest.key, row.kernel.host, fastest.kernel.host, 0.01)
+            ratio_within(row.key, fastest.key, row.latency.host, fastest.latency.host, 0.01)
             for row in rows if row is not fastest
         ),
-        warnings=(Warn(code="busy", row="", text="the machine was busy"),),
+        warnings=(TimingWarning(code="busy", row="", text="the machine was busy"),),
     )  # fmt: skip
 
 
 def gallery() -> tuple[Gallery, dict[str, str]]:
-    """Flat pictures, each method in a grey of its own, and which row shows which."""
+    """Flat frames, each method in a grey of its own, and which row shows which."""
     found = Gallery(frames=(3, 9))
     shows = {f"{m} on {r}": f"{m} on {r}" for m in MODELS for r in RUNTIMES}
     for n, method in enumerate(["truth", "bicubic", "bilinear", *shows]):

@@ -134,14 +134,15 @@ def test_the_property_keeps_the_detector_quiet() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(out, expected, strict=True))
 
 
-@pytest.mark.parametrize("warmup", [0, 4])
-def test_a_seek_is_a_new_scene_with_its_warm_up(warmup: int) -> None:
+@pytest.mark.parametrize("name", ["pre_roll", "warmup"])  # the older name
+@pytest.mark.parametrize("pre_roll", [0, 4])
+def test_a_seek_is_a_new_scene_with_its_pre_roll(pre_roll: int, name: str) -> None:
     frames = pictures(80)
-    out = teco_vs.upscale(clip_of(frames), **OPTIONS, warmup=warmup)
+    out = teco_vs.upscale(clip_of(frames), **OPTIONS, **{name: pre_roll})
     out.get_frame(0)
     found = picture_of(out.get_frame(60))
     with stream() as cold:
-        for n in range(60 - warmup, 60):
+        for n in range(60 - pre_roll, 60):
             cold.push(frames[n])
         assert np.array_equal(found, cold.push(frames[60]))
 
@@ -149,7 +150,7 @@ def test_a_seek_is_a_new_scene_with_its_warm_up(warmup: int) -> None:
 def test_a_seek_storm_from_many_threads_breaks_nothing() -> None:
     vs.core.num_threads = 4
     frames = pictures(60)
-    out = teco_vs.upscale(clip_of(frames), **OPTIONS, warmup=2)
+    out = teco_vs.upscale(clip_of(frames), **OPTIONS, pre_roll=2)
     rng = random.Random(0)
     asked = [rng.randrange(60) for _ in range(200)]
     waiting = [(n, out.get_frame_async(n)) for n in asked]
@@ -232,7 +233,7 @@ def test_bad_input_is_vapoursynths_error(tmp_path: Path) -> None:
     refused(other_size, "32x48", "64x64", model=STATIC)
     refused(good, "no model is called", model="nothing-like-it")
     refused(good, "no runtime is called", runtime="none")
-    refused(good, "warmup is -1", warmup=-1)
+    refused(good, "pre_roll is -1", pre_roll=-1)
     refused(good, "threads is 0", threads=0)
     ycgco = good.resize.Point(format=vs.YUV444P8, matrix_s="ycgco")
     refused(ycgco, "matrix 8", "resize")

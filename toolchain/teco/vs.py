@@ -59,9 +59,10 @@ def upscale(
     model: str = DEFAULT_MODEL,
     runtime: str = "auto",
     threads: int | None = None,
-    warmup: int = 0,
+    pre_roll: int = 0,
     scene_cuts: bool = True,
     serial: bool = False,
+    warmup: int = 0,
 ) -> Any:
     """Enlarge a clip four times.
 
@@ -75,18 +76,19 @@ def upscale(
         model: a shipped model's name, an ONNX file or an engine.
         runtime: as ``teco upscale --runtime``.
         threads: CPU threads of the network; None for all.
-        warmup: frames before the wanted one that are run and dropped after a jump.
+        pre_roll: frames before the wanted one that are run and dropped after a seek.
         scene_cuts: look for cuts in frames without that property.
         serial: frames are asked for in order, one at a time, and none before the last one can be
             had: mpv. Then nothing but the wanted frame is asked of ``clip``.
+        warmup: the older name of ``pre_roll``.
 
     Raises:
         vapoursynth.Error: the clip or the model cannot be used; what to do is in the text.
     """
     try:
         used = _Filter(
-            clip, model=model, runtime=runtime, threads=threads, warmup=warmup,
-            scene_cuts=scene_cuts, serial=serial,
+            clip, model=model, runtime=runtime, threads=threads,
+            pre_roll=pre_roll or warmup, scene_cuts=scene_cuts, serial=serial,
         )  # fmt: skip
         return used.output(clip.format)
     except (TecoError, ModelError) as error:
@@ -103,27 +105,27 @@ class _Filter:
         model: str,
         runtime: str,
         threads: int | None,
-        warmup: int,
+        pre_roll: int,
         scene_cuts: bool,
         serial: bool,
     ) -> None:
         _check_clip(clip)
         if threads is not None and threads < 1:
             raise TecoError(f"threads is {threads}, expected 1 or more", hint="leave it out")
-        if warmup < 0:
-            raise TecoError(f"warmup is {warmup}, expected 0 or more")
+        if pre_roll < 0:
+            raise TecoError(f"pre_roll is {pre_roll}, expected 0 or more")
         opened = open_model(model)
         check_size(clip.height, clip.width)
         check_frame_size(opened, clip.height, clip.width)
         form = _inside(clip.format)
         self._source = clip if clip.format.id == form.id else clip.resize.Point(format=form.id)
         self._codec = None if form.color_family == vs.RGB else _YuvCodec(form)
-        self._reach = 0 if serial else max(warmup, CATCH_UP, vs.core.num_threads + MARGIN)
+        self._reach = 0 if serial else max(pre_roll, CATCH_UP, vs.core.num_threads + MARGIN)
         lease = _SESSIONS.take(opened, model, runtime, threads)
         self._stream = Stream(
             lease.session,
             scene_cuts=scene_cuts,
-            pre_roll=0 if serial else warmup,
+            pre_roll=0 if serial else pre_roll,
             catch_up=self._reach,
             cache=2 * self._reach + 1,
         )
@@ -349,7 +351,7 @@ def _tagged(clip: Any) -> Callable[[int, Any], Any]:
     return tag
 
 
-def _vs_error(error: TecoError | ModelError | TecoError) -> Exception:
+def _vs_error(error: TecoError | ModelError) -> Exception:
     hint = getattr(error, "hint", "")
     text: Exception = vs.Error(f"teco: {error.message}" + (f" ({hint})" if hint else ""))
     return text

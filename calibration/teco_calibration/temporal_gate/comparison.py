@@ -69,7 +69,7 @@ class GateStepper(Protocol):
             The caller's to keep.
 
         Raises:
-            FloatingPointError: it came to values that are no numbers.
+            FloatingPointError: it gave NaN or infinite values.
         """
         ...
 
@@ -108,7 +108,7 @@ def compare(
 ) -> Verdict:
     """Run both over a sequence and judge the candidate.
 
-    What is wrong with the candidate (values that are no numbers, pictures of another size) is a
+    What is wrong with the candidate (NaN or infinite values, pictures of another size) is a
     verdict; what is wrong with the question is an error.
 
     Args:
@@ -257,7 +257,7 @@ def _picture(stepper: GateStepper, lr: Pixels) -> Pixels:
     try:
         found: Any = stepper.step(lr)
     except FloatingPointError as error:
-        raise _NotFinite("values that are no numbers") from error
+        raise _NotFinite("NaN or infinite values") from error
     if not isinstance(found, np.ndarray) or found.ndim != 3 or found.shape[2] != 3:
         raise _NotFinite(f"{getattr(found, 'shape', type(found).__name__)}, not (H, W, 3),")
     if found.dtype == np.uint8:
@@ -265,7 +265,7 @@ def _picture(stepper: GateStepper, lr: Pixels) -> Pixels:
     if found.dtype != np.float32:
         raise _NotFinite(f"{found.dtype}, not uint8 or float32,")
     if not np.isfinite(found).all():
-        raise _NotFinite("values that are no numbers")
+        raise _NotFinite("NaN or infinite values")
     return np.clip(np.rint(found * np.float32(255)), 0, 255).astype(np.uint8)
 
 

@@ -1,5 +1,8 @@
 """The generator: FNet estimates motion, SRNet reconstructs from the frame and the warped past.
 
+Architecture: FRVSR (Sajjadi et al. 2018) as TecoGAN (Chu et al. 2020) uses it; thunil/TecoGAN,
+lib/frvsr.py (fnet, generator_F), and skycrapers/TecoGAN-PyTorch, tecogan_nets.py (FNet, SRNet).
+
 Module names are those of the published PyTorch checkpoints, so that a state dict of this module
 *is* the published format. Pictures are RGB in [0, 1]; nothing is clamped inside the recurrence.
 

@@ -157,12 +157,12 @@ class RemovedBlock:
 
     Attributes:
         index: in the network it was taken from.
-        damage: of the network without it and those removed before it, in the measure's own unit
-            (dB of PSNR-Y lost, for ``teco prune``); None where nothing was measured.
+        sensitivity: loss of the network without it and those removed before it, in the measure's
+            unit (dB of PSNR-Y lost, for ``teco prune``); None where nothing was measured.
     """
 
     index: int
-    damage: float | None = None
+    sensitivity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class PruneReport:
             "before": _cost(self.before),
             "after": _cost(self.after),
             "size": f"{COST_SIZE[0]}x{COST_SIZE[1]}",
-            "blocks": [{"index": b.index, "damage": b.damage} for b in self.blocks],
+            "blocks": [{"index": b.index, "damage": b.sensitivity} for b in self.blocks],
             "criterion": self.criterion,
             "channels": [
                 {"group": g.name, "before": g.before, "after": g.after, "kept": g.kept}
@@ -238,14 +238,14 @@ class PruneReport:
         }
 
     def to_text(self) -> str:
-        """For people, several lines; block damage is taken to be in dB."""
+        """For people, several lines; block sensitivity is taken to be in dB."""
         lines = [f"{self.before.name} -> {self.after.name}"]
         if self.blocks:
             gone = ", ".join(
-                f"{b.index}" + ("" if b.damage is None else f" ({b.damage:+.3f} dB)")
+                f"{b.index}" + ("" if b.sensitivity is None else f" ({b.sensitivity:+.3f} dB)")
                 for b in self.blocks
             )
-            measured = any(b.damage is not None for b in self.blocks)
+            measured = any(b.sensitivity is not None for b in self.blocks)
             meaning = "; in brackets what is lost in all once it has gone too" if measured else ""
             lines.append(f"blocks removed, in this order: {gone}{meaning}")
         if self.channels:
@@ -373,8 +373,8 @@ def prune_blocks(
     Args:
         weights: the network.
         keep: indices of the blocks that stay, in any order.
-        removed: those that go, in the order and with the damage that :func:`rank_blocks` found,
-            for the report; without it they are reported from the last to the first.
+        removed: those that go, in the order and with the loss that :func:`rank_blocks` found, for
+            the report; without it they are reported from the last to the first.
 
     Raises:
         ModelError: nothing would be left, an index is no block's or comes twice, or ``removed``
@@ -405,7 +405,7 @@ def prune_blocks(
 def rank_blocks(
     weights: Weights,
     count: int,
-    damage: Callable[[Weights], float],
+    sensitivity: Callable[[Weights], float],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[tuple[int, ...], tuple[RemovedBlock, ...]]:
     """Find the ``count`` blocks to keep: the least harmful one goes, again and again.
@@ -416,15 +416,15 @@ def rank_blocks(
     Args:
         weights: the network.
         count: blocks to keep.
-        damage: what a candidate network has lost, higher is worse; called
+        sensitivity: what a candidate network has lost, higher is worse; called
             ``blocks + (blocks - 1) + ... + (count + 1)`` times.
         report: told how many measurements are done, of how many.
 
     Returns:
-        The blocks to keep, ascending, and those to remove, in this order with their damage.
+        The blocks to keep, ascending, and those to remove, in this order with their sensitivity.
 
     Raises:
-        ModelError: ``count`` is below 1 or more than there are, or a damage is not a number.
+        ModelError: ``count`` is below 1 or more than there are, or a sensitivity is NaN.
     """
     blocks = weights.variant.blocks
     _check_count("blocks", count, blocks)
@@ -433,9 +433,9 @@ def rank_blocks(
     while len(left) > count:
         measured: list[tuple[float, int]] = []
         for i in left:
-            loss = damage(prune_blocks(weights, [j for j in left if j != i]).weights)
+            loss = sensitivity(prune_blocks(weights, [j for j in left if j != i]).weights)
             if loss != loss:
-                raise ModelError(f"the damage without block {i} is not a number")
+                raise ModelError(f"the sensitivity without block {i} is NaN")
             # Of equals the last one goes, as in the plain order.
             measured.append((loss, -i))
             done += 1

@@ -115,13 +115,13 @@ def magnitude_masks(
         ModelError: the share is out of range, or rounds to none or all.
     """
     pattern = parse_pattern(weights) or tuple(range(weights.variant.blocks))
-    twins = {
+    tied = {
         f"srnet.resblocks.{i}.{part}": f"srnet.resblocks.{pattern.index(g)}.{part}"
         for i, g in enumerate(pattern)
         for part in ("conv.0.weight", "conv.2.weight")
     }
     every = maskable(weights.tensors.items())
-    convolutions = {key: value for key, value in every.items() if twins.get(key, key) == key}
+    convolutions = {key: value for key, value in every.items() if tied.get(key, key) == key}
     total = sum(value.numel() for value in convolutions.values())
     if score not in get_args(Score):
         raise ModelError(
@@ -146,7 +146,7 @@ def magnitude_masks(
     mask[torch.argsort(flat, stable=True)[:count]] = False
     sizes = [value.numel() for value in convolutions.values()]
     parts = dict(zip(convolutions, mask.split(sizes), strict=True))
-    return {key: parts[twins.get(key, key)].view(v.shape).clone() for key, v in every.items()}
+    return {key: parts[tied.get(key, key)].view(v.shape).clone() for key, v in every.items()}
 
 
 def _lamp(weight: Tensor) -> Tensor:

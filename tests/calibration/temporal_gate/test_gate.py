@@ -623,9 +623,9 @@ def raises(out):
 
 
 NO_PICTURES = [
-    (not_a_number, "values that are no numbers"),
-    (infinite, "values that are no numbers"),
-    (raises, "values that are no numbers"),
+    (not_a_number, "NaN or infinite values"),
+    (infinite, "NaN or infinite values"),
+    (raises, "NaN or infinite values"),
     (lambda out: out[:-4], "a picture of 80x60"),
     (lambda out: out[..., 0], r"\(64, 80\), not"),
     (lambda out: out[..., :1], r"\(64, 80, 1\), not"),
@@ -917,13 +917,15 @@ def test_a_verdict_cannot_be_flipped(full, clip):
 
 
 def test_sessions_are_driven_as_the_contract_says(clip, fake_session):
-    from teco.verification.temporal_gate import GateClip, gate_model
+    from teco.verification.temporal_gate import GateClip, run_temporal_gate
 
     candidate, reference = fake_session(), fake_session()
     done = []
-    verdict = gate_model(candidate, reference, GateClip(clip), bounds=FP16, report=done.append)
+    verdict = run_temporal_gate(
+        candidate, reference, GateClip(clip), bounds=FP16, progress=lambda *told: done.append(told)
+    )
     assert verdict.accepted
-    assert done[-1] == 30
+    assert done[-1] == (30, 30)
     tail = FP16.recovery_frames + STAYS
     starts = [n for n, state in enumerate(candidate.states) if state is None]
     assert starts == [0, 30 + tail, 30 + 2 * tail]
@@ -936,29 +938,30 @@ def test_sessions_are_driven_as_the_contract_says(clip, fake_session):
 
 
 def test_of_a_long_clip_only_what_comes_again_is_used(clip, fake_session):
-    from teco.verification.temporal_gate import GateClip, gate_model
+    from teco.verification.temporal_gate import GateClip, run_temporal_gate
 
     bounds = replace(NO_TRUTH, frames=60)
     session = fake_session()
-    verdict = gate_model(session, fake_session(), GateClip(clip), bounds=bounds)
+    verdict = run_temporal_gate(session, fake_session(), GateClip(clip), bounds=bounds)
     assert verdict.numbers.error_drift.matched
     given = [np.rint(lr[0].transpose(1, 2, 0) * 255).astype(np.uint8) for lr, _ in session.calls]
     assert all(np.array_equal(a, b) for a, b in zip(given, endless(clip[:15], 60), strict=False))
     truth = [big(lr) for lr in clip]
     bounds = replace(bounds, psnr_loss=0.1)
-    verdict = gate_model(session, fake_session(), GateClip(clip, truth), bounds=bounds)
+    verdict = run_temporal_gate(session, fake_session(), GateClip(clip, truth), bounds=bounds)
     assert verdict.numbers.psnr_y.reference == 100
-    longer = gate_model(session, fake_session(), GateClip(clip, truth), bounds=bounds, count=80)
+    scene = GateClip(clip, truth)
+    longer = run_temporal_gate(session, fake_session(), scene, bounds=bounds, count=80)
     assert longer.numbers.frames == 80
     bounds = Bounds(name="all of it", frames=60, psnr_loss=0.1)
     session = fake_session()
-    gate_model(session, fake_session(), GateClip(clip, truth), bounds=bounds)
+    run_temporal_gate(session, fake_session(), GateClip(clip, truth), bounds=bounds)
     assert len({lr.tobytes() for lr, _ in session.calls[:60]}) == 25
 
 
 def test_a_session_is_rounded_as_a_user_would_see_it(clip, fake_session):
     from teco.core.pixels import to_pixels, to_tensor
-    from teco.verification.temporal_gate import GateClip, gate_model
+    from teco.verification.temporal_gate import GateClip, run_temporal_gate
 
     class Half(fake_session):
         """Off by 0.4 steps, which rounding hides; with a NaN or too much once if told to."""
@@ -979,21 +982,21 @@ def test_a_session_is_rounded_as_a_user_would_see_it(clip, fake_session):
                 raise FloatingPointError
             return to_pixels(hr) + np.uint8(1), state
 
-    verdict = gate_model(Half(), fake_session(), GateClip(clip), bounds=FP32)
+    verdict = run_temporal_gate(Half(), fake_session(), GateClip(clip), bounds=FP32)
     assert verdict.numbers.psnr == (None,) * 30
     session = Pictures()
-    verdict = gate_model(session, fake_session(), GateClip(clip), bounds=FP32)
+    verdict = run_temporal_gate(session, fake_session(), GateClip(clip), bounds=FP32)
     assert set(verdict.numbers.max_steps) == {1}
     assert session.states[:30] == [None, *range(29)]
     assert session.states.count(None) == 3
     for kind in (Half, Pictures):
         session = kind()
         session.once = np.nan
-        verdict = gate_model(session, fake_session(), GateClip(clip), bounds=FP32)
-        assert verdict.reasons == ("the candidate gave values that are no numbers at frame 5",)
+        verdict = run_temporal_gate(session, fake_session(), GateClip(clip), bounds=FP32)
+        assert verdict.reasons == ("the candidate gave NaN or infinite values at frame 5",)
     session = fake_session(fail_at=8)
     with pytest.raises(RuntimeError, match="told to fail"):
-        gate_model(session, fake_session(), GateClip(clip), bounds=FP32)
+        run_temporal_gate(session, fake_session(), GateClip(clip), bounds=FP32)
 
 
 def test_read_clip_takes_the_first_scene(texture, make_pictures, tmp_path):
@@ -1012,7 +1015,7 @@ def test_read_clip_takes_the_first_scene(texture, make_pictures, tmp_path):
 
 
 def test_default_frames_move(fake_session):
-    from teco.verification.temporal_gate import GateClip, default_frames, gate_model
+    from teco.verification.temporal_gate import GateClip, default_frames, run_temporal_gate
     from teco_models.errors import ModelError
 
     frames = default_frames(20, 36, 12)
@@ -1020,7 +1023,7 @@ def test_default_frames_move(fake_session):
     assert all(f.shape == (20, 36, 3) and f.dtype == np.uint8 for f in frames)
     assert all((a != b).mean() > 0.5 for a, b in pairwise(frames))
     assert np.array_equal(frames[0][1:], frames[1][:-1])  # a row further, where it began
-    assert gate_model(fake_session(), fake_session(), GateClip(frames), bounds=FP16).accepted
+    assert run_temporal_gate(fake_session(), fake_session(), GateClip(frames), bounds=FP16).accepted
     with pytest.raises(ModelError):
         default_frames(7, 36, 12)
 
@@ -1029,13 +1032,13 @@ def test_a_real_model_on_two_runtimes(tiny_weights, tiny_onnx):
     """ONNX Runtime is PyTorch to rounding; the same with a worn state is not."""
     from teco.model.opening import open_model
     from teco.runtimes import SessionOptions, find
-    from teco.verification.temporal_gate import GateClip, default_frames, gate_model
+    from teco.verification.temporal_gate import GateClip, default_frames, run_temporal_gate
 
     options = SessionOptions(threads=1)
     reference = find("pytorch").open(open_model(str(tiny_weights)), options)
     session = find("onnxruntime").open(open_model(str(tiny_onnx)), options)
     clip = GateClip(default_frames(16, 24, 16))
-    verdict = gate_model(session, reference, clip, bounds=FP32)
+    verdict = run_temporal_gate(session, reference, clip, bounds=FP32)
     assert verdict.accepted, verdict.reasons
 
     class Stale:
@@ -1053,6 +1056,6 @@ def test_a_real_model_on_two_runtimes(tiny_weights, tiny_onnx):
         def close(self):
             pass
 
-    assert broken(gate_model(Stale(), reference, clip, bounds=FP32)) == ["reset_excess"]
+    assert broken(run_temporal_gate(Stale(), reference, clip, bounds=FP32)) == ["reset_excess"]
     session.close()
     reference.close()

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 
 from teco.benchmark.measure.candidates import choose
+from teco.benchmark.measure.process import WorkerError, WorkerProcess
 from teco.benchmark.measure.roofline import roofline, work_of
+from teco.benchmark.measure.worker_pool import WorkerPool
 from teco.benchmark.record import store
 from teco.core import machine
 from teco.core.errors import TecoError
 from teco.measurement import conditions, memory
-from teco.measurement.latency import BLOCK, measure_latency, warnings_for
-from teco.measurement.process import WorkerError, WorkerProcess
-from teco.measurement.samples import LatencySamples
+from teco.measurement.latency import StepTimer, measure_latency
+from teco.measurement.schedule import USUAL_BLOCK
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 
@@ -69,13 +70,18 @@ def test_candidates_are_interleaved_and_every_sample_is_kept(monkeypatch) -> Non
     log: list[str] = []
     slow, fast = Sleeper("slow", 0.004, log), Sleeper("fast", 0.001, log)
     found = measure_latency([(Named(), slow), (Named(), fast)], (8, 8), repetitions=7)  # type: ignore[list-item]
-    assert [len(c.samples) for c in found] == [7, 7]
+    samples = [one.latency.host.all for one in found.results]
+    assert [len(s) for s in samples] == [7, 7]
     # Not how much longer: another program may have run in between.
-    assert all(s >= 0.004 for s in found[0].samples)
-    assert all(s >= 0.001 for s in found[1].samples)
+    assert all(ms >= 4 for ms in samples[0])
+    assert all(ms >= 1 for ms in samples[1])
     # After one first step and the warm-up of each, rounds of one block of each, led in by a step.
     measured = log[-20:]
-    for start, size in ((0, BLOCK + 1), (2 * BLOCK + 2, BLOCK + 1), (4 * BLOCK + 4, 2)):
+    for start, size in (
+        (0, USUAL_BLOCK + 1),
+        (2 * USUAL_BLOCK + 2, USUAL_BLOCK + 1),
+        (4 * USUAL_BLOCK + 4, 2),
+    ):
         blocks = measured[start : start + size], measured[start + size : start + 2 * size]
         assert {tuple(b) for b in blocks} == {("slow",) * size, ("fast",) * size}
     assert slow.closed
@@ -94,16 +100,11 @@ def test_sessions_are_closed_when_a_step_fails() -> None:
     assert good.closed
 
 
-def candidate(samples: tuple[float, ...]) -> LatencySamples:
-    return LatencySamples("m", "r", "d", samples, 0.1, 0.2)
-
-
-def test_warnings() -> None:
-    calm, wild = candidate((1.0,) * 100), candidate((1.0,) * 80 + (2.0,) * 20)
-    assert warnings_for([calm], 0.0) == []
-    assert any("varies widely" in w for w in warnings_for([wild], 0.0))
-    assert any("busy" in w for w in warnings_for([calm], 1e3))
-    assert any("p99" in w for w in warnings_for([candidate((1.0,) * 10)], None))
+def test_other_commands_warn_as_the_bench_does(monkeypatch) -> None:
+    """The same codes, of the machine and of the candidates."""
+    monkeypatch.setattr("teco.measurement.conditions.load", lambda: 1e3)
+    run = measure_latency([(Named(), Sleeper("r", 0.001, []))], (8, 8), repetitions=3)  # type: ignore[list-item]
+    assert {w.code for w in run.warnings} >= {"busy", "few"}
 
 
 # --- processes of the candidates' own -------------------------------------------------------------
@@ -151,23 +152,21 @@ def test_a_worker_measures(worker: WorkerProcess, tiny_onnx: Path) -> None:
 
 def test_events_of_a_gpu_stand_beside_the_hosts_clock() -> None:
     """A session that tells the GPU's own time of its last step is asked after each."""
-    from teco.benchmark.measure.worker import Worker
 
     class OnGpu:
         last_step_ms = 0.5
 
-    one = Worker()
-    one._session = session = OnGpu()
+    session = OnGpu()
 
     def step(state: int | None) -> int:
         session.last_step_ms += 0.25
         return (state or 0) + 1
 
-    one._step = step
-    found = one.steps(count=3)
-    assert found["device"] == (0.75, 1.0, 1.25)
-    assert len(found["host"]) == 3
-    assert one._state == 3
+    timer = StepTimer(session, step)  # type: ignore[arg-type]
+    found = timer.steps(3)
+    assert found.device == (0.75, 1.0, 1.25)
+    assert len(found.host) == 3
+    assert timer._state == 3
 
 
 def test_a_worker_that_fails_says_why(worker: WorkerProcess) -> None:
@@ -183,25 +182,26 @@ def test_a_worker_that_fails_says_why(worker: WorkerProcess) -> None:
 def test_a_candidate_that_dies_takes_no_other_with_it(
     tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from teco.benchmark.measure import worker_pool
-    from teco.benchmark.run import Bench, BenchOptions
+    from teco.benchmark import batch
+    from teco.benchmark.options import BenchOptions
+    from teco.benchmark.run import Bench
 
-    lineup = choose([str(tiny_onnx), "live"], ["onnxruntime"], (16, 24), machine.inspect())
+    selection = choose([str(tiny_onnx), "live"], ["onnxruntime"], (16, 24), machine.inspect())
     bench = Bench(
-        lineup, BenchOptions(threads=1, repetitions=9, kernel_only=True), machine.inspect()
+        selection, BenchOptions(threads=1, repetitions=9, latency_only=True), machine.inspect()
     )
-    real = worker_pool.WorkerPool.interleave
+    real = batch.BatchRun._time_steps
 
-    def and_kill(self: worker_pool.WorkerPool, *args: Any, **fields: Any) -> int:
-        os.kill(self.runners[1].process.pid, signal.SIGKILL)
-        return real(self, *args, **fields)
+    def and_kill(self: batch.BatchRun, pool: WorkerPool, *rest: Any) -> None:
+        os.kill(pool.runners[1].process.pid, signal.SIGKILL)
+        real(self, pool, *rest)
 
-    monkeypatch.setattr(worker_pool.WorkerPool, "interleave", and_kill)
+    monkeypatch.setattr(batch.BatchRun, "_time_steps", and_kill)
     record = bench.run()
     first, second = record.rows
-    assert first.kernel is not None
-    assert first.kernel.host.summary.count == 9
-    assert second.kernel is None
+    assert first.latency is not None
+    assert first.latency.host.summary.count == 9
+    assert second.latency is None
     assert "signal 9" in second.notes[0]
     assert record.complete
 
@@ -210,9 +210,9 @@ def test_memory_is_left_to_groups() -> None:
     """What does not fit side by side runs one after the other."""
     from teco.benchmark.measure.worker_pool import batches
 
-    lineup = choose(["live"], ["onnxruntime", "openvino"], (45, 80), machine.inspect())
-    assert [len(g) for g in batches(lineup.contenders, 1 << 40)] == [2]
-    assert [len(g) for g in batches(lineup.contenders, 1)] == [1, 1]
+    selection = choose(["live"], ["onnxruntime", "openvino"], (45, 80), machine.inspect())
+    assert [len(g) for g in batches(selection.candidates, 1 << 40)] == [2]
+    assert [len(g) for g in batches(selection.candidates, 1)] == [1, 1]
     assert batches((), None) == []
 
 
@@ -223,17 +223,17 @@ def test_conditions() -> None:
     overhead, resolution = conditions.timer_overhead_ns(200)
     assert 0 < overhead < 1e5
     assert 0 < resolution < 1e6
-    before = conditions.ticks([])
+    before = conditions.processor_times([])
     began = perf_counter()
     while perf_counter() - began < 0.3:
         pass
-    share = conditions.busy_share(before, conditions.ticks([]))
+    share = conditions.busy_share(before, conditions.processor_times([]))
     assert share is not None
     assert 0 <= share <= 1
-    own = conditions.Ticks(100, 50, {1: 30, 2: 10})
-    assert conditions.busy_share(conditions.Ticks(0, 0, {}), own) == pytest.approx(0.1)
-    earlier = conditions.Ticks(0, 0, {1: 0, 2: 0, 3: 90})
-    ended = conditions.Ticks(100, 50, {1: 30, 2: 10, 3: 0})
+    own = conditions.ProcessorTimes(100, 50, {1: 30, 2: 10})
+    assert conditions.busy_share(conditions.ProcessorTimes(0, 0, {}), own) == pytest.approx(0.1)
+    earlier = conditions.ProcessorTimes(0, 0, {1: 0, 2: 0, 3: 90})
+    ended = conditions.ProcessorTimes(100, 50, {1: 30, 2: 10, 3: 0})
     assert conditions.busy_share(earlier, ended) == pytest.approx(0.1)
 
 
@@ -275,16 +275,16 @@ def test_a_matrix_product_as_onnx_multiplies() -> None:
 
 
 def test_the_family_shares_speed_by_graph_only() -> None:
-    lineup = choose(
+    selection = choose(
         ["teco-x4-b1-c64-bp-lk", "teco-x4-b1-c64-bp-lk-gan", "live"], ["onnxruntime", "pytorch"],
         (45, 80), machine.inspect(), share=True,
     )  # fmt: skip
-    shared = {one.key: one.same_as for one in lineup.contenders if one.same_as}
+    shared = {one.key: one.same_as for one in selection.candidates if one.same_as}
     assert shared == {
         f"teco-x4-b1-c64-bp-lk-gan on {r}": f"teco-x4-b1-c64-bp-lk on {r}"
         for r in ("onnxruntime", "pytorch")
     }
-    kinds = {one.runtime.name: one.artifact.kind for one in lineup.contenders}
+    kinds = {one.runtime.name: one.artifact.kind for one in selection.candidates}
     assert kinds == {"onnxruntime": "onnx", "pytorch": "weights"}
 
 
@@ -293,13 +293,13 @@ def test_the_same_model_twice_has_two_keys(tiny_onnx: Path, tmp_path: Path) -> N
     for suffix in (".onnx", ".json"):
         shutil.copy(tiny_onnx.with_suffix(suffix), tmp_path / "other")
     specs = [str(tiny_onnx), str(tmp_path / "other" / "tiny.onnx"), str(tiny_onnx)]
-    lineup = choose(specs, ["onnxruntime"], (16, 24), machine.inspect())
-    assert len({one.key for one in lineup.contenders}) == 3
+    selection = choose(specs, ["onnxruntime"], (16, 24), machine.inspect())
+    assert len({one.key for one in selection.candidates}) == 3
     # The charts and the pictures of a report are known by the model's name.
-    assert len({one.model.name for one in lineup.contenders}) == 3
-    assert len({one.artifact.name for one in lineup.contenders}) == 3
+    assert len({one.model.name for one in selection.candidates}) == 3
+    assert len({one.artifact.name for one in selection.candidates}) == 3
     twice = choose([str(tiny_onnx)], ["onnxruntime", "onnxruntime"], (16, 24), machine.inspect())
-    assert len(twice.contenders) == 1
+    assert len(twice.candidates) == 1
 
 
 def test_the_same_model_twice_is_two_rows_with_figures_of_their_own(
@@ -329,7 +329,7 @@ def test_engines_for_another_gpu_are_told_and_not_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "of_engine", lambda model: engine)
     monkeypatch.setattr(module, "_why_not_here", lambda engine, model: "built for SM 89")
     found = choose(["live.plan"], ["all"], (45, 80), machine.inspect())
-    assert found.contenders == ()
+    assert found.candidates == ()
     assert found.static == (static_of(model, (45, 80), "built for SM 89"),)
     assert found.static[0].macs == model.variant.cost(45, 80).executed_macs["total"]
 
@@ -350,12 +350,12 @@ def test_bench_command(teco, tiny_onnx: Path, tmp_path: Path, make_clip) -> None
     assert record.complete
     (row,) = record.rows
     assert row.size == "24x28"
-    assert row.kernel is not None
-    assert row.kernel.host.summary.count == 5
-    for part in (row.pipeline, row.playback, row.memory, row.roofline, row.quality):
+    assert row.latency is not None
+    assert row.latency.host.summary.count == 5
+    for part in (row.end_to_end, row.playback, row.memory, row.roofline, row.quality):
         assert part is not None, row.notes
-    assert row.pipeline is not None
-    assert row.pipeline.frames == 3
+    assert row.end_to_end is not None
+    assert row.end_to_end.frames == 3
     assert row.playback is not None
     assert row.playback.shown + row.playback.late + row.playback.dropped == row.playback.frames
     assert row.memory is not None
@@ -371,7 +371,7 @@ def test_bench_command(teco, tiny_onnx: Path, tmp_path: Path, make_clip) -> None
 
 def test_bench_names_what_it_did_not_run(teco, tiny_onnx: Path) -> None:
     done = teco(
-        "bench", tiny_onnx, "--size", "16x24", "--repetitions", 1, "--threads", 1, "--kernel-only"
+        "bench", tiny_onnx, "--size", "16x24", "--repetitions", 1, "--threads", 1, "--latency-only"
     )
     assert done.code == 0, done.stderr
     assert "not run: tiny on pytorch: pytorch runs weights" in done.stderr
@@ -386,7 +386,7 @@ def test_a_reader_that_has_left_costs_no_record(
 
     monkeypatch.setattr("teco.cli.measure.bench.click.echo", gone)
     teco(
-        "bench", tiny_onnx, "--size", "16x24", "--repetitions", 1, "--threads", 1, "--kernel-only",
+        "bench", tiny_onnx, "--size", "16x24", "--repetitions", 1, "--threads", 1, "--latency-only",
         "--runtime", "onnxruntime", "--json", tmp_path / "r.json",
     )  # fmt: skip
     assert store.read(tmp_path / "r.json").complete
@@ -394,7 +394,7 @@ def test_a_reader_that_has_left_costs_no_record(
 
 def test_conditions_fail_the_command_with_the_row(teco, tiny_onnx: Path) -> None:
     arguments = ("bench", tiny_onnx, "--size", "16x24", "--repetitions", 1, "--threads", 1,
-                 "--kernel-only", "--runtime", "onnxruntime")  # fmt: skip
+                 "--latency-only", "--runtime", "onnxruntime")  # fmt: skip
     done = teco(*arguments, "--fail-if", "p99_ms<60000", "--fail-if", "fps>1e9")
     assert done.code == 1
     assert "tiny on onnxruntime: p99_ms is" in done.stderr
@@ -402,7 +402,7 @@ def test_conditions_fail_the_command_with_the_row(teco, tiny_onnx: Path) -> None
     assert "fps" not in done.stderr.splitlines()[-1]
     teco(*arguments, "--fail-if", "p99>1").refuses(2, "the nearest is p99_ms")
     teco(*arguments, "--fail-if", "psnr<1").refuses(2, "needs a clip")
-    teco(*arguments, "--fail-if", "dropped>1").refuses(2, "--kernel-only")
+    teco(*arguments, "--fail-if", "dropped>1").refuses(2, "--latency-only")
 
 
 def test_what_cannot_be_done_is_said_before_measuring(
@@ -434,7 +434,7 @@ def test_clips_of_another_size_than_a_static_file(
     path = export_onnx(load_weights(tiny_weights), tmp_path, options)
     clip = make_clip(tmp_path / "truth.mp4", width=112, height=96, frames=7)
     arguments = ("bench", path, "--runtime", "onnxruntime", "--repetitions", 1, "--threads", 1,
-                 "--clip", clip, "--metrics", "psnr", "--kernel-only")  # fmt: skip
+                 "--clip", clip, "--metrics", "psnr", "--latency-only")  # fmt: skip
     teco(*arguments).refuses(2, "was exported for 16x24", "--fit resizes the clip")
     done = teco(*arguments, "--fit", "--json", tmp_path / "r.json")
     assert done.code == 0, done.stderr
@@ -454,7 +454,7 @@ def test_the_gate_takes_a_clip_as_quality_does(
     truth = make_clip(tmp_path / "truth.mp4", width=96, height=64, frames=4)
     done = teco(
         "bench", tiny_weights, "--runtime", "pytorch", "--repetitions", 1, "--threads", 1,
-        "--kernel-only", "--gate", "--metrics", "psnr", "--clip", low, "--truth", truth,
+        "--latency-only", "--gate", "--metrics", "psnr", "--clip", low, "--truth", truth,
         "--json", tmp_path / "r.json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
@@ -478,14 +478,14 @@ def test_what_fails_after_the_steps_keeps_them(
     clip = make_clip(tmp_path / "truth.mp4", width=112, height=96, frames=7)
     done = teco(
         "bench", tiny_onnx, "--runtime", "onnxruntime", "--repetitions", 1, "--threads", 1,
-        "--kernel-only", "--clip", clip, "--metrics", "psnr", "--json", tmp_path / "r.json",
+        "--latency-only", "--clip", clip, "--metrics", "psnr", "--json", tmp_path / "r.json",
     )  # fmt: skip
     assert done.code == 1
     assert "it failed at: quality of bicubic and bilinear: truth.mp4 breaks off" in done.stderr
     assert "tiny" in done.stdout.decode(), "the table"
     record = store.read(tmp_path / "r.json")
     assert not record.complete
-    assert record.rows[0].kernel is not None
+    assert record.rows[0].latency is not None
 
 
 def test_an_interrupted_bench_keeps_what_it_measured(
@@ -513,8 +513,8 @@ def test_an_interrupted_bench_keeps_what_it_measured(
     record = store.read(path)
     assert not record.complete
     (row,) = record.rows
-    assert row.kernel is not None
-    assert 0 < row.kernel.host.summary.count < 9000
+    assert row.latency is not None
+    assert 0 < row.latency.host.summary.count < 9000
     assert "live" in out
     assert list(tmp_path.iterdir()) == [path]
     for line in err.splitlines():

@@ -132,6 +132,7 @@ def test_figures_are_the_official_ones(measured, model, clip) -> None:
         assert one.means[metric] == pytest.approx(fmean(values))
 
 
+@pytest.mark.fetched
 def test_perceptual_figures_are_the_official_ones(model, clip) -> None:
     if reason := Lpips.why_unavailable():
         pytest.skip(reason)
@@ -198,8 +199,8 @@ def test_pictures_for_the_report(measured, model, clip) -> None:
     assert [m.shows for m in found[:2]] == ["tiny in float32"] * 2
     assert found[3].shows == "tiny on bent"
     for n, frame in enumerate(gallery.frames):
-        assert np.array_equal(gallery.pictures["truth"][n], truth[frame])
-        assert np.array_equal(gallery.pictures["tiny on bent"][n], outputs[frame])
+        assert np.array_equal(gallery.pixels["truth"][n], truth[frame])
+        assert np.array_equal(gallery.pixels["tiny on bent"][n], outputs[frame])
 
 
 def test_without_a_reference_each_is_measured_itself(tiny_onnx, clip) -> None:

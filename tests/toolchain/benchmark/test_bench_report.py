@@ -10,6 +10,8 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import bench_record
 import cv2
@@ -33,9 +35,9 @@ from teco.benchmark.report.columns import (
 )
 from teco.benchmark.report.html import libraries
 from teco.benchmark.report.html import page as html_page
-from teco.benchmark.report.html.pictures import encode
+from teco.benchmark.report.html.frames import encode
 from teco.benchmark.report.markdown import markdown
-from teco.benchmark.report.terminal import Lines, LiveTable, record_tables, watching
+from teco.benchmark.report.terminal import Lines, LiveTable, bench_progress, record_tables
 from teco.core.errors import TecoError
 from teco.core.files import as_json
 from teco.core.names import common_prefix
@@ -58,11 +60,11 @@ def test_columns_read_the_record(record) -> None:
     first = lines[0]
     row = record.rows[0]
     expected = {
-        "p50": row.kernel.host.summary.p50, "p90": row.kernel.host.summary.p90,
-        "p99": row.kernel.host.summary.p99, "jitter": row.kernel.host.summary.jitter,
-        "fps": row.kernel.host.summary.fps, "pipeline": row.pipeline.fps, "in_time": 100.0,
+        "p50": row.latency.host.summary.p50, "p90": row.latency.host.summary.p90,
+        "p99": row.latency.host.summary.p99, "jitter": row.latency.host.summary.jitter,
+        "fps": row.latency.host.summary.fps, "end_to_end": row.end_to_end.fps, "in_time": 100.0,
         "share": 100 * row.roofline.share, "peak": 300.0, "psnr": row.quality.means["psnr"],
-        "float32": math.inf, "drift": 0.01, "warm_up": 4.0, "load": 120.0, "device": None,
+        "float32": math.inf, "drift": 0.01, "pre_roll": 4.0, "load": 120.0, "device": None,
         "flicker": None,
     }  # fmt: skip
     for key, value in expected.items():
@@ -84,7 +86,7 @@ def test_numbers_and_the_best(record) -> None:
     assert p50.best(lines) == {min((e for e in lines if e.row), key=p50.value).key}
     psnr = column("psnr")
     assert psnr.best(lines) == {max(lines, key=psnr.value).key}
-    assert column("warm_up").best(lines) == set(), "no better and no worse"
+    assert column("pre_roll").best(lines) == set(), "no better and no worse"
     assert column("peak").best(lines) == set(), "all the same"
 
 
@@ -94,12 +96,12 @@ def test_pareto_front(pairs: list[tuple[int, int]]) -> None:
     row = ROW
 
     def entry(n: int, ms: int, db: int) -> TableRow:
-        summary = replace(row.kernel.host.summary, p50=float(ms))
-        host = replace(row.kernel.host, summary=summary)
+        summary = replace(row.latency.host.summary, p50=float(ms))
+        host = replace(row.latency.host, summary=summary)
         quality = replace(row.quality, means={"psnr": float(db)})
-        kernel = replace(row.kernel, host=host)
+        latency = replace(row.latency, host=host)
         return TableRow(
-            key=str(n), model="", runtime="", row=replace(row, kernel=kernel), quality=quality
+            key=str(n), model="", runtime="", row=replace(row, latency=latency), quality=quality
         )
 
     lines = [entry(n, *pair) for n, pair in enumerate(pairs)]
@@ -126,7 +128,7 @@ def test_the_table_fits_and_says_the_record(record) -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
     for e in entries(record):
-        for key in ("p50", "p99", "pipeline", "peak", "psnr", "lpips", "float32", "load"):
+        for key in ("p50", "p99", "end_to_end", "peak", "psnr", "lpips", "float32", "load"):
             assert column(key).text(e) in text
     assert "built for sm_89" in text
 
@@ -149,11 +151,11 @@ def test_markdown_says_the_record(record) -> None:
 def test_speed_that_was_measured_once_is_said_to_be(record) -> None:
     """A row that shows the speed of another one with the same graph says so."""
     slow, *others = record.rows
-    twin = replace(
+    duplicate = replace(
         slow, key="twin on onnxruntime", artifact=replace(slow.artifact, name="twin"),
         measured_as=slow.key,
     )  # fmt: skip
-    shared = replace(record, rows=(slow, twin, *others))
+    shared = replace(record, rows=(slow, duplicate, *others))
     sentence = f"measured once: twin as {slow.artifact.name}."
     assert sentence in markdown(shared)
     assert sentence in " ".join(record_tables(shared).split())
@@ -179,6 +181,13 @@ def test_records_without_quality_or_rows(record) -> None:
 # --- while it runs -----------------------------------------------------------------------------
 
 
+def shown(key: str, model: str, runtime: str) -> Any:
+    """What a table needs of a candidate."""
+    return SimpleNamespace(
+        key=key, model=SimpleNamespace(name=model), runtime=SimpleNamespace(name=runtime)
+    )
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -189,13 +198,13 @@ def test_the_live_table_fills_in(record, monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     stream = Terminal()
-    keys = [(row.key, row.artifact.name, row.runtime) for row in record.rows]
-    with watching(keys, stream) as watch:
-        assert isinstance(watch, LiveTable)
-        watch.phase("timing steps")
-        watch.progress("timing steps", 3, 10)
+    keys = [shown(row.key, row.artifact.name, row.runtime) for row in record.rows]
+    with bench_progress(keys, stream) as progress:
+        assert isinstance(progress, LiveTable)
+        progress.phase("timing steps")
+        progress.advance("timing steps", 3, 10)
         before = stream.tell()
-        watch.row(replace(record.rows[0], quality=None))
+        progress.row(replace(record.rows[0], quality=None))
     drawn = stream.getvalue()
     p50 = column("p50").text(entries(record)[0])
     assert p50 not in drawn[:before]
@@ -209,8 +218,8 @@ def test_no_thread_draws_while_steps_are_timed(monkeypatch) -> None:
 
     monkeypatch.setenv("TERM", "xterm")
     before = threading.active_count()
-    with watching([("m on r", "m", "r")], Terminal()) as watch:
-        watch.phase("timing steps")
+    with bench_progress([shown("m on r", "m", "r")], Terminal()) as progress:
+        progress.phase("timing steps")
         assert threading.active_count() == before
 
 
@@ -218,25 +227,25 @@ def test_lines_where_there_is_no_terminal(monkeypatch) -> None:
     clock = iter([0.0, 0.0, 1.0, 12.0, 13.0])
     monkeypatch.setattr("teco.benchmark.report.terminal.time.monotonic", lambda: next(clock))
     stream = io.StringIO()
-    with watching([], stream) as watch:
-        assert isinstance(watch, Lines)
-        watch.phase("timing steps")
-        watch.progress("timing steps", 1, 40)
-        watch.progress("timing steps", 12, 40)
-        watch.progress("timing steps", 13, 40)
+    with bench_progress([], stream) as progress:
+        assert isinstance(progress, Lines)
+        progress.phase("timing steps")
+        progress.advance("timing steps", 1, 40)
+        progress.advance("timing steps", 12, 40)
+        progress.advance("timing steps", 13, 40)
     assert stream.getvalue() == "timing steps\ntiming steps: 12 of 40, 28 s left\n"
 
 
 def test_many_rows_scroll_with_the_one_that_is_filled(record) -> None:
-    live = LiveTable([(f"m{n} on r", f"m{n}", "r") for n in range(40)], Terminal())
+    live = LiveTable([shown(f"m{n} on r", f"m{n}", "r") for n in range(40)], Terminal())
     rows = [
         TableRow(key=f"m{n} on r", model="", runtime="", row=None, quality=None) for n in range(40)
     ]
     for latest in (0, 20, 39):
         live._latest = f"m{latest} on r"
-        shown = live._shown(rows, 10)
-        assert len(shown) == 10
-        assert rows[latest] in shown
+        lines = live._shown(rows, 10)
+        assert len(lines) == 10
+        assert rows[latest] in lines
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -297,7 +306,7 @@ def test_the_page_holds_the_record_and_its_figures(record, text) -> None:
             assert shown == c.text(e)
             expected = c.value(e)
             assert (float(value) if value else None) == expected
-    assert "Pictures" in page.headings
+    assert "Frames side by side" in page.headings
 
 
 def test_the_page_tells_late_frames_and_verdicts(record) -> None:
@@ -373,7 +382,7 @@ def test_pictures_are_lossless_and_within_a_budget() -> None:
         name: [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(3)]
         for name in ("truth", "bicubic", "model")
     }
-    gallery.pictures = {**originals, "unfinished": [originals["truth"][0]]}
+    gallery.pixels = {**originals, "unfinished": [originals["truth"][0]]}
     whole = encode(gallery)
     assert whole is not None
     assert whole.frames == (1, 4, 8)
@@ -457,11 +466,13 @@ def test_the_libraries_are_looked_for_before_the_measuring(teco, tmp_path, monke
     monkeypatch.setenv("npm_config_registry", (tmp_path / "offline").as_uri())
     teco(*bench).refuses(
         3, "d3 7.9.2 is needed and could not be fetched",
-        "python -m teco.core.npm_package fetch d3", "TECO_REPORT_JS", after=("d3 7.9.2 is fetched once, 0.2 MB",),
+        "teco fetch report --from", "TECO_REPORT_JS",
+        after=("d3 7.9.2 is fetched once, 0.2 MB",),
     )  # fmt: skip
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.fetched
 def test_the_real_libraries_can_stand_in_a_page() -> None:
     d3, plot = real_libraries().scripts
     assert "https://d3js.org" in d3[:40]

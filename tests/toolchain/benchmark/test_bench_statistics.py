@@ -14,8 +14,8 @@ from teco.measurement import statistics
 from teco.measurement.records import WarmUp
 from teco.measurement.schedule import (
     Block,
-    Candidate,
     RoundPlan,
+    TimedCandidate,
     interleave,
     plan_repetitions,
     warm_up,
@@ -78,10 +78,10 @@ def test_verdicts_on_made_samples(shared: float, own: float) -> None:
     wrong = found = 0
     for _ in range(20):
         rounds = np.exp(shared * np.abs(rng.standard_normal(20)))
-        a, b, twin, slow = (
+        a, b, duplicate, slow = (
             samples_of([x.host for x in made(rng, m, rounds, own)]) for m in (1, 1, 1, 1.1)
         )
-        noise = noise_floor("a", a, twin)
+        noise = noise_floor("a", a, duplicate)
         assert noise.low <= noise.ratio <= noise.high
         assert noise.share >= 0
         wrong += ratio_within("a", "b", a, b, noise.share).verdict in ("faster", "slower")
@@ -142,13 +142,14 @@ def test_verdicts_on_steps_that_are_run() -> None:
     """
     wrong = found = 0
     for seed in range(20):
-        lanes = [
-            Candidate(name, Busy(ms)) for name, ms in (("a", 2), ("b", 2), ("c", 2), ("d", 2.2))
+        candidates = [
+            TimedCandidate(name, Busy(ms))
+            for name, ms in (("a", 2), ("b", 2), ("c", 2), ("d", 2.2))
         ]
-        for lane in lanes:
-            lane.warm_up = warm_up(lane.stepper)
-        interleave(lanes, plan_repetitions(4, 36), seed=seed)
-        a, b, c, d = (samples_of([x.host for x in lane.blocks]) for lane in lanes)
+        for timed in candidates:
+            timed.warm()
+        interleave(candidates, plan_repetitions(4, 36), seed=seed)
+        a, b, c, d = (timed.measured().host for timed in candidates)
         noise = noise_floor("a", a, c).share
         wrong += ratio_within("b", "a", b, a, noise).verdict in ("faster", "slower")
         found += ratio_within("d", "a", d, a, noise).verdict == "slower"
@@ -173,10 +174,10 @@ class Noted:
 
 def test_rounds_are_whole_and_their_order_changes() -> None:
     log: list[str] = []
-    lanes = [Candidate(n, Noted(n, log)) for n in "abc"]
-    told: list[tuple[int, int]] = []
-    interleave(lanes, plan_repetitions(3, 8), report=lambda d, t: told.append((d, t)))
-    assert [len(b.host) for b in lanes[0].blocks] == [3, 3, 2]
+    candidates = [TimedCandidate(n, Noted(n, log)) for n in "abc"]
+    told: list[tuple[int, int | None]] = []
+    interleave(candidates, plan_repetitions(3, 8), progress=lambda d, t: told.append((d, t)))
+    assert [len(b.host) for b in candidates[0].blocks] == [3, 3, 2]
     rounds = ["".join(log[:9]), "".join(log[9:18]), "".join(log[18:])]
     orders = set()
     for text, size in zip(rounds, (3, 3, 2), strict=True):
@@ -188,20 +189,20 @@ def test_rounds_are_whole_and_their_order_changes() -> None:
 
 
 def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rest before each block, and one step that does not count where steps are short."""
+    """A rest before each block, and one untimed step where steps are short."""
     from teco.measurement import schedule
 
     log: list[str] = []
     monkeypatch.setattr(schedule, "sleep", lambda s: log.append(f"rest {s}"))
     # Each first step after another's block is slow, as with a cache that the other filled.
     short, long = Noted("a", log, [40.0]), Noted("b", log, [900.0])
-    lanes = [Candidate("a", short), Candidate("b", long)]
-    for lane, ms in zip(lanes, (40.0, 900.0), strict=True):
-        lane.warm_up = WarmUp(steps=1, stable=True, ms=(ms,))
+    candidates = [TimedCandidate("a", short), TimedCandidate("b", long)]
+    for timed, ms in zip(candidates, (40.0, 900.0), strict=True):
+        timed.warm_up = WarmUp(steps=1, stable=True, ms=(ms,))
     short.times = [80.0, 40.0, 41.0, 70.0, 42.0, 43.0, 40.0]
-    interleave(lanes, RoundPlan(((2, 2), (1, 1))))
-    assert [b.host for b in lanes[0].blocks] == [(40.0, 41.0), (42.0, 43.0)]
-    assert [b.host for b in lanes[1].blocks] == [(900.0,), (900.0,)]
+    interleave(candidates, RoundPlan(((2, 2), (1, 1))))
+    assert [b.host for b in candidates[0].blocks] == [(40.0, 41.0), (42.0, 43.0)]
+    assert [b.host for b in candidates[1].blocks] == [(900.0,), (900.0,)]
     rest = f"rest {schedule.REST_S}"
     text = " ".join(log)
     assert text.count(f"{rest} a a a") == 2
@@ -245,12 +246,10 @@ def test_a_budget_makes_rounds() -> None:
 
 
 def test_a_clock_of_the_wall_is_what_candidates_are_timed_by() -> None:
-    """The worker's own loop: a sleep counts."""
-    from teco.benchmark.measure.worker import Worker
+    """A sleep counts."""
+    from teco.measurement.latency import StepTimer
 
-    worker = Worker()
-    worker._step = lambda state: sleep(0.002)
-    found = worker.steps(count=3)
-    assert len(found["host"]) == 3
-    assert all(2.0 <= ms < 500 for ms in found["host"])
-    assert found["device"] == ()
+    found = StepTimer(object(), lambda state: sleep(0.002)).steps(3)  # type: ignore[arg-type]
+    assert len(found.host) == 3
+    assert all(2.0 <= ms < 500 for ms in found.host)
+    assert found.device == ()

@@ -798,7 +798,7 @@ def test_an_output_below_a_file(tmp_path, clip, tiny_onnx, tiny_weights, teco, u
     (tmp_path / "file").write_text("in the way\n")
     with untouched(tmp_path):
         for name in ("out.mp4", "out.y4m", "out"):
-            upscale(clip, tmp_path / "file" / name).refuses(2, "does not exist")
+            upscale(clip, tmp_path / "file" / name).refuses(2, "is a file")
         done = teco("export", "--weights", tiny_weights, "-o", tmp_path / "file")
         done.refuses(2, "is a file, expected a folder")
         record = ("--clip", clip, *RUNTIME, "--metrics", "psnr", "--json", tmp_path / "file/r.json")

@@ -17,7 +17,7 @@ from teco.core.npm_package import PACKAGES, Package
 FILES = {"dist/a.js": b"a = 1;", "dist/b.wasm": b"\0asm"}
 DATA = javascript.tarball({**FILES, "dist/unwanted.js": b"x", "../../outside": b"x"})
 PACKAGE = javascript.published(
-    Package("@some/thing", "1.2.3", 0, "", tuple(FILES), "TECO_SOME_THING"), DATA
+    Package("@some/thing", "1.2.3", 0, "", tuple(FILES), "TECO_SOME_THING", "some"), DATA
 )
 
 
@@ -48,15 +48,15 @@ def everything_in(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_registry_is_asked_once(registry, cache, tmp_path) -> None:
-    said: list[str] = []
-    found = npm_package.find(PACKAGE, say=said.append)
-    assert said == [f"@some/thing 1.2.3 is fetched once, 0.0 MB: {PACKAGE.url}"]
+def test_the_registry_is_asked_once(registry, cache, tmp_path, caplog) -> None:
+    caplog.set_level("INFO", logger="teco")
+    found = npm_package.find(PACKAGE)
+    assert PACKAGE.url in caplog.text
     assert contents(found) == FILES
     assert found.version == "1.2.3"
     registry.unlink()
-    assert npm_package.find(PACKAGE, say=said.append) == found
-    assert len(said) == 1
+    assert npm_package.find(PACKAGE) == found
+    assert len(caplog.records) == 1
     # Nothing but what is wanted was written, and nothing half done is left.
     assert everything_in(cache) == {f"@some-thing-1.2.3/{name}" for name in FILES}
     assert not (tmp_path / "outside").exists()
@@ -111,7 +111,7 @@ def test_no_network(cache, monkeypatch, error) -> None:
         npm_package.find(PACKAGE)
     assert caught.value.exit_code == 3
     assert str(error) in caught.value.message
-    assert "python -m teco.core.npm_package fetch @some/thing" in caught.value.hint
+    assert "teco fetch some --from FILE" in caught.value.hint
     assert "TECO_SOME_THING" in caught.value.hint
     assert "thing-1.2.3.tgz" in caught.value.hint
     assert not cache.exists()
@@ -169,22 +169,6 @@ def test_npms_own_registry_unless_npm_has_another(monkeypatch) -> None:
     assert PACKAGE.url == "https://registry.npmjs.org/@some/thing/-/thing-1.2.3.tgz"
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://mirror.example/npm/")
     assert PACKAGE.url == "https://mirror.example/npm/@some/thing/-/thing-1.2.3.tgz"
-
-
-def test_the_command(registry, cache, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(PACKAGES, PACKAGE.name, PACKAGE)
-    for told in (f"@some/thing 1.2.3, 0.0 MB: {PACKAGE.url}\n", ""):
-        assert npm_package.main(["fetch", PACKAGE.name]) == 0
-        assert capsys.readouterr() == (f"{cache / '@some-thing-1.2.3'}\n", told)
-    assert npm_package.main(["fetch"]) == 3, "the others are not on this registry"
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "error: onnxruntime-web" in err
-    assert "hint: " in err
-    with pytest.raises(SystemExit) as end:
-        npm_package.main(["fetch", "jquery"])
-    assert end.value.code == 2
-    assert "jquery is not one of onnxruntime-web, d3, @observablehq/plot" in capsys.readouterr().err
 
 
 def test_the_packages_have_a_hash_each() -> None:

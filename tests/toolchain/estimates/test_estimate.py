@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from paths import SCRIPTS
 
 from teco.core.errors import USAGE, TecoError
 from teco.estimates import records
-from teco.estimates.measure import Grown, measure
 from teco.estimates.memory import PICTURES, MemoryEstimate, memory, parse_size
-from teco.estimates.records import MemoryRecord
+from teco.estimates.records import Grown, MemoryRecord
 from teco.estimates.runtimes import Fit, compare, fit, memory_of
-from teco.estimates.tensors import PORTS, Op, deployed, peak
+from teco.estimates.tensors import FILE, FORMS, PORTS, Op, deployed, key_of, peak
 from teco_models.variant import Variant
 
 TINY = Variant(blocks=1, channels=8, flow_channels=0, tail="shuffle")
@@ -62,7 +63,7 @@ def test_a_network_by_hand():
     # phases_out (48) and the features, dead by then; the residual (48) beside them and its border.
     edged = 3 * 19 * 27
     assert found.activations == 4 * (48 * n + 48 * n + edged)
-    assert found.peak_at == "residual"
+    assert found.peak_at == "residual_by_colour"
     assert found.ports == 4 * n * (3 + 3 + 2 * 48 + 2 * 8 + 48)
     params = TINY.cost(16, 24).params["total"]
     assert found.weights == 4 * (params + 9 * 16 * 16)
@@ -145,7 +146,7 @@ KINDS = (
 def test_the_list_is_the_exported_graph(name, precision, target):
     """The peak is that of the graph to the byte, its stored values within one percent."""
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import trace
+    from teco.export.trace import trace
     from teco.model.contract import StreamContract
     from teco_models.arch.generator import Generator
     from teco_models.deploy.step import TARGETS, deploy_step
@@ -160,13 +161,47 @@ def test_the_list_is_the_exported_graph(name, precision, target):
 
 
 @pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("f0 shuffle", "onnxruntime"),
+        pytest.param("lk bp transposed", "tensorrt", marks=pytest.mark.slow),
+    ],
+)
+def test_the_file_is_what_is_exported_now(kind, form):
+    """Run scripts/record_graphs.py where it is not."""
+    pytest.importorskip("onnxscript")
+    script = runpy.run_path(str(SCRIPTS / "record_graphs.py"))
+    variant = next(
+        v
+        for v in script["variants"]()
+        if v.tail == kind.split()[-1]
+        and v.has_flow != ("f0" in kind)
+        and (v.lucas_kanade, v.back_projection) == ("lk" in kind, "bp" in kind)
+    )
+    data = json.loads(FILE.read_text())
+    rows = [data["ops"][n] for n in data["graphs"][key_of(variant, form)]]
+    assert rows == json.loads(json.dumps(script["record"](variant, form)))
+
+
+def test_forms_are_those_of_the_deploy_step():
+    pytest.importorskip("torch")
+    from teco_models.deploy.step import TARGETS
+
+    for name, off in FORMS.items():
+        assert {k: v for k, v in asdict(TARGETS[name]).items() if not v} == off
+    used = [{k: v for k, v in asdict(t).items() if not v} for t in TARGETS.values()]
+    assert all(u in FORMS.values() for u in used)
+
+
+@pytest.mark.parametrize(
     "name", ["teco-x4-b3-c64", "teco-x4-b2-c32-f0-shuffle", "teco-x4-b1-c16-bi"]
 )
-@pytest.mark.parametrize("off", ["", "phase_warp", "phase_residual", "phase_tail", "split_input"])
-def test_every_form_is_a_graph(name, off):
-    """All that is read was written before, one picture is made, and no weight is forgotten."""
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_form_is_a_graph(name, form, precision):
+    """All that is read was written before, one frame is made, and no weight is forgotten."""
     variant = Variant.parse(name)
-    ops = deployed(variant, 24, 40, "fp16", {off: False} if off else {})
+    ops = deployed(variant, 24, 40, precision, FORMS[form])
     written: set[str] = set(PORTS[:5])
     for op in ops:
         assert set(op.inputs) <= written, op
@@ -273,6 +308,7 @@ def test_what_is_shipped_was_measured_of_what_is_shipped():
 
 def test_measuring(tiny_onnx):
     """Opens and steps in a process of its own; the ports alone are more than nothing."""
+    measure = runpy.run_path(str(SCRIPTS / "measure_memory.py"))["measure"]
     found = measure(str(tiny_onnx), "onnxruntime", (64, 96), 1)
     assert found.before > 0
     assert found.peak >= found.opened > 0

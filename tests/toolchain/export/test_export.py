@@ -16,19 +16,16 @@ from hypothesis import strategies as st
 import teco.export.onnx
 from teco.core.errors import TecoError
 from teco.core.files import sha256_of
-from teco.export.onnx import (
-    ExportOptions,
-    ParityError,
-    export_onnx,
-    measure_parity,
-    store_half,
-    trace,
-)
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
+from teco.export.stored_weights import store_half
+from teco.export.trace import trace
 from teco.model.contract import StreamContract
 from teco.model.manifest import METADATA_KEY, Manifest, Parity
 from teco.model.opening import open_model
 from teco.model.weights_digest import weights_digest
 from teco.training.init import initialise
+from teco.verification.parity import ParityError, measure_parity
 from teco_models.arch.generator import Generator
 from teco_models.checkpoint import Weights, infer, load_weights, save_weights
 from teco_models.deploy.step import (

@@ -151,7 +151,7 @@ def test_half_ports(files):
 def test_parity_sees_a_state_that_was_rounded(files, kind, monkeypatch):
     """In 8-bit pictures of a few frames it would hardly show."""
     import teco.runtimes.onnxruntime as module
-    from teco.export.onnx import MAX_DIFFERENCE, measure_parity
+    from teco.verification.parity import MAX_DIFFERENCE, measure_parity
 
     model = open_model(str(files[kind]))
     weights = weights_of(model.variant)
@@ -172,15 +172,17 @@ def test_parity_sees_a_state_that_was_rounded(files, kind, monkeypatch):
 
 def test_a_picture_that_is_two_steps_off_gets_no_name():
     """Where the state is right, only the rounding of the picture can be wrong."""
-    from teco.export.onnx import ExportOptions, ParityError, _check_parity
+    from teco.export.acceptance import check_parity
+    from teco.export.options import ExportOptions
     from teco.model.manifest import Parity
+    from teco.verification.parity import ParityError
 
     parity = Parity(frames=10, sizes=("12x20",), max_abs=1e-6, max_steps=1, min_psnr=80.0)
-    _check_parity(parity, ExportOptions(io="uint8"), "m")
+    check_parity(parity, ExportOptions(io="uint8"), "m")
     with pytest.raises(ParityError, match="2 8-bit steps"):
-        _check_parity(replace(parity, max_steps=2), ExportOptions(io="uint8"), "m")
+        check_parity(replace(parity, max_steps=2), ExportOptions(io="uint8"), "m")
     with pytest.raises(ParityError, match="required 50 dB") as error:
-        _check_parity(replace(parity, min_psnr=49.0), ExportOptions(io="fp16"), "m")
+        check_parity(replace(parity, min_psnr=49.0), ExportOptions(io="fp16"), "m")
     assert error.value.hint == "export it without --io fp16"
 
 
@@ -204,7 +206,7 @@ def test_values_that_are_no_numbers_are_no_black_pixels(files, kind, name, tmp_p
     frame = default_frames(*SIZE, 1)[0]
     with pytest.raises(FloatingPointError):
         session.enlarge(frame, None)
-    with pytest.raises(TecoError, match="no numbers"):
+    with pytest.raises(TecoError, match="not finite"):
         Stream(session, scene_cuts=False).push(frame)
     if kind != "free":
         with pytest.raises(FloatingPointError):
@@ -294,7 +296,7 @@ def test_a_contract_that_contradicts_itself_is_refused(files, change, words):
         Manifest.from_json(json.dumps(data), source="m.json")
     data["contract"] = json.loads(files["uint8"].with_suffix(".json").read_text())["contract"]
     data["contract"]["states"][1]["dtype"] = "uint8"
-    with pytest.raises(TecoError, match="dtype of state hr_prev"):
+    with pytest.raises(TecoError, match="hr_prev"):
         Manifest.from_json(json.dumps(data), source="m.json")
 
 

@@ -10,18 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import teco.export.onnx
+import teco.export.acceptance
+import teco.export.trace
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
-from teco.export.formats import (
-    ExportRequest,
-    Product,
-    parse_formats,
-    parse_sm,
-    produce,
-    shipped_with,
-)
-from teco.export.onnx import ExportOptions, export_onnx
+from teco.export.formats import Product, produce
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
+from teco.export.request import ExportRequest, parse_formats, parse_sm, shipped_with
 from teco.model.contract import StreamContract
 from teco.model.engine import api
 from teco.model.engine.precision import check_label, of_onnx
@@ -136,7 +132,7 @@ def half(tmp_path_factory, weights) -> Path:
     """Larger than the gate's size, so that its verdict is on the same form at that size."""
     folder = tmp_path_factory.mktemp("half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teco.export.onnx, "GATE_SIZE", (9, 10))
+        patch.setattr(teco.export.acceptance, "GATE_SIZE", (9, 10))
         path = export_onnx(weights, folder, ExportOptions(size=SIZE, precision="fp16"))
     assert sorted(x.suffix for x in folder.iterdir()) == [".json", ".onnx"]
     return path
@@ -149,7 +145,7 @@ def full(weights):
     from teco_models.deploy.step import deploy_step
 
     contract = StreamContract.of(weights.variant)
-    return teco.export.onnx.trace(deploy_step(build(weights)), contract, SIZE)
+    return teco.export.trace.trace(deploy_step(build(weights)), contract, SIZE)
 
 
 def test_types_in_the_file(half):
@@ -241,11 +237,11 @@ def test_what_is_refused_leaves_nothing(
         del copy.metadata_props[:]
         return copy
 
-    monkeypatch.setattr(teco.export.onnx, "trace", trace)
-    monkeypatch.setattr(teco.export.onnx, "GATE_SIZE", SIZE)
+    monkeypatch.setattr(teco.export.trace, "trace", trace)
+    monkeypatch.setattr(teco.export.acceptance, "GATE_SIZE", SIZE)
     if spoil == "gate":
-        monkeypatch.setattr(teco.export.onnx, "_check_parity", lambda *_: None)
-        monkeypatch.setattr(teco.export.onnx, "FP16", replace(FP16, worst_psnr=200.0))
+        monkeypatch.setattr(teco.export.acceptance, "check_parity", lambda *_: None)
+        monkeypatch.setattr(teco.export.acceptance, "FP16", replace(FP16, worst_psnr=200.0))
     if spoil == "weights":
         bias = weights.tensors["srnet.conv_shuffle.bias"] + 0.05
         weights = replace(weights, tensors={**weights.tensors, "srnet.conv_shuffle.bias": bias})
@@ -411,7 +407,7 @@ def test_the_shipped_model_of_so_many_blocks(tmp_path, monkeypatch):
 
 def test_lists():
     assert parse_formats("rtx, onnx,rtx") == ("onnx", "rtx")
-    assert parse_sm("75,8.9,SM120") == (75, 89, 120)
+    assert parse_sm("75,8.9,SM120", ("rtx",)) == (75, 89, 120)
     for wrong in ("", "8x9", "123456"):
         with pytest.raises(TecoError):
-            parse_sm(wrong)
+            parse_sm(wrong, ("rtx",))

@@ -17,12 +17,14 @@ from onnx import numpy_helper
 import teco.export.quantisation.clips
 import teco.export.quantisation.run
 from teco.core.errors import TecoError
-from teco.export.onnx import ExportOptions, export_onnx, trace
-from teco.export.quantisation.clips import CalibrationSet, Material, material
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
+from teco.export.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
 from teco.export.quantisation.qdq import insert, integers, learned, same_integers
 from teco.export.quantisation.rollout import OnnxRollout
 from teco.export.quantisation.run import QuantisationError, quantise
-from teco.export.quantisation.sensitivity import Probe, alone, keep_in_float
+from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
+from teco.export.trace import trace
 from teco.inference.stream import to_tensor
 from teco.model.contract import StreamContract
 from teco.model.engine import precision
@@ -102,8 +104,8 @@ def test_the_rollout_feeds_its_own_output_back(
             assert np.array_equal(given["before"], lr_prev.numpy())
             with torch.inference_mode():
                 hr_prev = generator.step(lr, lr_prev, hr_prev)
-            assert np.abs(rollout.picture - hr_prev.numpy()).max() < 1e-3
-            lr_prev, last = lr, rollout.picture
+            assert np.abs(rollout.hr - hr_prev.numpy()).max() < 1e-3
+            lr_prev, last = lr, rollout.hr
 
 
 def test_only_learned_convolutions_read_integers(step: onnx.ModelProto, scene: GateClip) -> None:
@@ -196,17 +198,17 @@ HURT = "fnet.decoder3.2.weight"
 def test_the_layer_that_hurts_is_found(step: onnx.ModelProto, scene: GateClip) -> None:
     model = hurt(step, HURT)
     few = scene.frames[:4]
-    plain = OnnxRollout(model, StreamContract()).pictures(few)
-    expected = OnnxRollout(step, StreamContract()).pictures(few)
+    plain = OnnxRollout(model, StreamContract()).hr_frames(few)
+    expected = OnnxRollout(step, StreamContract()).hr_frames(few)
     assert np.abs(plain[-1] - expected[-1]).max() < 1e-3
     probe = Probe(
         model=model,
         contract=StreamContract(),
         thresholds=thresholds_of(model, scene),
         scenes=[few],
-        pictures=[plain],
+        expected=[plain],
     )
-    costs = alone(probe)
+    costs = measure_sensitivity(probe)
     assert costs.keys() == learned(model).keys()
     assert next(iter(costs)) == HURT
     assert list(costs.values()) == sorted(costs.values(), reverse=True)
@@ -240,8 +242,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, scene: GateClip) -> None:
     monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (SHORT, ""))
     monkeypatch.setattr(
         teco.export.quantisation.run,
-        "material",
-        lambda clips, kind: Material(names=("x",), scenes=(scene,)),
+        "read_scenes",
+        lambda clips, kind: CalibrationScenes(names=("x",), scenes=(scene,)),
     )
 
 
@@ -257,7 +259,7 @@ class Reference:
         if state is None:
             self._rollout.reset()
         self._rollout.step(np.rint(lr[0].transpose(1, 2, 0) * 255).astype(np.uint8))
-        return self._rollout.picture, True
+        return self._rollout.hr, True
 
     def close(self) -> None:
         pass
@@ -265,17 +267,15 @@ class Reference:
 
 @pytest.mark.usefixtures("quick")
 def test_a_file_says_which_layers_stayed_in_float(
-    step: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+    step: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # A wrong flow costs little here, since a past that does not fit is not shown: a strict bound.
     strict = replace(SHORT, psnr_loss=None, worst_psnr=54.0)
     monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (strict, ""))
     model = hurt(step, HURT)
-    heard: list[str] = []
-    done = quantise(
-        model, lambda size: model, about(), Reference(model), CalibrationSet(range="minmax"),
-        say=heard.append,
-    )  # fmt: skip
+    caplog.set_level("INFO", "teco")
+    calibration = CalibrationSet(range="minmax")
+    done = quantise(model, lambda size: model, about(), Reference(model), calibration)
     assert done.verdict.accepted
     assert done.record.size == "16x24"
     kept = {k.layer for k in done.record.kept}
@@ -283,22 +283,25 @@ def test_a_file_says_which_layers_stayed_in_float(
     proof = precision.of_onnx(done.model)
     assert proof.convolutions["int8"] == len(learned(model)) - len(kept)
     assert all(k.loss > 0 for k in done.record.kept)
-    assert all(any(name in line for line in heard) for name in kept)
+    assert all(name in caplog.text for name in kept)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_what_does_not_pass_the_gate_is_refused_and_leaves_nothing(
-    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     strict = replace(SHORT, psnr_loss=None, worst_psnr=90.0)
     monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (strict, ""))
-    heard: list[str] = []
+    caplog.set_level("INFO", "teco")
     options = ExportOptions(size=SIZE, precision="int8")
     with pytest.raises(QuantisationError, match="no file was written"):
-        export_onnx(weights, tmp_path, options, say=heard.append)
+        export_onnx(weights, tmp_path, options)
     assert list(tmp_path.iterdir()) == []
-    assert any("alone" in line for line in heard)
+    assert "alone" in caplog.text
 
 
 @pytest.mark.slow
@@ -327,7 +330,7 @@ def test_an_exported_file(
     from teco.verification.verify import verify
 
     loose = replace(WITHOUT_TRUTH, frames=16, worst_psnr=20.0)
-    monkeypatch.setattr("teco.verification.onnx_file.bounds_of", lambda *_, **__: (loose, ""))
+    monkeypatch.setattr("teco.verification.gate_findings.bounds_of", lambda *_, **__: (loose, ""))
     save_weights(tmp_path / "w.safetensors", build(weights))
     report = verify(str(path), VerifyOptions(weights=tmp_path / "w.safetensors"))
     assert report.holds, [(f.check, f.text) for f in report.findings]
@@ -363,7 +366,7 @@ def test_clips(
 ) -> None:
     small = make_clip(tmp_path / "a.mp4", 48, 40, 9)
     other = make_clip(tmp_path / "b.mp4", 64, 36, 9)
-    found = material([str(small), str(other)], "bd")
+    found = read_scenes([str(small), str(other)], "bd")
     assert found.names == ("a.mp4", "b.mp4")
     assert found.size == (9, 12)
     for scene in found.scenes:
@@ -371,7 +374,7 @@ def test_clips(
         assert {f.shape for f in scene.frames} == {(9, 12, 3)}
         assert {t.shape for t in scene.truth} == {(36, 48, 3)}
     monkeypatch.setattr(teco.export.quantisation.clips, "example_clip", lambda: None)
-    unnamed = material((), "bd")
+    unnamed = read_scenes((), "bd")
     assert unnamed.names == ()
     assert unnamed.scenes[0].truth is None
     with pytest.raises(TecoError, match="no range is called"):

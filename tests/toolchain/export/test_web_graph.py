@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from teco.core.errors import TecoError
-from teco.export.onnx import WEB, ExportOptions, export_onnx
+from teco.export.onnx import export_onnx
+from teco.export.options import WEB, ExportOptions
 from teco.export.web_graph import OPSET, as_web, check_web
 from teco.model.opening import open_model
 from teco_models import zoo

@@ -138,7 +138,7 @@ def test_a_second_run_goes_on_where_the_first_ended(fake_session):
 def test_nothing_in_nothing_out(fake_session):
     for warm_up in (0, 2):
         session = fake_session()
-        assert list(Stream(session, warm_up=warm_up).run([])) == []
+        assert list(Stream(session, reverse_warm_up=warm_up).run([])) == []
         assert session.calls == []
 
 
@@ -167,7 +167,7 @@ def test_run_takes_no_picture_before_it_is_needed(fake_session):
 
     for warm_up, most in ((0, 1), (3, 4)):
         taken = 0
-        stream = Stream(fake_session(), scene_cuts=False, warm_up=warm_up)
+        stream = Stream(fake_session(), scene_cuts=False, reverse_warm_up=warm_up)
         for done, _ in enumerate(stream.run(source()), start=1):
             assert taken <= done + most - 1
 
@@ -224,53 +224,59 @@ def test_too_small_pictures_are_refused_before_the_model_sees_them(fake_session)
     assert Stream(session).push(np.zeros((8, 8, 3), np.uint8)).shape == (32, 32, 3)
 
 
-# --- warm-up ---------------------------------------------------------------------------------
+# --- reverse warm-up -------------------------------------------------------------------------
 
 
-def test_warm_up_runs_the_coming_frames_backwards(fake_session, shots):
+def test_reverse_warm_up_runs_the_coming_frames_backwards(fake_session, shots):
     session = fake_session()
-    stream = Stream(session, warm_up=3)
+    stream = Stream(session, reverse_warm_up=3)
     assert given_out(stream.run(numbered(6))) == list(range(6))
     assert seen(session) == [3, 2, 1, 0, 1, 2, 3, 4, 5]
-    # The state goes on from the warm-up into the scene.
+    # The state goes on from the reverse warm-up into the scene.
     assert session.states == [None, *range(8)]
     assert (stream.stats.frames, stream.stats.steps, stream.stats.resets) == (6, 9, 1)
 
 
-def test_warm_up_does_not_cross_a_cut(fake_session, shots):
+def test_reverse_warm_up_does_not_cross_a_cut(fake_session, shots):
     session = fake_session()
-    stream = Stream(session, warm_up=3)
+    stream = Stream(session, reverse_warm_up=3)
     assert given_out(stream.run(numbered(2, 5))) == [0, 1, 100, 101, 102, 103, 104]
     assert seen(session) == [1, 0, 1, 103, 102, 101, 100, 101, 102, 103, 104]
     assert [n for n, state in enumerate(session.states) if state is None] == [0, 3]
     assert stream.stats.resets == 2
 
 
-def test_warm_up_of_scenes_of_one_frame(fake_session, shots):
+def test_reverse_warm_up_of_scenes_of_one_frame(fake_session, shots):
     session = fake_session()
-    assert given_out(Stream(session, warm_up=2).run(numbered(1, 1, 3))) == [0, 100, 200, 201, 202]
+    assert given_out(Stream(session, reverse_warm_up=2).run(numbered(1, 1, 3))) == [
+        0,
+        100,
+        200,
+        201,
+        202,
+    ]
     assert seen(session) == [0, 100, 202, 201, 200, 201, 202]
     assert session.states == [None, None, None, 2, 3, 4, 5]
 
 
-def test_warm_up_longer_than_the_clip(fake_session, shots):
+def test_reverse_warm_up_longer_than_the_clip(fake_session, shots):
     session = fake_session()
-    assert given_out(Stream(session, warm_up=50).run(numbered(3))) == [0, 1, 2]
+    assert given_out(Stream(session, reverse_warm_up=50).run(numbered(3))) == [0, 1, 2]
     assert seen(session) == [2, 1, 0, 1, 2]
 
 
-def test_warm_up_does_not_cross_a_change_of_size(fake_session):
+def test_reverse_warm_up_does_not_cross_a_change_of_size(fake_session):
     session = fake_session()
     pictures = numbered(2, width=8, height=8) + numbered(2, width=8, height=16)
-    assert given_out(Stream(session, warm_up=3).run(pictures)) == [0, 1, 0, 1]
+    assert given_out(Stream(session, reverse_warm_up=3).run(pictures)) == [0, 1, 0, 1]
     heights = [lr.shape[2] for lr, _ in session.calls]
     assert heights == [8, 8, 8, 16, 16, 16]
     assert [n for n, state in enumerate(session.states) if state is None] == [0, 3]
 
 
-def test_warm_up_after_reset(fake_session, shots):
+def test_reverse_warm_up_after_reset(fake_session, shots):
     session = fake_session()
-    stream = Stream(session, warm_up=1)
+    stream = Stream(session, reverse_warm_up=1)
     list(stream.run(numbered(2)))
     stream.reset()
     list(stream.run(numbered(2)))
@@ -279,14 +285,55 @@ def test_warm_up_after_reset(fake_session, shots):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=2), st.integers(0, 7))
-def test_warm_up_changes_neither_order_nor_number(fake_session, counts, warm_up):
+def test_reverse_warm_up_changes_neither_order_nor_number(fake_session, counts, warm_up):
     pictures = numbered(*counts)
-    stream = Stream(fake_session(), scene_cuts=False, warm_up=warm_up)
+    stream = Stream(fake_session(), scene_cuts=False, reverse_warm_up=warm_up)
     assert given_out(stream.run(pictures)) == given_out(pictures)
     assert stream.stats.steps == len(pictures) + min(warm_up, len(pictures) - 1)
 
 
-def test_negative_warm_up(fake_session):
+def test_negative_reverse_warm_up(fake_session):
     with pytest.raises(TecoError, match="0 or more") as caught:
-        Stream(fake_session(), warm_up=-1)
+        Stream(fake_session(), reverse_warm_up=-1)
     assert caught.value.exit_code == 2
+
+
+def test_the_older_name_of_reverse_warm_up(fake_session):
+    assert Stream(fake_session(), warm_up=3).reverse_warm_up == 3
+
+
+# --- frames handed over one by one -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [0, 1, 3, 30])
+def test_frames_handed_over_one_by_one_give_what_a_whole_clip_gives(held, fake_session, texture):
+    """The same steps in the same order, over held frames, cuts and short scenes."""
+    first, second, third = (texture(n, 32, 24, seed=n) for n in (6, 3, 7))
+    frames = [*first[:2], first[1], *first[2:], *second, *third, third[-1]]
+    whole, parts = fake_session(), fake_session()
+    expected = list(Stream(whole, reverse_warm_up=held).run(frames))
+    stream = Stream(parts, reverse_warm_up=held)
+    found = [item for n, frame in enumerate(frames) for item in stream.feed(frame, n)]
+    found += stream.drain()
+    assert [tag for tag, _ in found] == list(range(len(frames)))
+    assert all(np.array_equal(a, b) for (_, a), b in zip(found, expected, strict=True))
+    assert parts.states == whole.states
+    assert stream.stats.frames == len(frames)
+    assert all(
+        np.array_equal(a, b) for (a, _), (b, _) in zip(parts.calls, whole.calls, strict=True)
+    )
+
+
+def test_within_a_scene_nothing_is_held(fake_session, texture):
+    stream = Stream(fake_session(), reverse_warm_up=2)
+    assert [len(stream.feed(frame)) for frame in texture(6, 32, 24)] == [0, 0, 3, 1, 1, 1]
+    assert stream.drain() == []
+
+
+def test_a_reset_drops_what_is_held(fake_session, texture):
+    stream = Stream(fake_session(), reverse_warm_up=2)
+    frames = texture(5, 32, 24)
+    stream.feed(frames[0])
+    stream.reset()
+    assert stream.drain() == []
+    assert [len(stream.feed(frame)) for frame in frames[:3]] == [0, 0, 3]

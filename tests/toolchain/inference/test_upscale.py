@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from teco.core.errors import TecoError
-from teco.inference.upscale import UpscaleOptions, UpscaleProgress, _pump, upscale
+from teco.core.log import no_progress
+from teco.inference.upscale import UpscaleOptions, _pump, upscale
 from teco.video.clips import Frame, open_source
 from teco.video.overlap import QUEUE
 from teco_models.errors import ModelError
@@ -60,14 +61,16 @@ def test_pictures_in_pictures_out_in_order(
     pictures = texture(12, 20, 12)
     source = make_pictures(tmp_path / "in", pictures)
     session = fake_session()
-    said: list[UpscaleProgress] = []
-    result = upscale(lambda h, w: session, source, tmp_path / "out", FAST, said.append)
+    said: list[tuple[int, int | None]] = []
+    result = upscale(
+        lambda h, w: session, source, tmp_path / "out", FAST, lambda *done: said.append(done)
+    )
     found = load_pictures(tmp_path / "out")
     assert all(np.array_equal(a, enlarged(b)) for a, b in zip(found, pictures, strict=True))
     assert [p.name for p in sorted((tmp_path / "out").iterdir())] == [
         f"{n:04d}.png" for n in range(12)
     ]
-    assert [(p.done, p.total) for p in said] == [(n, 12) for n in range(1, 13)]
+    assert said == [(n, 12) for n in range(1, 13)]
     assert (result.frames, result.scenes) == (12, 1)
     assert 0 < result.step_seconds < result.seconds
     assert result.fps == pytest.approx(12 / result.seconds)
@@ -75,9 +78,11 @@ def test_pictures_in_pictures_out_in_order(
     assert session.closed
 
 
-@pytest.mark.parametrize("warm_up", [0, 2])
+@pytest.mark.parametrize(
+    ("option", "warm_up"), [("--reverse-warm-up", 0), ("--reverse-warm-up", 2), ("--warm-up", 2)]
+)  # the last is the older name
 def test_the_same_as_stepping_by_hand(
-    warm_up, tmp_path, tiny_onnx, texture, make_pictures, load_pictures, teco
+    option, warm_up, tmp_path, tiny_onnx, texture, make_pictures, load_pictures, teco
 ):
     """The whole command, compared with a loop that knows only the runtime's step."""
     from teco.model.opening import open_model
@@ -86,7 +91,7 @@ def test_the_same_as_stepping_by_hand(
     first, second = texture(4, 32, 24), texture(3, 32, 24, seed=5)
     source = make_pictures(tmp_path / "in", first + second)
     done = teco("upscale", source, tmp_path / "out", "--model", tiny_onnx, *RUNTIME,
-                "--warm-up", warm_up)  # fmt: skip
+                option, warm_up)  # fmt: skip
     done.says("7 frames, 2 scenes")
 
     session = open_session(open_model(str(tiny_onnx)), "onnxruntime", SessionOptions(threads=1))
@@ -210,8 +215,8 @@ def test_a_model_that_fails_leaves_nothing(fail_at, tmp_path, fake_session, make
 
 
 def test_a_report_that_raises_ends_it(tmp_path, fake_session, make_clip, untouched):
-    def interrupt(progress: UpscaleProgress) -> None:
-        if progress.done == 3:
+    def interrupt(done: int, _total: int | None) -> None:
+        if done == 3:
             raise KeyboardInterrupt
 
     source = make_clip(tmp_path / "in.mp4", frames=30)
@@ -274,10 +279,10 @@ class FakeSink:
         self.committed = True
 
 
-def pump(source: FakeSource, sink: FakeSink, session, report=lambda _: None, warm_up: int = 0):
+def pump(source: FakeSource, sink: FakeSink, session, report=no_progress, warm_up: int = 0):
     from teco.inference.stream import Stream
 
-    return _pump(Stream(session, scene_cuts=False, warm_up=warm_up), source, sink, report)
+    return _pump(Stream(session, scene_cuts=False, reverse_warm_up=warm_up), source, sink, report)
 
 
 @pytest.mark.parametrize("warm_up", [0, 3])
@@ -332,8 +337,8 @@ def test_what_waits_is_not_written_after_an_interrupt(fake_session):
     """Encoding may be slow: an interrupt waits for the frame at hand, not for all that queue."""
     sink = FakeSink(seconds=0.1)
 
-    def interrupt(progress: UpscaleProgress) -> None:
-        if progress.done == 5:
+    def interrupt(done: int, _total: int | None) -> None:
+        if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -354,10 +359,10 @@ def test_few_frames_are_ever_in_flight(warm_up, fake_session):
     source, sink = FakeSource(), FakeSink(seconds=0.005)
     most = 0
 
-    def watch(progress: UpscaleProgress) -> None:
+    def watch(done: int, _total: int | None) -> None:
         nonlocal most
         most = max(most, source.given - len(sink.written))
-        if progress.done == 60:
+        if done == 60:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -369,10 +374,10 @@ def test_few_frames_are_ever_in_flight(warm_up, fake_session):
 def test_the_decoder_runs_ahead_no_further_than_its_queue(fake_session):
     source = FakeSource()
 
-    def watch(progress: UpscaleProgress) -> None:
+    def watch(done: int, _total: int | None) -> None:
         time.sleep(0.01)
-        assert source.given <= progress.done + QUEUE + 2
-        if progress.done == 20:
+        assert source.given <= done + QUEUE + 2
+        if done == 20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

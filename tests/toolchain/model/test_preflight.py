@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import nvidia_driver
 import pytest
 from engine_files import ADA, HOST, make, make_tensorrt, mutate, rtx_plan
 
@@ -322,44 +323,13 @@ def test_this_machine_is_looked_at_when_none_is_given(tmp_path, monkeypatch):
 # --- GPUs ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path, monkeypatch):
-    """Put a program of that name first on the path."""
-
-    def install(script: str) -> None:
-        program = tmp_path / "bin" / "nvidia-smi"
-        program.parent.mkdir()
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-
-    return install
-
-
-def test_compute_capability_is_asked_of_nvidia_smi(nvidia_smi):
-    nvidia_smi(
-        '[ "$1" = --query-gpu=name,compute_cap ] || exit 1\n'
-        "echo 'NVIDIA GeForce RTX 5090, 12.0'\necho 'NVIDIA H100, SXM, 9.0'\necho 'Old, [N/A]'"
-    )
-    assert gpu.from_nvidia_smi() == (
-        Gpu("NVIDIA GeForce RTX 5090", 120),
-        Gpu("NVIDIA H100, SXM", 90),
-    )
-
-
-@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "kill $$"])
-def test_nvidia_smi_that_finds_none(nvidia_smi, script):
-    nvidia_smi(script)
-    assert gpu.from_nvidia_smi() == ()
-
-
-def test_look_never_fails(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(gpu.ctypes, "CDLL", _no_library)
+def test_look_never_fails(tmp_path, monkeypatch):
+    nvidia_driver.only_programs(tmp_path, monkeypatch)
     found = preflight.look(())
     assert found.gpus == ()
     assert found.versions == {}
 
 
-def _no_library(name: str) -> None:
-    raise OSError(f"{name}: cannot open shared object file")
+def test_a_gpu_that_does_not_tell_its_capability_is_none_for_an_engine(monkeypatch):
+    monkeypatch.setattr(gpu, "find", lambda: (Gpu("Old"), Gpu("New", 89)))
+    assert preflight.look(()).gpus == (Gpu("New", 89),)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from embeddings import EMBEDDINGS, Embedding, Pictures, Play, write_lossless
 
+pytestmark = pytest.mark.fetched  # the page for browsers
+
 WIDTH, HEIGHT = 48, 32
 TIMES = 10
 

@@ -21,7 +21,7 @@ EACH = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 
 def request_of(model: str) -> EmitRequest:
     return EmitRequest(
-        model=open_model(model), spec=model, runtime="onnxruntime", threads=2, warm_up=4
+        model=open_model(model), spec=model, runtime="onnxruntime", threads=2, pre_roll=4
     )
 
 
@@ -74,12 +74,15 @@ def test_stdout_is_the_script_or_a_request_for_a_folder(target, teco) -> None:
 
 def test_the_script_says_what_was_asked(teco, tiny_onnx, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_onnx.parent)
-    done = teco("emit", "vapoursynth", "--model", "tiny.onnx", "--warm-up", 16, "--threads", 3,
+    done = teco("emit", "vapoursynth", "--model", "tiny.onnx", "--pre-roll", 16, "--threads", 3,
                 "--runtime", "openvino")  # fmt: skip
     script = done.stdout.decode()
     compile(script, "sr.vpy", "exec")
     # From wherever it is run: the file's own place, not one relative to this folder.
-    assert f"model={str(tiny_onnx)!r}, runtime='openvino', threads=3, warmup=16" in script
+    assert f"model={str(tiny_onnx)!r}, runtime='openvino', threads=3, pre_roll=16" in script
+    older = teco("emit", "vapoursynth", "--model", "tiny.onnx", "--warm-up", 16)
+    assert "pre_roll=16" in older.stdout.decode()
+    assert b"--warm-up" not in teco("emit", "--help").stdout
 
 
 def test_an_unknown_target(teco) -> None:

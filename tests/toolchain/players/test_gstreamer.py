@@ -13,53 +13,14 @@ import pytest
 from native_players import InGStreamer, drive, emitted
 
 import teco
-from teco.inference.stream import Stream
 from teco.model.opening import open_model
 from teco.players import emit, find, gstreamer
 from teco.players.base import EmitRequest
-from teco.players.gst.ahead import Ahead
 from teco.players.gst.formats import FORMATS, FrameFormat, Layout
 from teco.video.colour import Colour, Converter
 
 Pictures = list[np.ndarray]
 WIDTH, HEIGHT = 48, 32
-
-
-# --- warm-up -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("warm_up", [0, 1, 3, 30])
-def test_frames_handed_over_one_by_one_give_what_a_whole_clip_gives(warm_up, fake_session, texture):
-    """The same steps in the same order, over held frames, cuts and short scenes."""
-    first, second, third = (texture(n, 32, 24, seed=n) for n in (6, 3, 7))
-    pictures = [*first[:2], first[1], *first[2:], *second, *third, third[-1]]
-    whole, parts = fake_session(), fake_session()
-    expected = list(Stream(whole, warm_up=warm_up).run(pictures))
-    ahead = Ahead[int](Stream(parts, scene_cuts=False), warm_up=warm_up, scene_cuts=True)
-    found = [item for n, p in enumerate(pictures) for item in ahead.feed(p, n)]
-    found += ahead.drain()
-    assert [tag for tag, _ in found] == list(range(len(pictures)))
-    assert all(np.array_equal(a, b) for (_, a), b in zip(found, expected, strict=True))
-    assert parts.states == whole.states
-    assert all(
-        np.array_equal(a, b) for (a, _), (b, _) in zip(parts.calls, whole.calls, strict=True)
-    )
-
-
-def test_within_a_scene_nothing_is_held(fake_session, texture):
-    ahead = Ahead[int](Stream(fake_session(), scene_cuts=False), warm_up=2, scene_cuts=True)
-    counts = [len(ahead.feed(p, n)) for n, p in enumerate(texture(6, 32, 24))]
-    assert counts == [0, 0, 3, 1, 1, 1]
-    assert ahead.held == 0
-
-
-def test_a_reset_drops_what_is_held(fake_session, texture):
-    ahead = Ahead[int](Stream(fake_session(), scene_cuts=False), warm_up=2, scene_cuts=True)
-    pictures = texture(5, 32, 24)
-    ahead.feed(pictures[0], 0)
-    ahead.reset()
-    assert ahead.drain() == []
-    assert [len(ahead.feed(p, n)) for n, p in enumerate(pictures[:3])] == [0, 0, 3]
 
 
 # --- memory ------------------------------------------------------------------------------------
@@ -152,20 +113,22 @@ def test_every_seek_is_a_cold_start_and_the_last_one_exact(run, sliding_clip, ti
 
 
 @pytest.mark.slow
-def test_warm_up_runs_the_frames_before_a_seeks_target_and_shows_none(run, sliding_clip, tiny_onnx):
+def test_pre_roll_runs_the_frames_before_a_seeks_target_and_shows_none(
+    run, sliding_clip, tiny_onnx
+):
     """What is shown is what a stream with that pre-roll shows; and nearer to sequential play."""
     clip, pictures = sliding_clip
     at = 1000 // 40
     whole = streamed(tiny_onnx, pictures, scene_cuts=False)[at:]
     errors: list[float] = []
-    for warm_up in (0, 4, 16):
+    for name, pre_roll in (("pre-roll", 0), ("pre-roll", 4), ("warmup", 16)):  # the older name
         result, data = run(
             kind="playbin", clip=str(clip), seeks=[1000], sync=True,
             filter="videoconvert ! video/x-raw,format=RGB ! teco scene-cuts=false "
-            f"warmup={warm_up} ! videoconvert ! video/x-raw,format=RGB",
+            f"{name}={pre_roll} ! videoconvert ! video/x-raw,format=RGB",
         )  # fmt: skip
         assert result["error"] is None
-        rolled = streamed(tiny_onnx, pictures[at - warm_up :], scene_cuts=False)[warm_up:]
+        rolled = streamed(tiny_onnx, pictures[at - pre_roll :], scene_cuts=False)[pre_roll:]
         found = pictures_of(data)[-len(rolled) :]
         assert np.array_equal(found, rolled)
         before = result["times"][-len(rolled) - 1]  # of before the seek, which was early
@@ -214,16 +177,17 @@ def test_y_cb_cr_is_what_upscale_makes_of_it(form, run, tmp_path, texture, tiny_
 
 
 @pytest.mark.slow
-def test_look_ahead_is_the_warm_up_of_upscale_and_told_as_latency(run, sliding_clip, tiny_onnx):
+@pytest.mark.parametrize("name", ["reverse-warm-up", "look-ahead"])  # the older name
+def test_reverse_warm_up_is_that_of_upscale_and_told_as_latency(name, run, sliding_clip, tiny_onnx):
     clip, pictures = sliding_clip
-    result, data = run(kind="play", pipeline=f"{source(clip)} ! teco name=t look-ahead=3")
+    result, data = run(kind="play", pipeline=f"{source(clip)} ! teco name=t {name}=3")
     assert result["error"] is None
-    assert np.array_equal(pictures_of(data), streamed(tiny_onnx, pictures, warm_up=3))
+    assert np.array_equal(pictures_of(data), streamed(tiny_onnx, pictures, reverse_warm_up=3))
     assert result["times"] == [n * 40_000_000 for n in range(len(pictures))]
-    assert result["frames"] >= len(pictures)  # what was run backwards is counted, too
+    assert result["frames"] == len(pictures)
     made = "videotestsrc num-buffers=8 ! video/x-raw,format=RGB,width=48,height=32,framerate=25/1"
     _, least, _ = run(kind="play", pipeline=made)[0]["latency"]
-    result, _ = run(kind="play", pipeline=f"{made} ! teco name=t look-ahead=3")
+    result, _ = run(kind="play", pipeline=f"{made} ! teco name=t {name}=3")
     assert result["latency"][1] - least == 4 * 40_000_000  # a step, and three frames held
 
 

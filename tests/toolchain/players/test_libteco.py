@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from libteco import (
@@ -36,7 +35,6 @@ from native_players import shared_library
 from paths import SUPPORT
 
 import teco
-from teco.inference.scene_cuts import SceneCutDetector
 from teco.model.manifest import METADATA_KEY
 from teco.video.colour import Colour, Converter
 
@@ -275,77 +273,6 @@ def test_chroma_lies_on_the_left_column_between_two_rows(tiny_onnx, open_handle)
     assert np.abs(out[:, 8:-16].astype(int) - expected[:, 8:-16]).max() <= 3
 
 
-# --- scene cuts ------------------------------------------------------------------------------
-
-
-class _Sketch(ctypes.Structure):
-    _fields_ = (("detail", ctypes.c_uint8 * 4096), ("amount", ctypes.c_double))
-
-
-class _Detector(ctypes.Structure):
-    """``scenecut`` of scenecut.h"""
-
-    _fields_ = (
-        ("recent", ctypes.c_double * 4),
-        *((name, ctypes.c_int) for name in ("recent_count", "width", "height", "w", "h")),
-        ("has_previous", ctypes.c_bool),
-        ("score", ctypes.c_double),
-        ("previous", _Sketch),
-    )
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory) -> Callable[[], tuple[_Detector, Callable[[np.ndarray], bool]]]:
-    need("cc")
-    path = tmp_path_factory.mktemp("scenecut") / "scenecut.so"
-    subprocess.run(
-        ["cc", "-std=c11", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", path,
-         SOURCE / "src" / "scenecut.c", "-lm"], check=True,
-    )  # fmt: skip
-    calls = ctypes.CDLL(str(path))
-    calls.scenecut_is_cut.restype = ctypes.c_bool
-    calls.scenecut_is_cut.argtypes = [
-        ctypes.POINTER(_Detector), ctypes.c_char_p, ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-
-    def made() -> tuple[_Detector, Callable[[np.ndarray], bool]]:
-        d = _Detector()
-        calls.scenecut_reset(ctypes.byref(d))
-        return d, lambda p: calls.scenecut_is_cut(d, p.tobytes(), p.shape[1], p.shape[0])
-
-    return made
-
-
-SIZES = [(8, 8), (9, 70), (33, 24), (45, 75), (64, 64), (90, 160), (128, 256), (180, 320),
-         (233, 317), (270, 480), (360, 640), (700, 90)]  # fmt: skip
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_the_detector_is_the_one_in_python(size, detector):
-    """Same sketches, same scores, same answers: over pans, cuts, flashes, fades and noise."""
-    h, w = size
-    rng = np.random.default_rng(h * w)
-    scenes = [
-        cv2.GaussianBlur(rng.integers(0, 256, (h, w, 3), np.uint8), (0, 0), s) for s in (1, 2, 4)
-    ]
-    pictures = [np.roll(scenes[0], k, axis=1) for k in range(4)]
-    pictures += [np.roll(scenes[1], -2 * k, axis=0) for k in range(3)]
-    pictures += [np.clip(scenes[1] * gain, 0, 255).astype(np.uint8) for gain in (1.6, 1, 0.3, 0)]
-    pictures += [scenes[2], rng.integers(0, 256, (h, w, 3), np.uint8), scenes[2] // 3]
-    theirs = SceneCutDetector()
-    mine, is_cut = detector()
-    for picture in pictures:
-        picture = np.ascontiguousarray(picture)
-        assert is_cut(picture) == theirs.is_cut(picture)
-        assert mine.score == pytest.approx(theirs.score, abs=1e-12)
-        kept = theirs._previous
-        assert kept is not None
-        assert (mine.h, mine.w) == kept.detail.shape
-        levels = np.frombuffer(mine.previous.detail, np.uint8)[: kept.detail.size]
-        assert np.array_equal(levels.reshape(kept.detail.shape), kept.detail)
-        assert mine.previous.amount == kept.amount
-
-
 # --- what is wrong ---------------------------------------------------------------------------
 
 
@@ -422,30 +349,8 @@ def test_models_that_are_none(tmp_path, tiny_onnx, open_handle, manifest_of):
         assert words in error.text
 
 
-EDITS = [
-    ("schema", 2, "schema 2"),
-    ("size", "10y20", "size"),
-    ("size", "4x4", "size"),
-    ("size", 7, "size"),
-    ("contract.scale", 0, "scale"),
-    ("contract.scale", "4", "scale"),
-    ("contract.minimum", -3, "minimum"),
-    ("contract.multiple_of", 0.5, "multiple_of"),
-    ("contract.colour", "BGR", "colour"),
-    ("contract.range", [-1, 1], "range"),
+EDITS = [  # what the graph itself contradicts; the rest is in test_contract_readers.py
     ("contract.warm_up", 3, "warm_up"),
-    ("contract.dtype", "float16", "dtype"),
-    ("contract.layout", "NHWC", "layout"),
-    ("contract.frame", "", "frame"),
-    ("contract.picture", "x" * 80, "picture"),
-    ("contract.check", "check", "check"),
-    ("contract.states", None, "states"),
-    ("contract.states.1.shape", ["1", "3", "4*h"], "states"),
-    ("contract.states.1.shape", ["1", "3", "4*q", "4*w"], "states"),
-    ("contract.states.1.shape", ["1", "3", "4*h*", "4*w"], "states"),
-    ("contract.states.1.shape", ["1", "3", "9999999*h", "4*w"], "states"),
-    ("contract.states.1.shape", ["1", "3", "2*h", "4*w"], "states"),
-    ("contract.states.1.dtype", "uint8", "states"),
     ("contract.states.0.source", "nothing", "no output nothing"),
     ("contract.states.0.input", "nothing", "no input nothing"),
     ("contract.states.0.input", 'a"\\\u00e9\n', "no input"),

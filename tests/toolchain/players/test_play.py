@@ -133,13 +133,13 @@ def test_an_interrupt_ends_player_and_threads(
     monkeypatch.setattr(playing, "LEAD", 0.08 if stuck else 10)
     timer = threading.Timer(1 if stuck else 0, _thread.interrupt_main)
 
-    def report(stats, _total) -> None:
-        if stats.frames == 2:
+    def progress(done, _total) -> None:
+        if done == 2:
             timer.start()
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            play(lambda h, w: fake_session(), clip, player(seconds=1000), QUIET, report)
+            play(lambda h, w: fake_session(), clip, player(seconds=1000), QUIET, progress)
     finally:
         timer.join()
     assert [t for t in threading.enumerate() if t not in before] == []

@@ -86,9 +86,9 @@ def test_a_cut_that_is_said_is_stepped_even_if_nothing_changed(fake_session):
     assert stream.stats.repeats == 1
 
 
-def test_warm_up_passes_over_held_frames(fake_session):
+def test_reverse_warm_up_passes_over_held_frames(fake_session):
     session = fake_session()
-    stream = Stream(session, scene_cuts=False, warm_up=3)
+    stream = Stream(session, scene_cuts=False, reverse_warm_up=3)
     out = [value(p) for p in stream.run([grey(n) for n in (0, 0, 1, 1, 2)])]
     assert out == [0, 0, 1, 1, 2]
     assert seen(session) == [1, 0, 1, 2]
@@ -256,7 +256,7 @@ def test_frame_minus_one(fake_session):
         Stream(fake_session()).at(-1, CLIP.__getitem__)
 
 
-@pytest.mark.parametrize("name", ["pre_roll", "catch_up", "cache", "jump", "warm_up"])
+@pytest.mark.parametrize("name", ["pre_roll", "catch_up", "cache", "jump", "reverse_warm_up"])
 def test_negative_numbers(fake_session, name):
     with pytest.raises(TecoError, match="0 or more"):
         Stream(fake_session(), **{name: -1})

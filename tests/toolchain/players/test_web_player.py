@@ -18,13 +18,12 @@ import pytest
 from browser import chromium, resize
 from web_page import enlarge, open_page, serve, settle, site_folder, wait_for
 
-from teco.inference.scene_cuts import SceneCutDetector
 from teco.model.opening import open_model
 from teco.players.web.server import Server
 from teco_calibration.degrade import degrade_bd
 from teco_models import zoo
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fetched]
 
 
 @pytest.fixture(scope="module")
@@ -228,36 +227,6 @@ def test_seek_storm(page, server, make_clip, tmp_path, texture) -> None:
     assert apart([after], [again.picture]) == 0
 
 
-def test_scene_cuts_are_those_of_python(page, server, texture, make_clip) -> None:
-    """The same scores, on sizes that the sketch shrinks, crops and enlarges."""
-    page.get(server.url)
-    script = """
-    const [frames, h, w, finish] = arguments;
-    import("./scenecut.js").then(({ SceneCutDetector }) => {
-      const detector = new SceneCutDetector();
-      finish(frames.map((text) => {
-        const rgba = Uint8Array.from(atob(text), (x) => x.charCodeAt(0));
-        return [detector.isCut(rgba, h, w), detector.score];
-      }));
-    }).catch((error) => finish(String(error)));
-    """
-    for w, h in ((160, 96), (320, 180), (90, 200), (641, 359), (24, 16), (13, 40)):
-        shots = [texture(3, w, h, seed=seed, step=2) for seed in range(2)]
-        frames = [frame for shot in shots for frame in shot]
-        frames[4] = (frames[4] * 0.6).astype(np.uint8)  # the light goes down
-        texts = [base64.b64encode(with_alpha(frame).tobytes()).decode() for frame in frames]
-        found = page.execute_async_script(script, texts, h, w)
-        detector = SceneCutDetector()
-        expected = [(detector.is_cut(frame), detector.score) for frame in frames]
-        assert [cut for cut, _ in found] == [cut for cut, _ in expected], (w, h)
-        scores = [[score for _, score in side] for side in (found, expected)]
-        assert np.abs(np.subtract(*scores)).max() < 0.01, (w, h, scores)
-
-
-def with_alpha(frame: np.ndarray) -> np.ndarray:
-    return np.dstack((frame, np.full(frame.shape[:2], 255, np.uint8)))
-
-
 def test_too_small_a_video_is_told(page, server, make_clip, tmp_path, texture) -> None:
     clip = make_clip(tmp_path / "tiny.webm", pixels=texture(5, 32, 6), codec="libvpx-vp9", crf="10")
     open_page(page, server)
@@ -303,7 +272,7 @@ def _truncated_with_its_hash(path: Path) -> None:
         ("models/live.safetensors", _flipped, "live.safetensors is damaged"),
         ("models/live-web.onnx", Path.unlink, "live-web.onnx could not be fetched"),
         ("models/live-web.onnx", _truncated_with_its_hash, "cannot load the model"),
-        ("models/live-web.json", _other_contract, "ports of uint8, this player knows float32"),
+        ("models/live-web.json", _other_contract, 'dtype is "uint8"'),
         ("ort/ort.wasm.bundle.min.mjs", Path.unlink, "onnxruntime-web could not be loaded"),
     ],
 )

@@ -65,7 +65,9 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
 
 def test_everything_a_page_names_is_there(tmp_path, fake_ort_web) -> None:
     files = site(web_models("live"), onnxruntime_web.find())
-    shipped = {p.name for p in PAGE.iterdir() if p.suffix in {".js", ".css", ".html", ".svg"}}
+    shipped = {
+        p.name for p in PAGE.iterdir() if p.suffix in {".js", ".css", ".html", ".svg", ".wasm"}
+    }
     assert shipped <= set(files), "a file of the page is not in its table"
     html = (PAGE / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#:]+)"', html))
@@ -144,7 +146,7 @@ def test_nothing_kept_and_no_network(teco, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("npm_config_registry", (tmp_path / "offline").as_uri())
     teco("emit", "web", "-o", tmp_path / "page").refuses(
         3, f"onnxruntime-web {VERSION} is needed and could not be fetched", "TECO_ORT_WEB",
-        "python -m teco.core.npm_package fetch onnxruntime-web", after=("onnxruntime-web",),
+        "teco fetch web --from", after=("onnxruntime-web",),
     )  # fmt: skip
     assert not (tmp_path / "page").exists()
 

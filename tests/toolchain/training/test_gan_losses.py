@@ -480,7 +480,7 @@ def write_vgg19(weights: dict[str, Tensor]) -> Path:
 def test_auto_without_any_weights_says_what_to_type(caches: Path) -> None:
     with pytest.raises(TecoError, match="neither VGG19 nor VGG16") as error:
         perceptual("auto", "cpu")
-    assert "python -m teco_calibration.metrics.lpips_backbone fetch --vgg" in error.value.hint
+    assert "teco fetch lpips --vgg" in error.value.hint
     assert error.value.exit_code == MACHINE
 
 
@@ -507,7 +507,7 @@ def test_vgg19_without_a_network(caches: Path, capfd) -> None:
     with pytest.raises(TecoError, match=r"could not be downloaded.*no route to host") as error:
         perceptual("vgg19", "cpu")
     assert str(vgg19_path()) in error.value.hint
-    assert "fetch --vgg" in error.value.hint
+    assert "teco fetch lpips --vgg" in error.value.hint
     assert error.value.exit_code == MACHINE
     assert capfd.readouterr().out == ""
     assert not vgg19_path().exists()

@@ -19,17 +19,17 @@ from teco.training import adversary
 from teco.training import loop as loop_module
 from teco.training.data.sequences import shot_of
 from teco.training.distributed import Processes, SharedBatchNorm, share_batch_norm
-from teco.training.loop import (
+from teco.training.loop import Trainer
+from teco.training.losses.terms import ping_pong
+from teco.training.options import LoopOptions, TrainOptions
+from teco.training.run_folder import (
     CHECKPOINT,
     DISCRIMINATOR,
     LOG,
     SAMPLES,
     WEIGHTS,
-    Trainer,
-    stage_weights,
+    RunFolder,
 )
-from teco.training.losses.terms import ping_pong
-from teco.training.options import LoopOptions, TrainOptions
 from teco.training.schedule import rate
 from teco.training.stages import Batch
 from teco.training.validate import Validator
@@ -122,7 +122,7 @@ def test_the_gan_stage_runs_logs_and_keeps_the_recurrent_weights(tmp_path: Path,
     for name, start in fresh.discriminator.named_parameters():
         assert not torch.equal(learned[name], start), name
     before, after = (
-        load_weights(stage_weights(tmp_path, "recurrent")),
+        load_weights(RunFolder(tmp_path).stage_weights("recurrent")),
         load_weights(tmp_path / WEIGHTS),
     )
     assert (before.metadata or {})["stage"] == "recurrent"
@@ -411,6 +411,7 @@ def test_nothing_to_train_is_refused() -> None:
         TrainOptions(variant=TINY, iterations=0, flow_iterations=0)
 
 
+@pytest.mark.usefixtures("random_vgg")
 def test_no_flow_stage_without_a_flow_net(tmp_path: Path, shots) -> None:
     o = options(variant=FREE, flow_iterations=2)
     with pytest.raises(TecoError, match="no flow net") as error:

@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import pytest
 
-from teco.core import files
 from teco.core.errors import TecoError
 from teco.video.clips import FrameSink, FrameSource, open_sink, open_source
 from teco.video.colour import Colour, Converter, guess_matrix
@@ -778,13 +777,6 @@ def test_a_killed_run_leaves_no_output_and_the_next_one_cleans_up(tmp_path, clip
     assert not (tmp_path / "out.mp4").exists()
     enlarge(clip, tmp_path / "out.mp4", span={"max_frames": 2})
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
-
-
-def test_parts_of_living_processes_are_left_alone(tmp_path):
-    other = tmp_path / f".out.mp4.teco-{os.getppid()}.part.mp4"
-    other.touch()
-    files.part_name(tmp_path / "out.mp4")
-    assert other.exists()
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, clip, monkeypatch):

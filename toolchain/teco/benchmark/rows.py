@@ -1,22 +1,75 @@
-"""Rows of the record, made of what candidates have shown."""
+"""Rows of the record, which fill while the candidates are measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from teco.benchmark.measure.roofline import library_of, roofline
-from teco.benchmark.record.record import Ceiling, Kernel, Roofline, Row
-from teco.measurement.statistics import samples_of
+from teco.benchmark.progress import BenchProgress
+from teco.benchmark.record.record import Ceiling, Roofline, Row
+from teco.measurement.records import Latency
 from teco.runtimes.base import package_version
 
 if TYPE_CHECKING:
     from teco.benchmark.measure.candidates import BenchCandidate
-    from teco.benchmark.measure.worker_pool import Runner
+    from teco.benchmark.measure.worker_pool import Failure, Runner
 
 
-def bare_row(one: BenchCandidate) -> Row:
+class RowBook:
+    """Every candidate's row as far as it is known.
+
+    Args:
+        candidates: that take part.
+        progress: shown each row that changes.
+
+    Attributes:
+        rows: by key, in the order of the candidates.
+    """
+
+    def __init__(self, candidates: Sequence[BenchCandidate], progress: BenchProgress) -> None:
+        self.rows = {one.key: _bare_row(one) for one in candidates}
+        self._progress = progress
+
+    @property
+    def timed(self) -> bool:
+        """Whether any row has a latency."""
+        return any(row.latency is not None for row in self.rows.values())
+
+    def change(self, key: str, **fields: Any) -> None:
+        """Give a row these fields."""
+        self.rows[key] = replace(self.rows[key], **fields)
+        self._progress.row(self.rows[key])
+
+    def note(self, failures: Iterable[Failure | None]) -> None:
+        """Say in its row what could not be measured."""
+        for failure in failures:
+            if failure is not None and failure.why not in self.rows[failure.key].notes:
+                self.change(failure.key, notes=(*self.rows[failure.key].notes, failure.why))
+
+    def update(self, runner: Runner, ceilings: Sequence[Ceiling]) -> None:
+        """Take over what a runner has measured so far."""
+        latency = runner.timed.measured() if runner.timed.timed else None
+        row = self.rows[runner.key]
+        self.change(
+            runner.key, details=runner.details, latency=latency, memory=runner.memory,
+            end_to_end=runner.end_to_end, playback=runner.playback,
+            roofline=None if latency is None else _roofline(row, runner, latency, ceilings),
+        )  # fmt: skip
+
+    def share_speed(self, candidates: Sequence[BenchCandidate]) -> None:
+        """Give rows of the same graph the speed that was measured for one of them."""
+        for one in candidates:
+            if one.same_as:
+                other = self.rows[one.same_as]
+                names = ("details", "latency", "end_to_end", "playback", "memory", "roofline",
+                         "notes")  # fmt: skip
+                shared = {name: getattr(other, name) for name in names}
+                self.change(one.key, measured_as=one.same_as, **shared)
+
+
+def _bare_row(one: BenchCandidate) -> Row:
     """What is known before anything is measured."""
     return Row(
         key=one.key, artifact=one.artifact, runtime=one.runtime.name,
@@ -25,39 +78,19 @@ def bare_row(one: BenchCandidate) -> Row:
     )  # fmt: skip
 
 
-def fill_speed(row: Row, runner: Runner, ceilings: Sequence[Ceiling]) -> Row:
-    """A row with what its runner has measured so far."""
-    blocks = [b for b in runner.lane.blocks if b.host]
-    kernel: Kernel | None = None
-    if blocks and runner.lane.warm_up is not None:
-        device = [b.device for b in blocks if b.device]
-        kernel = Kernel(
-            host=samples_of([b.host for b in blocks]),
-            device=samples_of(device) if device else None,
-            load_ms=runner.load_ms,
-            first_ms=runner.first_ms,
-            warm_up=runner.lane.warm_up,
-        )
-    return replace(
-        row, details=runner.details, kernel=kernel, memory=runner.memory,
-        pipeline=runner.pipeline, playback=runner.playback,
-        roofline=None if kernel is None else _roofline(row, runner, kernel, ceilings),
-    )  # fmt: skip
-
-
 def _roofline(
-    row: Row, runner: Runner, kernel: Kernel, ceilings: Sequence[Ceiling]
+    row: Row, runner: Runner, latency: Latency, ceilings: Sequence[Ceiling]
 ) -> Roofline | None:
     """Beside the ceiling of its own library where there is one, else of any on its device."""
-    library = library_of(runner.contender.runtime)
+    library = library_of(runner.candidate.runtime)
     here = [(i, c) for i, c in enumerate(ceilings) if c.device == row.device]
     gemms = [(i, c) for i, c in here if c.kind == "gemm" and c.precision == row.precision]
     gemms = [(i, c) for i, c in gemms if c.library == library] or gemms
     copies = [(i, c) for i, c in here if c.kind == "copy"]
     if not gemms or not copies:
         return None
-    # By the GPU's own events the frame's way to it and the picture's way back do not count.
-    timed = kernel.device or kernel.host
+    # Device time leaves out the copies of the frames to the GPU and back.
+    timed = latency.device or latency.host
     gemm = max(gemms, key=lambda item: item[1].value)[0]
     copy = max(copies, key=lambda item: item[1].value)[0]
     return roofline(runner.work, ceilings, gemm, copy, timed.summary.p50)

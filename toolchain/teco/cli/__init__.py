@@ -32,6 +32,7 @@ SECTIONS = {
             "info": "Say what a model, a weights file or a variant is and costs.",
             "estimate": "Say what a variant will cost before anything is built.",
             "doctor": "Say what this machine can run, and what is missing.",
+            "fetch": "Fetch what teco uses and does not carry, once.",
         },
     ),
     "measure": (
@@ -39,6 +40,7 @@ SECTIONS = {
         {
             "bench": "Measure latency, memory and quality.",
             "compare": "Compare two records of teco bench.",
+            "catalogue": "Check records of teco bench for the shipped catalogue.",
             "eval": "Measure quality on clips with a ground truth.",
             "table": "Compare models on test sets, beside published figures.",
         },

@@ -74,6 +74,38 @@ def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+class Renamed(click.Option):
+    """An option with an older name, which still works and is not shown.
+
+    Args:
+        older: such as ``--warm-up``.
+    """
+
+    def __init__(self, *args: Any, older: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._older = older
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown = self.opts
+        self.opts = [*shown, self._older]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+def reverse_warm_up_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--reverse-warm-up",
+        cls=Renamed,
+        older="--warm-up",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Coming frames run backwards, and dropped, at a scene's start.",
+    )(function)
+
+
 def not_a_pipe(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
     """Callback for clips that are read more than once."""
     if value == "-" or (isinstance(value, tuple) and "-" in value):

@@ -1,7 +1,19 @@
-"""Output under a temporary name beside the final one, renamed when whole.
+"""Files and folders that are there whole or not at all.
 
-A killed run leaves the old file or the new one, never half. What it leaves under the temporary
-name is removed by the next run for the same output.
+Whatever takes time to write, or must not be half there, lies under a temporary name beside its own
+until it is whole, and then gets its name in one step:
+
+    with writing(path) as part:       # a file; writing(path, folder=True) for a folder
+        torch.save(state, part)
+
+    write_beside(path, data)          # bytes that are at hand
+
+    with Output(path) as output:      # a file whose fate is decided later
+        ...
+        output.commit({manifest: text})
+
+A killed run leaves the old file or the new one, never half of one. What it leaves under the
+temporary name is removed by the next run that writes the same file.
 """
 
 from __future__ import annotations
@@ -13,59 +25,204 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from teco.core.errors import TecoError
+from teco.core.errors import USAGE, TecoError
 
 
-def check_target(path: Path, *, overwrite: bool, source: Path | None) -> None:
-    """Raise TecoError unless a file or folder of this name may be made."""
-    folder = path.parent
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
+class WriteError(TecoError, OSError):
+    """A file could not be written; an OSError as well, for those who can do without the file.
+
+    Args:
+        name: of the file, as its user knows it.
+        error: what the system said.
+    """
+
+    def __init__(self, name: str | Path, error: OSError) -> None:
+        # "-" is standard output, which lies in no folder.
+        where = name if str(name) == "-" else Path(name).parent
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{name} could not be written: no space left on {where}"
+            hint = "free some space or write to another disk; nothing was left behind"
+        elif error.errno == errno.EPIPE:
+            message, hint = f"whoever was reading {name} stopped reading before the end", ""
+        else:
+            message = f"{name} could not be written: {error.strerror or error}"
+            hint = f"check {where}"
+        super().__init__(message, hint=hint)
+        self.strerror, self.filename = error.strerror, str(name)
+        if error.errno != errno.EPIPE:  # which click would take for a reason to end without a word
+            self.errno = error.errno
+
+    def __str__(self) -> str:
+        return self.message  # OSError's would be made of the three fields
+
+
+@contextlib.contextmanager
+def write_errors(name: str | Path) -> Generator[None]:
+    """Turn what the system says about a failed write of ``name`` into a :class:`WriteError`."""
+    try:
+        yield
+    except TecoError:
+        raise
+    except OSError as error:
+        raise WriteError(name, error) from error
+
+
+def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> None:
+    """Refuse, before any work, a place that files cannot or should not be written to.
+
+    Args:
+        paths: files of one folder that will be written together, or a folder to be made.
+        overwrite: they may replace others.
+        source: what they are made from, which they must not replace.
+
+    Raises:
+        TecoError: there is no such folder, a file exists or is the source (exit code 2), or the
+            folder is not writable.
+    """
+    folder = paths[0].parent
+    if source is not None and source.exists():
+        for path in paths:
+            if path.exists() and path.samefile(source):
+                raise TecoError(
+                    f"the output {path} is the input itself",
+                    hint="give the output another name",
+                    exit_code=USAGE,
+                )
+    if folder.exists() and not folder.is_dir():
         raise TecoError(
-            f"the output {path} is the input itself",
-            hint="give the output another name",
-            exit_code=2,
+            f"the output folder {folder} is a file, expected a folder",
+            hint="give another -o",
+            exit_code=USAGE,
         )
     if not folder.is_dir():
         raise TecoError(
-            f"the output folder {folder} does not exist", hint=f"mkdir -p {folder}", exit_code=2
+            f"the output folder {folder} does not exist", hint=f"mkdir -p {folder}", exit_code=USAGE
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise TecoError(
             f"the output folder {folder} is not writable",
             hint=f"check the permissions: ls -ld {folder}",
         )
-    if path.exists() and not overwrite:
-        raise TecoError(f"{path} exists already", hint="add --force to replace it", exit_code=2)
+    if not overwrite and (taken := [path for path in paths if path.exists()]):
+        raise TecoError(
+            f"{taken[0]} exists already", hint="add --force to replace it", exit_code=USAGE
+        )
 
 
-def part_name(path: Path) -> Path:
-    """The temporary name of this process for this output; removes those of dead processes."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.teco-(\d+)\.part{re.escape(path.suffix)}")
-    with contextlib.suppress(OSError):
-        for entry in path.parent.iterdir():
-            found = pattern.fullmatch(entry.name)
-            if found and not _alive(int(found[1])):
-                remove(entry)
-    part = path.with_name(f".{path.name}.teco-{os.getpid()}.part{path.suffix}")
-    if part.exists():
-        raise TecoError(f"{path} is being written already by this process")
-    return part
+class Output:
+    """A file or folder that is being written, under a temporary name of its own.
+
+    Leaving it as a context manager removes what was not committed.
+
+    Args:
+        path: its name once it is whole; what has that name now stays until then.
+        folder: it is a folder.
+
+    Attributes:
+        path: as given.
+        part: where to write until then: an empty file or folder with the same suffix.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+
+    def __init__(self, path: Path, *, folder: bool = False) -> None:
+        self.path = path
+        _remove_parts_of_the_dead(path)
+        # The token tells apart what one process writes twice, and processes of other machines.
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.part = path.with_name(f".{path.name}.teco-{token}.part{path.suffix}")
+        self._done = False
+        with write_errors(path):
+            self.part.mkdir() if folder else self.part.touch(exist_ok=False)
+
+    def commit(self, described_by: Mapping[Path, bytes] | None = None) -> None:
+        """Give it its name, safe against a power cut; of a folder, the name and not every file.
+
+        Args:
+            described_by: small files, such as a manifest, that say what it is. They are written in
+                full before anything gets its name. Older ones go first, so that at no moment does
+                one describe another file.
+
+        Raises:
+            WriteError: it cannot be written; what had the names before still has them.
+        """
+        with contextlib.ExitStack() as stack, write_errors(self.path):
+            if not self.part.is_dir():
+                _sync(self.part)
+            beside = [stack.enter_context(Output(path)) for path in described_by or ()]
+            for output, data in zip(beside, (described_by or {}).values(), strict=True):
+                output.part.write_bytes(data)
+                _sync(output.part)
+            for output in beside:
+                output.path.unlink(missing_ok=True)
+            for output in (self, *beside):
+                output._rename()
+
+    def _rename(self) -> None:
+        if self.part.is_dir() and self.path.exists():
+            old = self.part.with_name(f"{self.part.name}.old")
+            self.path.rename(old)
+            try:
+                self.part.rename(self.path)
+            except BaseException:
+                old.rename(self.path)
+                raise
+            remove(old)
+        else:
+            self.part.replace(self.path)
+        self._done = True
+        # Not every file system lets a folder be synced; the rename itself is done either way.
+        with contextlib.suppress(OSError):
+            _sync(self.path.parent)
+
+    def abort(self) -> None:
+        """Remove what was written, unless it was committed."""
+        if not self._done:
+            self._done = True
+            remove(self.part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+@contextlib.contextmanager
+def writing(path: Path, *, folder: bool = False) -> Generator[Path]:
+    """Where to write a file or folder, which gets its name at the end of a block that succeeds.
+
+    Args:
+        path: its name; what has it now is replaced.
+        folder: it is a folder.
+
+    Yields:
+        The temporary name, that of an empty file or folder.
+
+    Raises:
+        WriteError: it cannot be written; so is any OSError of the block.
+    """
+    with Output(path, folder=folder) as output:
+        with write_errors(path):
+            yield output.part
+        output.commit()
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a file that is never half there; replaces an older one.
+
+    Raises:
+        WriteError: it cannot be written; the error names ``path``, not the temporary name.
+    """
+    with writing(path) as part:
+        part.write_bytes(data)
 
 
 def remove(path: Path) -> None:
@@ -77,44 +234,34 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def settle(part: Path, path: Path) -> None:
-    """Give a whole file its final name, safe against a power cut."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    # Not every file system lets a folder be synced; the rename itself is done either way.
+def _remove_parts_of_the_dead(path: Path) -> None:
+    """Remove what processes that were killed left of this output."""
+    name, suffix = re.escape(path.name), re.escape(path.suffix)
+    pattern = re.compile(rf"\.{name}\.teco-(\d+)-\w+\.part{suffix}")
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        for entry in path.parent.iterdir():
+            found = pattern.fullmatch(entry.name)
+            if found and not _is_alive(int(found[1])):
+                remove(entry)
 
 
-@contextlib.contextmanager
-def writing(name: str, folder: Path | None = None) -> Generator[None]:
-    """Turn what the system says about a failed write into a sentence."""
+def _is_alive(process: int) -> bool:
     try:
-        yield
-    except OSError as error:
-        raise write_error(error.errno, str(error.strerror), name, folder) from error
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
-def write_error(code: int | None, text: str, name: str, folder: Path | None) -> TecoError:
-    """The TecoError for a failed write of ``name``."""
-    where = folder if folder is not None else name
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return TecoError(
-            f"no space left on {where} while writing {name}",
-            hint="free some space or write to another disk; nothing was left behind",
-        )
-    if code == errno.EPIPE:
-        return TecoError(f"whoever was reading {name} stopped reading before the end")
-    return TecoError(f"{name} could not be written: {text}", hint=f"check {where}")
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256_of(path: Path) -> str:
@@ -124,7 +271,7 @@ def sha256_of(path: Path) -> str:
 
 
 def as_json(record: Any) -> bytes:
-    """A record as indented JSON; what is no finite number becomes null, which JSON can hold."""
+    """A record as indented JSON; NaN and infinities become null, as JSON has neither."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, float):
@@ -136,34 +283,3 @@ def as_json(record: Any) -> bytes:
         return value
 
     return (json.dumps(finite(record), indent=2, allow_nan=False) + "\n").encode()
-
-
-class WriteError(TecoError, OSError):
-    """A file could not be written; an OSError as well, for those who can do without the file."""
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"{path} could not be written: {error.strerror or error}")
-        self.errno, self.strerror, self.filename = error.errno, error.strerror, str(path)
-
-    def __str__(self) -> str:
-        return self.message  # OSError's would be made of the three fields
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Write a small file under a temporary name and rename it, so that it is never half there.
-
-    Raises:
-        WriteError: it cannot be written; the error names ``path``, not the temporary name.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise WriteError(path, error) from error
-    finally:
-        with suppress(OSError):  # where the folder is none, the error above has said so
-            part.unlink(missing_ok=True)

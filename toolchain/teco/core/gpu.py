@@ -1,55 +1,176 @@
-"""Which NVIDIA GPUs are here, and their compute capability."""
+"""Which NVIDIA GPUs are here and how they are doing: the one place that asks.
+
+NVML is asked first (nvidia-ml-py loads the driver's own library and puts nothing on a GPU), then
+the program ``nvidia-smi``, which may be on the path where the library is not, then the CUDA driver:
+a Jetson has neither of the others, or ones that do not know the answer. The last way has not yet
+been run on a GPU.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from teco.core.machine import nvidia_smi
+import pynvml
 
-# CUdevice_attribute, CUDA driver API.
+_T = TypeVar("_T")
+
 _MAJOR, _MINOR = 75, 76
+"""CUdevice_attribute, CUDA driver API."""
+
+THROTTLE_BITS = 0x8 | 0x20 | 0x40 | 0x80
+"""NVML's clock event reasons that are no choice of anybody's: slowdown by the hardware, thermal by
+software and by hardware, power brake (nvml.h, nvmlClocksEventReason...)."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
+    """One GPU; what its driver does not tell is empty.
 
     Attributes:
-        name: as its driver says.
-        compute_capability: 89 for 8.9.
+        name: of the product.
+        compute_capability: 89 for 8.9; 0 where it is not told.
+        driver: version.
+        memory: with its unit, "24564 MiB".
     """
 
     name: str
-    compute_capability: int
+    compute_capability: int = 0
+    driver: str = ""
+    memory: str = ""
+
+    @property
+    def capability(self) -> str:
+        """The compute capability as it is written, "8.9"."""
+        major, minor = divmod(self.compute_capability, 10)
+        return f"{major}.{minor}" if self.compute_capability else ""
 
     def __str__(self) -> str:
-        major, minor = divmod(self.compute_capability, 10)
-        return f"{self.name} (compute capability {major}.{minor})"
+        return f"{self.name} (compute capability {self.capability or 'unknown'})"
 
 
 def find() -> tuple[Gpu, ...]:
-    """The GPUs in the driver's order; empty without one. Never fails.
-
-    nvidia-smi is asked first, which loads nothing into this process; Jetsons have none or one that
-    does not know the answer, so the driver itself is asked then. The second way has not yet been
-    run on a GPU.
-    """
-    return from_nvidia_smi() or _from_driver()
+    """The GPUs in the driver's order; empty without one. Never fails."""
+    return tuple(_ask_nvml(_describe) or _from_nvidia_smi() or _from_cuda())
 
 
-def from_nvidia_smi() -> tuple[Gpu, ...]:
-    """What ``nvidia-smi --query-gpu=name,compute_cap`` says; empty when it cannot be asked."""
+def driver_cuda() -> str | None:
+    """The newest CUDA that the driver runs, "13.0"; None where there is no driver."""
+    found = _with_nvml(pynvml.nvmlSystemGetCudaDriverVersion)
+    if found is not None:
+        return f"{found // 1000}.{found % 1000 // 10}"
+    page = "\n".join(_run_nvidia_smi())
+    match = re.search(r"CUDA (?:UMD |Driver )?Version\s*:\s*(\d+\.\d+)", page)
+    return match[1] if match else None
+
+
+def free_bytes() -> int | None:
+    """Free memory of the first GPU; None without one."""
+    free = _ask_nvml(lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).free))
+    if free:
+        return free[0]
+    lines = _query_nvidia_smi("memory.free")
+    match = re.match(r"(\d+) MiB", lines[0]) if lines else None
+    return int(match[1]) * 2**20 if match else None
+
+
+def throttled() -> bool:
+    """Whether a GPU holds its clocks down now, for heat or power supply."""
+    reasons = _ask_nvml(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
+    if not reasons:  # a driver before 535 does not know that name
+        told = _query_nvidia_smi("clocks_throttle_reasons.active")
+        reasons = [int(line, 16) for line in told if re.fullmatch("0x[0-9a-fA-F]+", line)]
+    return any(found & THROTTLE_BITS for found in reasons)
+
+
+# --- NVML ------------------------------------------------------------------------------------
+
+
+def _with_nvml(ask: Callable[[], _T]) -> _T | None:
+    """The answer of NVML; None where there is no driver, or it does not know one."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return ask()
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask_nvml(ask: Callable[[Any], _T]) -> list[_T]:
+    """The answers for each GPU's handle; empty where one has none."""
+
+    def of_each() -> list[_T]:
+        count = pynvml.nvmlDeviceGetCount()
+        return [ask(pynvml.nvmlDeviceGetHandleByIndex(n)) for n in range(count)]
+
+    return _with_nvml(of_each) or []
+
+
+def _describe(handle: Any) -> Gpu:
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(
+        pynvml.nvmlDeviceGetName(handle),
+        major * 10 + minor,
+        pynvml.nvmlSystemGetDriverVersion(),
+        f"{total // 2**20} MiB",
+    )
+
+
+# --- nvidia-smi ------------------------------------------------------------------------------
+
+
+def _run_nvidia_smi(*arguments: str) -> list[str]:
+    """The lines that it prints; none where it is absent or fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _query_nvidia_smi(fields: str) -> list[str]:
+    """One line for each GPU with these fields."""
+    return _run_nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader")
+
+
+def _from_nvidia_smi() -> list[Gpu]:
     found: list[Gpu] = []
-    for line in nvidia_smi("name,compute_cap"):
-        name, _, capability = line.rpartition(",")
-        major, _, minor = capability.strip().partition(".")
-        if major.isdecimal() and minor.isdecimal():  # an old driver prints [N/A]
-            found.append(Gpu(name.strip(), int(major) * 10 + int(minor)))
-    return tuple(found)
+    for line in _query_nvidia_smi("name,compute_cap,driver_version,memory.total"):
+        fields = [x.strip() for x in line.rsplit(",", 3)]
+        if len(fields) == 4:
+            name, capability, driver, memory = ("" if x.startswith("[") else x for x in fields)
+            major, _, minor = capability.partition(".")
+            known = major.isdecimal() and minor.isdecimal()  # an old driver prints [N/A]
+            found.append(Gpu(name, int(major + minor) if known else 0, driver, memory))
+    if found:
+        return found
+    # A driver too old to know compute_cap refuses the whole question.
+    for line in _query_nvidia_smi("name,driver_version,memory.total"):
+        fields = [x.strip() for x in line.rsplit(",", 2)]
+        if len(fields) == 3:
+            found.append(Gpu(fields[0], driver=fields[1], memory=fields[2]))
+    return found
 
 
-def _from_driver() -> tuple[Gpu, ...]:
+# --- the CUDA driver -------------------------------------------------------------------------
+
+
+def _from_cuda() -> list[Gpu]:
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
@@ -57,10 +178,10 @@ def _from_driver() -> tuple[Gpu, ...]:
         except OSError:
             continue
     else:
-        return ()
+        return []
     count = ctypes.c_int()
     if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return ()
+        return []
     found: list[Gpu] = []
     for n in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
@@ -74,4 +195,4 @@ def _from_driver() -> tuple[Gpu, ...]:
         if not failed:
             text = name.value.decode(errors="replace")
             found.append(Gpu(text, major.value * 10 + minor.value))
-    return tuple(found)
+    return found

@@ -6,11 +6,12 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from teco.core import gpu
 from teco.core.errors import MACHINE, TecoError
 
 
@@ -23,7 +24,7 @@ class Machine:
         cores: logical processors this process may use.
         cpu_flags: instruction sets that matter to the runtimes.
         memory_gib: physical memory.
-        gpus: name and driver of NVIDIA GPUs, as nvidia-smi says.
+        gpus: name, driver and memory of NVIDIA GPUs.
         os: system and release.
         python: version.
         packages: versions of what runs and makes models; absent ones are left out.
@@ -80,21 +81,17 @@ def inspect() -> Machine:
         set[str](),
     )
     versions = {name: v for name in _PACKAGES if (v := version_of(name))}
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):
-        load = None
     return Machine(
         cpu=names[0] if names else platform.processor() or platform.machine(),
         cores=usable_cores(),
         cpu_flags=tuple(f for f in _FLAGS if f in flags),
-        memory_gib=round(_memory_bytes() / 2**30, 1),
-        gpus=nvidia_gpus(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=tuple(", ".join(x for x in (g.name, g.driver, g.memory) if x) for g in gpu.find()),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         packages=versions,
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
-        load=load,
+        load=psutil.getloadavg()[0],
     )
 
 
@@ -135,28 +132,3 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def nvidia_gpus() -> tuple[str, ...]:
-    """Name, driver and memory of each NVIDIA GPU as nvidia-smi prints them; empty without one."""
-    return nvidia_smi("name,driver_version,memory.total")
-
-
-def nvidia_smi(fields: str) -> tuple[str, ...]:
-    """One line for each GPU with these fields; empty where nvidia-smi cannot be asked."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in out.splitlines() if line.strip())

@@ -5,32 +5,32 @@ registry; no node is needed. What is fetched is held against the hash that the r
 when this version was chosen before anything in it is read, so it does not matter which mirror
 (``npm_config_registry``, as npm itself reads it) or proxy (``HTTPS_PROXY``) it came through.
 
-``python -m teco.core.npm_package fetch [NAME ...]`` does that ahead of time.
+``teco fetch`` does that ahead of time.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import http.client
 import io
 import json
+import logging
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco_calibration.cache import cache_dir
 
+_log = logging.getLogger(__name__)
+
 REGISTRY = "https://registry.npmjs.org"
-COMMAND = "python -m teco.core.npm_package fetch"
 SILENCE_SECONDS = 60
 """How long a registry may say nothing before it is given up."""
 
@@ -46,6 +46,7 @@ class Package:
         sha512: of the tarball, base64; ``npm view NAME@VERSION dist.integrity``.
         files: paths inside the package.
         environment: the variable by which users name a folder that has it.
+        part: what ``teco fetch`` calls the part of teco that it is for.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Package:
     sha512: str
     files: tuple[str, ...]
     environment: str
+    part: str
 
     @property
     def tarball(self) -> str:
@@ -89,6 +91,7 @@ ONNXRUNTIME_WEB = Package(
         "dist/ort-wasm-simd-threaded.wasm",
     ),
     "TECO_ORT_WEB",
+    "web",
 )
 D3 = Package(
     "d3",
@@ -97,6 +100,7 @@ D3 = Package(
     "ZKb/mONPVKzaO5UlcWcwN8bS4ezvQaYu+bsou+XgNABdGC800kwH651ADTbbTxMPHW13UlvbQafdmJQDk1w7Mg==",
     ("dist/d3.min.js", "LICENSE"),
     "TECO_REPORT_JS",
+    "report",
 )
 PLOT = Package(
     "@observablehq/plot",
@@ -105,6 +109,7 @@ PLOT = Package(
     "/qaXP/7mc4MUS0s4cPPFASDRjtsWp85/TbfsciqDgU1HwYixbSbbytNuInD8AcTYC3xaxACgVX06agdfQy9W+g==",
     ("dist/plot.umd.min.js", "LICENSE"),
     "TECO_REPORT_JS",
+    "report",
 )
 PACKAGES = {package.name: package for package in (ONNXRUNTIME_WEB, D3, PLOT)}
 
@@ -122,13 +127,7 @@ class PackageFiles:
     version: str
 
 
-def find(
-    package: Package,
-    named: Path | None = None,
-    *,
-    option: str = "",
-    say: Callable[[str], None] = lambda _: None,
-) -> PackageFiles:
+def find(package: Package, named: Path | None = None, *, option: str = "") -> PackageFiles:
     """A package's files, which are fetched where they are nowhere yet.
 
     Args:
@@ -137,7 +136,6 @@ def find(
             or it is a project that has the package in node_modules, or it holds the files
             themselves. None looks at the package's variable, then the cache, then the registry.
         option: by which ``named`` was given, for messages.
-        say: told about the download.
 
     Raises:
         TecoError: the named folder does not hold them (exit code 2); they cannot be fetched here
@@ -146,77 +144,82 @@ def find(
     given = named or (Path(x) if (x := os.environ.get(package.environment)) else None)
     if given is not None:
         return _in_folder(package, given, option if named else package.environment)
-    if not package.is_kept:
-        say(f"{package.name} {package.version} is fetched once, {_size(package)}: {package.url}")
-        _keep(package, _download(package), package.url)
+    fetch(package)
     return _kept(package)
 
 
-def _size(package: Package) -> str:
-    return f"{package.size / 1e6:.1f} MB"
+def fetch(package: Package, tarball: Path | None = None) -> Path:
+    """The cache's folder of a package, which is put there unless it is there already.
+
+    Args:
+        package: which.
+        tarball: the registry's, where it was downloaded already; None downloads it.
+
+    Raises:
+        TecoError: it cannot be had here or is not what was published (exit code 3); the file cannot
+            be read, or the cache not be written.
+    """
+    if package.is_kept:
+        return package.kept
+    if tarball is None:
+        size = f"{package.size / 1e6:.1f} MB"
+        _log.info("%s %s is fetched once, %s: %s", package.name, package.version, size, package.url)
+        data, source = _download(package), package.url
+    else:
+        source = str(tarball)
+        try:
+            data = tarball.read_bytes()
+        except OSError as error:
+            raise TecoError(f"{tarball} cannot be read: {error.strerror or error}") from error
+    _check(package, data, source)
+    _unpack(package, data)
+    return package.kept
 
 
 def _kept(package: Package) -> PackageFiles:
     return PackageFiles({name: package.kept / name for name in package.files}, package.version)
 
 
-def _by_hand(package: Package) -> str:
-    return (
-        f"where there is a network, `{COMMAND} {package.name}` fetches it; or put "
-        f"{REGISTRY}/{package.name}/-/{package.tarball} into a folder that {package.environment} "
-        "names"
-    )
-
-
 # --- a folder that was named -----------------------------------------------------------------
 
 
-def _in_folder(package: Package, folder: Path, what: str) -> PackageFiles:
-    for root in (folder, folder / "package", folder / package.name,
-                 folder / "node_modules" / package.name):  # fmt: skip
-        files = {name: root / name for name in package.files}
-        if all(path.is_file() for path in files.values()) and _name(root) in ("", package.name):
-            return PackageFiles(files, _version(root))
+def _in_folder(package: Package, folder: Path, option: str) -> PackageFiles:
+    roots = (
+        folder, folder / "package", folder / package.name, folder / "node_modules" / package.name,
+    )  # fmt: skip
+    layouts = [(root, {name: root / name for name in package.files}) for root in roots]
     if len({PurePosixPath(name).parent for name in package.files}) == 1:
-        files = {name: folder / PurePosixPath(name).name for name in package.files}
+        # The files may lie bare in the folder that was named, whatever is around it.
+        bare = {name: folder / PurePosixPath(name).name for name in package.files}
+        layouts.append((folder.parent, bare))
+    for root, files in layouts:
+        name, version = _name_and_version(root)
         if all(path.is_file() for path in files.values()):
-            return PackageFiles(files, _version(folder.parent) if _name(folder.parent) ==
-                         package.name else "")  # fmt: skip
+            if name == package.name:
+                return PackageFiles(files, version)
+            if not name or root == folder.parent:
+                return PackageFiles(files, "")
     tarball = folder / package.tarball
     if tarball.is_file():
-        if not package.is_kept:
-            _keep(package, _read(tarball), str(tarball))
+        fetch(package, tarball)
         return _kept(package)
     wanted = f"{package.name} {package.version}: neither {package.tarball} nor {package.files[0]}"
     state = f"does not hold {wanted}" if folder.exists() else "does not exist"
     raise TecoError(
-        f"{what} names {folder}, which {state}",
+        f"{option} names {folder}, which {state}",
         hint=f"leave it out to have it fetched, or `npm install --prefix DIR {package.name}@"
         f"{package.version}` and name DIR",
         exit_code=USAGE,
     )
 
 
-def _read(tarball: Path) -> bytes:
+def _name_and_version(root: Path) -> tuple[str, str]:
+    """What a package's own manifest says of it; "" where it says nothing."""
     try:
-        return tarball.read_bytes()
-    except OSError as error:
-        raise TecoError(f"{tarball} cannot be read: {error.strerror or error}") from error
-
-
-def _manifest(root: Path) -> dict[str, object]:
-    try:
-        return dict(json.loads((root / "package.json").read_text(encoding="utf-8")))
+        manifest = dict(json.loads((root / "package.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _name(root: Path) -> str:
-    return str(_manifest(root).get("name", ""))
-
-
-def _version(root: Path) -> str:
-    return str(_manifest(root).get("version", ""))
+        return "", ""
+    return str(manifest.get("name", "")), str(manifest.get("version", ""))
 
 
 # --- the registry ----------------------------------------------------------------------------
@@ -231,13 +234,14 @@ def _download(package: Package) -> bytes:
         raise TecoError(
             f"{package.name} {package.version} is needed and could not be fetched from "
             f"{package.url}: {why[:200]}",
-            hint=_by_hand(package),
+            hint=f"download {REGISTRY}/{package.name}/-/{package.tarball} where a network is, "
+            f"and `teco fetch {package.part} --from FILE`; or name a folder that has the package "
+            f"by {package.environment}",
             exit_code=MACHINE,
         ) from error
 
 
-def _keep(package: Package, tarball: bytes, source: str) -> None:
-    """Check a tarball, and put what is wanted of it into the cache, all of it or nothing."""
+def _check(package: Package, tarball: bytes, source: str) -> None:
     found = base64.b64encode(hashlib.sha512(tarball).digest()).decode()
     if found != package.sha512:
         raise TecoError(
@@ -246,6 +250,10 @@ def _keep(package: Package, tarball: bytes, source: str) -> None:
             hint="it was altered or cut short: fetch it again, or ask who runs that registry",
             exit_code=MACHINE,
         )
+
+
+def _unpack(package: Package, tarball: bytes) -> None:
+    """Put what is wanted of a tarball into the cache, all of it or nothing."""
     kept = package.kept
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -271,41 +279,3 @@ def _keep(package: Package, tarball: bytes, source: str) -> None:
             f"{kept} could not be written: {error.strerror or error}",
             hint="set TECO_CACHE to a folder that can",
         ) from error
-
-
-# --- ahead of time ---------------------------------------------------------------------------
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``fetch [NAME ...]``: print the folders that hold the packages; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m teco.core.npm_package", description="JavaScript that teco takes from npm."
-    )
-    command = parser.add_subparsers(dest="command", required=True).add_parser(
-        "fetch", help="fetch packages once and keep them in teco's cache"
-    )
-    command.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)} [default: all]"
-    )
-    names: list[str] = parser.parse_args(arguments).names
-    if unknown := [name for name in names if name not in PACKAGES]:
-        parser.error(f"{unknown[0]} is not one of {', '.join(PACKAGES)}")
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    try:
-        for package in [PACKAGES[name] for name in names] or PACKAGES.values():
-            if not package.is_kept:
-                say(f"{package.name} {package.version}, {_size(package)}: {package.url}")
-                _keep(package, _download(package), package.url)
-            print(package.kept)
-    except TecoError as error:
-        say(f"error: {error.message}")
-        say(f"hint: {error.hint}")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

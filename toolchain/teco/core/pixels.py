@@ -1,4 +1,4 @@
-"""8-bit pictures and the tensors that networks take, one way for all of teco."""
+"""8-bit frames and the tensors that networks take, one way for all of teco."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Array = NDArray[np.float32]
 """(1, 3, h, w) float32 RGB in [0, 1]."""
 
 
-def to_tensor(picture: Pixels) -> Array:
+def to_tensor(frame: Pixels) -> Array:
     """(h, w, 3) uint8 RGB -> (1, 3, h, w) float32 in [0, 1], contiguous."""
     # Divided, not multiplied by 1/255: the training data and the references divide.
-    planes = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32)
+    planes = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], dtype=np.float32)
     planes /= 255
     return planes
 
@@ -25,7 +25,7 @@ def to_tensor(picture: Pixels) -> Array:
 def to_pixels(tensor: Array) -> Pixels:
     """(1, 3, H, W) float32 -> (H, W, 3) uint8: times 255, rounded to nearest, then clipped.
 
-    The product is float32 and ties go to even, as in every graph that makes its own pictures
+    The product is float32 and ties go to even, as in every graph that makes 8-bit frames itself
     (:mod:`teco_models.deploy.ports`) and in the temporal gate.
     """
     import cv2

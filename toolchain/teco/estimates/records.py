@@ -12,9 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from teco.core.errors import TecoError
-from teco.estimates.measure import Grown
 
 FILE = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """By how much a process grew, in bytes.
+
+    Attributes:
+        before: resident with the interpreter and the library, the model not yet opened.
+        opened: resident growth when the model was open.
+        peak: growth of the largest resident size, over opening and the steps.
+        private: growth of private memory (anonymous pages) at the end of the steps.
+    """
+
+    before: int
+    opened: int
+    peak: int
+    private: int
 
 
 @dataclass(frozen=True, kw_only=True)

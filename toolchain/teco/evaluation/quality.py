@@ -1,13 +1,14 @@
-"""Quality of a model on clips with a ground truth, beside bicubic and bilinear.
+"""Quality of models on clips with a ground truth, beside bicubic and bilinear interpolation.
 
-The clip is the truth: it is degraded here, upscaled, and compared by the official definitions
-(:mod:`teco_calibration.metrics.quality`).
+Everything that compares with a truth runs through here (``teco eval``, ``teco table``, the bench):
+a :class:`Method` enlarges the low-resolution frames of a clip, and a :class:`QualityMeter` compares
+what comes out with the truth by the official definitions (:mod:`teco_calibration.metrics.quality`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,10 +16,12 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
 from teco.inference.stream import Stream
 from teco.runtimes.base import Session
 from teco.video.clips import open_source
+from teco_calibration.codec import parse, through
 from teco_calibration.degrade import baseline, crop_to_multiple, degrade, shrink_by_area
 from teco_calibration.metrics.quality import (
     OFFICIAL_METRICS,
@@ -29,9 +32,16 @@ from teco_calibration.metrics.quality import (
     SequenceResult,
     average,
 )
-from teco_models.variant import SCALE, check_size
+from teco_models.variant import SCALE, Degradation, check_size
 
-BASELINES: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
+Baseline = Literal["bicubic", "bilinear"]
+BASELINES: tuple[Baseline, ...] = ("bicubic", "bilinear")
+
+Pairs = Iterable[tuple[Pixels, Pixels]]
+"""(truth, low-resolution frame) of a clip in order, uint8 (4h, 4w, 3) and (h, w, 3) RGB."""
+
+Enlarge = Callable[[Iterable[Pixels]], Iterator[Pixels]]
+"""Low-resolution frames in order -> as many enlarged ones in order; it may look ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +57,12 @@ class EvaluateOptions:
         recurrent: False zeroes the state before each frame.
         scene_cuts: reset the recurrence at cuts.
         warm_up: see :class:`teco.inference.stream.Stream`.
-        baselines: also judge bicubic and bilinear.
+        baselines: also measure bicubic and bilinear.
+        codec: what the low-resolution frames go through, such as ``"x264:23"``
+            (:func:`teco_calibration.codec.parse`); "" for none.
     """
 
-    degradation: Literal["bd", "bi"] = "bd"
+    degradation: Degradation = "bd"
     shrink: float = 1.0
     max_frames: int | None = None
     metrics: tuple[Metric, ...] = OFFICIAL_METRICS
@@ -58,6 +70,7 @@ class EvaluateOptions:
     scene_cuts: bool = True
     warm_up: int = 0
     baselines: bool = True
+    codec: str = ""
 
     def without_recurrence(self) -> EvaluateOptions:
         """The same with the state zeroed before every frame, and no baselines."""
@@ -147,7 +160,7 @@ def truth_size(clip: str | Path, shrink: float) -> tuple[int, int]:
 
 
 def truth_frames(clip: str | Path, shrink: float, max_frames: int | None) -> Iterator[Pixels]:
-    """Ground-truth pictures of a clip, shrunk, and cropped to multiples of 4 at bottom and right.
+    """Ground-truth frames of a clip, shrunk, and cropped to multiples of 4 at bottom and right.
 
     Raises:
         ClipError: the clip cannot be read.
@@ -158,73 +171,170 @@ def truth_frames(clip: str | Path, shrink: float, max_frames: int | None) -> Ite
             yield np.ascontiguousarray(crop_to_multiple(pixels, SCALE))
 
 
+def degraded_pairs(
+    clip: str | Path, degradation: Degradation, shrink: float, max_frames: int | None
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """(truth, low-resolution frame made from it) of each frame of a clip."""
+    for truth in truth_frames(clip, shrink, max_frames):
+        yield truth, degrade(truth, degradation)
+
+
+def count_frames(clips: Iterable[str | Path], max_frames: int | None) -> int | None:
+    """Frames of all clips, each cut to ``max_frames``; None where a container does not tell."""
+    total = 0
+    for clip in clips:
+        with open_source(clip, max_frames=max_frames) as source:
+            if source.count is None:
+                return None
+            total += source.count if max_frames is None else min(source.count, max_frames)
+    return total
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to enlarge clips.
+
+    Attributes:
+        name: to show.
+        start: gives the enlargement of one clip. It is asked for each clip anew, so that none sees
+            the state that another left.
+    """
+
+    name: str
+    start: Callable[[], Enlarge]
+
+
+def interpolation(which: Baseline, degradation: Degradation, name: str = "") -> Method:
+    """Bicubic or bilinear interpolation, placed as the degradation places its pixels."""
+    one = baseline(which, degradation)
+    return Method(name or which, lambda: lambda frames: map(one, frames))
+
+
+def network(
+    name: str,
+    session: Session,
+    *,
+    scene_cuts: bool = True,
+    warm_up: int = 0,
+    recurrent: bool = True,
+) -> Method:
+    """A model; the options are those of :class:`teco.inference.stream.Stream`."""
+    return Method(
+        name,
+        lambda: Stream(session, scene_cuts=scene_cuts, warm_up=warm_up, recurrent=recurrent).run,
+    )
+
+
+def enlarged(enlarge: Enlarge, pairs: Pairs) -> Iterator[tuple[Pixels, Pixels]]:
+    """(truth, enlarged frame) of each frame; holds the truths of what ``enlarge`` holds."""
+    inside: deque[Pixels] = deque()
+
+    def inputs() -> Iterator[Pixels]:
+        for truth, low in pairs:
+            inside.append(truth)
+            yield low
+
+    for frame in enlarge(inputs()):
+        yield inside.popleft(), frame
+
+
+class QualityMeter:
+    """Measures methods on clips, with one LPIPS network for all.
+
+    Args:
+        metrics: to compute.
+        progress: told the frames that are done, over all clips and methods.
+        total: frames of all together; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        metrics: tuple[Metric, ...],
+        progress: Progress = no_progress,
+        total: int | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._lpips = Lpips() if {"lpips", "tlp"} & set(metrics) else None
+
+    def clip(
+        self,
+        enlarge: Enlarge,
+        pairs: Pairs,
+        see: Callable[[int, Pixels], None] = lambda n, frame: None,
+    ) -> SequenceResult:
+        """One method on one clip.
+
+        Args:
+            enlarge: the method.
+            pairs: the clip.
+            see: shown each enlarged frame and its number, to keep or to compare it.
+        """
+        quality = SequenceQuality(self._metrics, lpips=self._lpips)
+        for n, (truth, frame) in enumerate(enlarged(enlarge, pairs)):
+            quality.add(truth, frame)
+            see(n, frame)
+            self._done += 1
+            self._progress(self._done, self._total)
+        return quality.result()
+
+    def row(self, method: Method, clips: Iterable[Pairs]) -> QualityRow:
+        """One method on some clips, with both averages."""
+        sequences = [self.clip(method.start(), pairs) for pairs in clips]
+        means = average(sequences)
+        return QualityRow(
+            method=method.name,
+            frame_average={str(k): v for k, v in means.frame_average.items()},
+            folder_average={str(k): v for k, v in means.folder_average.items()},
+            frames=means.frames,
+            clips=means.sequences,
+            per_clip=tuple(sequences),
+        )
+
+
 def evaluate(
     session: Session,
     model_name: str,
-    clips: list[str],
+    clips: Sequence[str],
     options: EvaluateOptions,
-    report: Callable[[str, int], None] = lambda clip, frame: None,
+    progress: Progress = no_progress,
 ) -> list[QualityRow]:
-    """Judge a model, and the interpolations with it, on clips.
+    """Measure a model, and the interpolations beside it, on clips.
 
     Args:
         session: the model.
         model_name: of its row.
         clips: video files or folders, each a sequence.
         options: how.
-        report: told the clip and the number of frames done.
+        progress: told the frames that are done, of all methods together.
 
     Raises:
         TecoError, ClipError, ModelError: a clip cannot be used, or LPIPS has no backbone.
     """
     o = options
-    lpips = Lpips() if {"lpips", "tlp"} & set(o.metrics) else None
-    results: dict[str, list[SequenceResult]] = {}
-    for clip in clips:
-        stream = Stream(session, scene_cuts=o.scene_cuts, warm_up=o.warm_up, recurrent=o.recurrent)
-        for method, result in _judge(stream, model_name, clip, o, lpips, report).items():
-            results.setdefault(method, []).append(result)
-    return [row_of(method, sequences) for method, sequences in results.items()]
+    methods = [
+        network(
+            model_name, session,
+            scene_cuts=o.scene_cuts, warm_up=o.warm_up, recurrent=o.recurrent,
+        ),
+        *(interpolation(name, o.degradation) for name in BASELINES if o.baselines),
+    ]  # fmt: skip
+    frames = count_frames(clips, o.max_frames)
+    meter = QualityMeter(o.metrics, progress, None if frames is None else frames * len(methods))
+    return [meter.row(m, (_pairs(c, o) for c in clips)) for m in methods]
 
 
-def _judge(
-    stream: Stream,
-    model_name: str,
-    clip: str,
-    o: EvaluateOptions,
-    lpips: Lpips | None,
-    report: Callable[[str, int], None],
-) -> dict[str, SequenceResult]:
-    """One sequence: method -> result, the model first."""
-    methods = [model_name, *(BASELINES if o.baselines else ())]
-    judges = {m: SequenceQuality(o.metrics, lpips=lpips) for m in methods}
-    # (truth, degraded) of frames inside the stream, no more than it looks ahead.
-    inside: deque[tuple[Pixels, Pixels]] = deque()
+def _pairs(clip: str, options: EvaluateOptions) -> Iterator[tuple[Pixels, Pixels]]:
+    """(truth, LR frame) of a clip, the latter back from a codec where one is asked for."""
+    o = options
 
-    def degraded() -> Iterator[Pixels]:
-        for truth in truth_frames(clip, o.shrink, o.max_frames):
-            lr = degrade(truth, o.degradation)
-            inside.append((truth, lr))
-            yield lr
+    def clean() -> Iterator[tuple[Pixels, Pixels]]:
+        return degraded_pairs(clip, o.degradation, o.shrink, o.max_frames)
 
-    for done, picture in enumerate(stream.run(degraded()), start=1):
-        truth, lr = inside.popleft()
-        judges[model_name].add(truth, picture)
-        if o.baselines:
-            for name in BASELINES:
-                judges[name].add(truth, baseline(name, o.degradation)(lr))
-        report(clip, done)
-    return {method: judge.result() for method, judge in judges.items()}
-
-
-def row_of(method: str, sequences: list[SequenceResult]) -> QualityRow:
-    """A method's results on some clips as one row of a table, with both averages."""
-    means = average(sequences)
-    return QualityRow(
-        method=method,
-        frame_average={str(k): v for k, v in means.frame_average.items()},
-        folder_average={str(k): v for k, v in means.folder_average.items()},
-        frames=means.frames,
-        clips=means.sequences,
-        per_clip=tuple(sequences),
-    )
+    if not o.codec:
+        return clean()
+    # A codec wants the whole clip; its LR frames are a sixteenth of it, the truth is read again.
+    lr = through(np.stack([low for _, low in clean()]), *parse(o.codec))
+    return ((truth, low) for (truth, _), low in zip(clean(), lr, strict=True))

@@ -1,81 +1,39 @@
 """Weights to every file that was asked for: one verified ONNX file, and engines built from it.
 
-Engines are built from the very ONNX file that is kept, in the form that suits them (its manifest
-names the rewrites); where no ONNX file was asked for, it is made in a temporary folder and goes.
-What can be refused without work is refused first.
+Engines are built from the very ONNX file that is kept, in the deploy form that suits them (its
+manifest names the rewrites); where no ONNX file was asked for, it is made in a temporary folder and
+goes. What can be refused without work is refused first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from teco.core.errors import USAGE, TecoError
-from teco.export.engines.build import SUFFIX, check_target
-from teco.export.engines.rtx import DEFAULT_SM, RtxOptions, build_rtx, check_sm
-from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt, require
-from teco.export.onnx import ExportOptions, export_onnx
+from teco.core.errors import TecoError
+from teco.core.machine import require_extra
+from teco.export.engines.rtx import RtxOptions, build_rtx
+from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.export.onnx import export_onnx
+from teco.export.quantisation.run import QuantisationError
+from teco.export.request import ExportRequest, WeightsSource, check_request
 from teco.model.engine import precision
-from teco.model.engine.api import RtxBindings, load
 from teco.model.engine.manifest import EngineManifest
 from teco.model.engine.precision import Proof
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest
-from teco.model.manifest import check_target as check_file
 from teco.model.opening import open_model
-from teco_models import zoo
-from teco_models.errors import ModelError
-from teco_models.variant import Variant
+from teco.verification.parity import ParityError
 
 if TYPE_CHECKING:
     from teco_models.checkpoint import Weights
 
-FORMATS = ("onnx", "rtx", "tensorrt")
-ENGINE_FORM = "tensorrt"
-"""Key of :data:`teco_models.deploy.step.TARGETS` for both kinds of engine."""
-
-_CHANNELS = 64
-_GAN = "-gan"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportRequest:
-    """What is wanted of one model.
-
-    Attributes:
-        formats: of :data:`FORMATS`, each once.
-        sm: compute capabilities of an RTX engine.
-        onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.
-        form: key of TARGETS; None for what suits the formats.
-        base: first part of the file names; None for the variant's name.
-    """
-
-    formats: tuple[str, ...] = ("onnx",)
-    sm: tuple[int, ...] = DEFAULT_SM
-    onnx: ExportOptions = field(default_factory=ExportOptions)
-    form: str | None = None
-    base: str | None = None
-
-    @property
-    def engines(self) -> tuple[str, ...]:
-        return tuple(x for x in self.formats if x != "onnx")
-
-    @property
-    def options(self) -> ExportOptions:
-        """Of the ONNX file."""
-        usual = ENGINE_FORM if self.engines else self.onnx.target
-        return replace(self.onnx, target=self.form or usual)
-
-    def engine_name(self, base: str, target: str) -> str:
-        """``teco-x4-b3-c64-180x320-fp16-rtx``: the form is told by the target."""
-        size = self.onnx.size
-        words = [base, f"{size[0]}x{size[1]}" if size else "dynamic", self.onnx.precision]
-        words += [f"{self.onnx.io}io"] if self.onnx.io != "fp32" else []
-        return "-".join((*words, target))
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +41,7 @@ class Product:
     """A file that was made, with what is read back from it.
 
     Attributes:
-        format: one of :data:`FORMATS`.
+        format: one of :data:`teco.export.request.FORMATS`.
         path: of the file; its manifest lies beside it.
         size: bytes.
         manifest: of the ONNX file, or of the engine.
@@ -113,81 +71,67 @@ class Product:
         }
 
 
-def parse_formats(text: str) -> tuple[str, ...]:
-    """ "onnx,rtx" -> ("onnx", "rtx").
+@dataclass(frozen=True)
+class Refusal:
+    """A precision that a model does not bear.
+
+    Attributes:
+        name: of the model and the precision.
+        error: says why.
+    """
+
+    name: str
+    error: TecoError
+
+
+def produce_all(
+    sources: Sequence[WeightsSource],
+    requests: Sequence[ExportRequest],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+) -> Iterator[Product | Refusal]:
+    """Make every request of every model, one after the other.
+
+    Args:
+        sources: the models.
+        requests: what is wanted of each; ``base`` is replaced by the model's name.
+        folder: of the results; must exist.
+        overwrite: replace files of the same name.
+
+    Yields:
+        Each file as it is finished, or why a precision was refused; where only one thing was asked,
+        the refusal is raised.
 
     Raises:
-        TecoError: none, or one that is not in :data:`FORMATS`; exit code 2.
+        TecoError: something cannot be made here or written there.
     """
-    asked = [x for x in (part.strip() for part in text.split(",")) if x]
-    unknown = [x for x in asked if x not in FORMATS]
-    if not asked or unknown:
-        what = f"{unknown[0]!r} is no format" if unknown else "--formats names no format"
-        raise TecoError(
-            f"{what}; expected some of {', '.join(FORMATS)}, separated by commas",
-            hint="for example --formats onnx,rtx",
-            exit_code=USAGE,
-        )
-    return tuple(x for x in FORMATS if x in asked)
+    require_extra("torch", "train", "exporting")
+    from teco_models.checkpoint import load_weights
 
-
-def parse_sm(text: str) -> tuple[int, ...]:
-    """ "75,8.9" -> (75, 89).
-
-    Raises:
-        TecoError: something that is no compute capability; exit code 2.
-    """
-    parts = [x for x in (part.strip() for part in text.split(",")) if x]
-    values = [x.lower().removeprefix("sm").replace(".", "", 1) for x in parts]
-    if not values or not all(x.isdecimal() and len(x) < 5 for x in values):
-        raise TecoError(
-            f"--sm {text!r} is no list of compute capabilities",
-            hint="for example --sm 75,86,89,120; `nvidia-smi --query-gpu=compute_cap --format=csv` "
-            "tells a GPU's own",
-            exit_code=USAGE,
-        )
-    return tuple(int(x) for x in values)
-
-
-def shipped_with(blocks: int) -> zoo.Entry | None:
-    """The shipped x4 model of that many blocks and 64 channels.
-
-    Of several that differ in their suffixes, a PSNR form comes before a GAN form, and then the one
-    with most in it (back-projection, refined flow), which is the better one.
-    """
-    found: list[tuple[bool, int, str, zoo.Entry]] = []
-    for entry in zoo.entries():
-        gan = entry.name.endswith(_GAN)
+    asked = [(s, replace(request, base=s.name)) for s in sources for request in requests]
+    for source, request in asked:  # before the first of them is worked on
+        if source.name is not None:
+            check_request(request, folder, source.name, overwrite=overwrite)
+    noted: set[Path] = set()
+    for source, request in asked:
+        weights = load_weights(source.weights)
+        if source.weights not in noted:
+            for note in weights.notes:
+                logger.info("note: %s", note)
+            noted.add(source.weights)
         try:
-            variant = Variant.parse(entry.name.removesuffix(_GAN))
-        except ModelError:
-            continue  # a name of its own
-        if variant.blocks == blocks and variant.channels == _CHANNELS and variant.has_flow:
-            found.append((gan, -entry.name.count("-"), entry.name, entry))
-    return min(found)[3] if found else None
-
-
-def check(request: ExportRequest, folder: Path, base: str, *, overwrite: bool) -> None:
-    """Raise TecoError for engines that cannot be built here or written there, before any work."""
-    if "rtx" in request.engines:
-        trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
-        check_sm(trt, request.sm)
-    if "tensorrt" in request.engines:
-        require()
-    if "onnx" in request.formats:
-        options = request.options
-        check_file(folder / f"{options.name or base + options.suffix}.onnx", overwrite)
-    for target in request.engines:
-        check_target(folder / f"{request.engine_name(base, target)}{SUFFIX}", overwrite)
+            yield from produce(weights, folder, request, overwrite=overwrite)
+        except (ParityError, QuantisationError) as error:
+            if len(asked) == 1:
+                raise
+            logger.warning("refused: %s", error.message)
+            name = source.name or source.weights.stem
+            yield Refusal(f"{name} {request.onnx.precision}", error)
 
 
 def produce(
-    weights: Weights,
-    folder: Path,
-    request: ExportRequest,
-    *,
-    say: Callable[[str], None] = lambda _: None,
-    overwrite: bool = False,
+    weights: Weights, folder: Path, request: ExportRequest, *, overwrite: bool = False
 ) -> list[Product]:
     """Export, verify, build.
 
@@ -195,26 +139,24 @@ def produce(
         weights: from :func:`teco_models.checkpoint.load_weights`.
         folder: of the results; must exist.
         request: what is wanted.
-        say: told what is being done, one line each.
         overwrite: replace files of the same name.
 
     Returns:
-        One product per format, in the order of :data:`FORMATS`.
+        One product per format, in the order of :data:`teco.export.request.FORMATS`.
 
     Raises:
         TecoError: any of it failed. What failed leaves nothing under its final name; an ONNX file
             that was finished before an engine failed stays.
     """
     base = request.base or weights.variant.name
-    check(request, folder, base, overwrite=overwrite)
-    options = request.options
-    options = replace(options, name=options.name or base + options.suffix)
+    check_request(request, folder, base, overwrite=overwrite)
+    options = request.onnx_options(base)
     if "onnx" in request.formats:
-        path = export_onnx(weights, folder, options, say=say, overwrite=overwrite)
-        return [_onnx(path), *_engines(path, folder, request, base, say, overwrite)]
+        path = export_onnx(weights, folder, options, overwrite=overwrite)
+        return [_onnx(path), *_engines(path, folder, request, base, overwrite)]
     with TemporaryDirectory(prefix="teco-export-") as place:
-        path = export_onnx(weights, Path(place), options, say=say)
-        return _engines(path, folder, request, base, say, overwrite)
+        path = export_onnx(weights, Path(place), options)
+        return _engines(path, folder, request, base, overwrite)
 
 
 def _onnx(path: Path) -> Product:
@@ -227,12 +169,7 @@ def _onnx(path: Path) -> Product:
 
 
 def _engines(
-    onnx: Path,
-    folder: Path,
-    request: ExportRequest,
-    base: str,
-    say: Callable[[str], None],
-    overwrite: bool,
+    onnx: Path, folder: Path, request: ExportRequest, base: str, overwrite: bool
 ) -> list[Product]:
     products: list[Product] = []
     model = open_model(str(onnx))
@@ -240,11 +177,9 @@ def _engines(
         name = request.engine_name(base, target)
         if target == "rtx":
             options = RtxOptions(name=name, sm=request.sm)
-            path = build_rtx(model, folder, options, say=say, overwrite=overwrite)
+            path = build_rtx(model, folder, options, overwrite=overwrite)
         else:
-            path = build_tensorrt(
-                model, folder, TensorRtOptions(name=name), say=say, overwrite=overwrite
-            )
+            path = build_tensorrt(model, folder, TensorRtOptions(name=name), overwrite=overwrite)
         manifest = read(path)
         proof = manifest.built or manifest.proof
         products.append(Product(target, path, path.stat().st_size, manifest, proof))

@@ -56,16 +56,16 @@ class Deadline:
         return True
 
 
-def cheap(picture: Pixels) -> Pixels:
+def cheap(frame: Pixels) -> Pixels:
     """Enlarge by four as :func:`teco_calibration.degrade.bicubic_bd` does, the same bits, sooner.
 
     (h, w, 3) uint8 RGB -> (4h, 4w, 3).
     """
     import cv2
 
-    h, w = picture.shape[:2]
+    h, w = frame.shape[:2]
     taps = CUBIC_BD_TAPS
-    padded = cv2.copyMakeBorder(picture, 1, 2, 1, 2, cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(frame, 1, 2, 1, 2, cv2.BORDER_REPLICATE)
     # Taps are multiples of 1/256 and pixels of 1: float32 holds every sum exactly, so each output
     # is rounded once. The phases of a row are put side by side as channels, which is one copy.
     out = np.empty((h, SCALE, w, SCALE * 3), np.uint8)

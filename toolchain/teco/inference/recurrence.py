@@ -16,7 +16,7 @@ from teco.runtimes.base import FrameSession, Session, State
 from teco_models.variant import check_size
 
 STALE = 4
-"""Pictures that may pass without a step before the state is too old to go on from.
+"""Frames that may pass without a step before the state is too old to go on from.
 
 Measured on a walking camera (``scripts/measure_seek.py``): with the 3-block network, going on after
 4 frames passed over is closer to sequential play than a cold start (36.8 against 34.4 dB), after 8
@@ -25,10 +25,10 @@ hardly (34.8); `live` would bear 16.
 
 
 class Kind(Enum):
-    """What a picture is to the ones before it."""
+    """What a frame is to the one before it."""
 
     STARTS = auto()
-    """A scene begins: the first picture, a cut, another size."""
+    """A scene begins: the first frame, a cut, another size."""
     GOES_ON = auto()
     REPEATS = auto()
     """The same bits as the one before."""
@@ -39,13 +39,13 @@ class StreamStats:
     """What a stream has done so far.
 
     Attributes:
-        frames: pictures given out.
-        steps: network steps, warm-up and pre-roll included.
+        frames: given out.
+        steps: network steps, reverse warm-up and pre-roll included.
         resets: how often the state began afresh: scenes, the first one included, and a state that
             had become too old.
-        repeats: pictures given out once more without a step, because the frame was the same.
-        fallbacks: pictures enlarged without the network, because a step would have been late.
-        late: pictures that the network made and that came after they were due all the same.
+        repeats: frames given out once more without a step, because the frame was the same.
+        fallbacks: frames enlarged without the network, because a step would have been late.
+        late: frames that the network made and that came after they were due all the same.
         step_seconds: time inside the runtime.
     """
 
@@ -59,7 +59,7 @@ class StreamStats:
 
 
 class Recurrence:
-    """One session's state over pictures in order. Not for several threads.
+    """One session's state over frames in order. Not for several threads.
 
     Args:
         session: the model.
@@ -72,8 +72,8 @@ class Recurrence:
         self.stats = StreamStats()
         self._recurrent = recurrent
         self._state: State | None = None
-        self._passed = 0  # pictures since the state's own
-        self._seen: Pixels | None = None  # the last picture looked at, a copy
+        self._passed = 0  # frames since the state's own
+        self._seen: Pixels | None = None  # the last frame looked at, a copy
         self._shown: Pixels | None = None  # what was given out for it
         self._detector = None
         if scene_cuts:
@@ -82,7 +82,7 @@ class Recurrence:
             self._detector = SceneCutDetector()
 
     def reset(self) -> None:
-        """The next picture starts a scene."""
+        """The next frame starts a scene."""
         self.begin()
         self._seen = self._shown = None
         if self._detector is not None:
@@ -93,25 +93,25 @@ class Recurrence:
         self._state = None
         self._passed = 0
 
-    def look(self, picture: Pixels, cut: bool | None) -> Kind:
-        """Say what the next picture is; to be asked once of each, in order.
+    def look(self, frame: Pixels, cut: bool | None) -> Kind:
+        """Say what the next frame is; to be asked once of each, in order.
 
         Raises:
             ModelError: it is smaller than 8x8.
         """
-        check_size(*picture.shape[:2])
-        seen, self._seen = self._seen, None  # whatever fails below, nothing repeats this picture
-        kind = self._kind(picture, seen, cut)
-        self._seen = seen if kind is Kind.REPEATS else picture.copy()
+        check_size(*frame.shape[:2])
+        seen, self._seen = self._seen, None  # whatever fails below, nothing repeats this frame
+        kind = self._kind(frame, seen, cut)
+        self._seen = seen if kind is Kind.REPEATS else frame.copy()
         return kind
 
-    def _kind(self, picture: Pixels, seen: Pixels | None, cut: bool | None) -> Kind:
-        if seen is not None and seen.shape != picture.shape:
+    def _kind(self, frame: Pixels, seen: Pixels | None, cut: bool | None) -> Kind:
+        if seen is not None and seen.shape != frame.shape:
             seen = None
-        if seen is not None and not cut and np.array_equal(seen, picture):
+        if seen is not None and not cut and np.array_equal(seen, frame):
             return Kind.REPEATS
-        # The detector is shown every picture but repeats, also where its answer is not needed.
-        found = self._detector is not None and self._detector.is_cut(picture)
+        # The detector is shown every frame but repeats, also where its answer is not needed.
+        found = self._detector is not None and self._detector.is_cut(frame)
         starts = seen is None or (found if cut is None else cut)
         return Kind.STARTS if starts else Kind.GOES_ON
 
@@ -119,8 +119,8 @@ class Recurrence:
         """Whether :meth:`emit` would run the network."""
         return kind is not Kind.REPEATS or self._shown is None or self._passed > 0
 
-    def emit(self, picture: Pixels, kind: Kind) -> Pixels:
-        """The picture enlarged; read-only. Not stepped where it repeats one that was."""
+    def emit(self, frame: Pixels, kind: Kind) -> Pixels:
+        """The HR frame; read-only. Not stepped where it repeats one that was."""
         if not self.needs_step(kind):
             assert self._shown is not None
             self.stats.frames += 1
@@ -129,24 +129,24 @@ class Recurrence:
         if kind is Kind.STARTS or self._passed > STALE:
             self.begin()
         self._shown = None
-        out = self.step(picture)
+        out = self.step(frame)
         if not isinstance(self.session, FrameSession):
             # A sum is the cheapest look at every value; half-precision models are known to
-            # overflow, and a black picture would hide it.
+            # overflow, and a black frame would hide it.
             if not np.isfinite(out.sum()):
-                raise self._no_numbers()
+                raise self._not_finite()
             out = to_pixels(out)
         return self._give(out)
 
-    def pass_over(self, picture: Pixels, kind: Kind) -> Pixels:
-        """The picture enlarged without the network; the state stays that of the last step."""
+    def pass_over(self, frame: Pixels, kind: Kind) -> Pixels:
+        """The frame enlarged without the network; the state stays that of the last step."""
         if kind is Kind.STARTS:
             self.begin()
         self.stats.fallbacks += 1
         if kind is Kind.REPEATS and self._shown is not None:
             return self._give(self._shown)
         self._passed += 1
-        return self._give(cheap(picture))
+        return self._give(cheap(frame))
 
     def _give(self, out: Pixels) -> Pixels:
         out.flags.writeable = False
@@ -154,32 +154,32 @@ class Recurrence:
         self.stats.frames += 1
         return out
 
-    def step(self, picture: Pixels) -> Any:
+    def step(self, frame: Pixels) -> Any:
         """One step with the session's best kind of output, so that a scene's state is of one kind.
 
         Returns:
-            A picture from a PictureSession, else a tensor that has not been looked at.
+            Pixels from a FrameSession, else a tensor that has not been looked at.
         """
         if self._state is None and (self._recurrent or not self.stats.steps):
             self.stats.resets += 1
         try:
             if isinstance(self.session, FrameSession):
                 began = perf_counter()
-                out, state = self.session.enlarge(picture, self._state)
+                out, state = self.session.enlarge(frame, self._state)
             else:
-                lr = to_tensor(picture)
+                lr = to_tensor(frame)
                 began = perf_counter()
                 out, state = self.session.step(lr, self._state)
         except FloatingPointError as error:
-            raise self._no_numbers() from error
+            raise self._not_finite() from error
         self.stats.step_seconds += perf_counter() - began
         self.stats.steps += 1
         self._passed = 0
         self._state = state if self._recurrent else None
         return out
 
-    def _no_numbers(self) -> TecoError:
+    def _not_finite(self) -> TecoError:
         return TecoError(
-            f"the model gave values that are no numbers at frame {self.stats.frames}",
+            f"the model gave values that are not finite at frame {self.stats.frames}",
             hint="try another --runtime; report it with what `teco doctor` prints",
         )

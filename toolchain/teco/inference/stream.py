@@ -1,20 +1,19 @@
-"""Pictures through the recurrence: in order, or any frame of a clip when it is asked for.
+"""Frames through the recurrence: in order, or any frame of a clip when it is asked for.
 
 One class for every runtime and every player. :class:`teco.inference.recurrence.Recurrence` below it
 knows state, scenes and repeats; here are order, jumps, deadlines and threads.
 
     with Stream.open("live") as stream:
-        for picture in pictures:
-            show(stream.push(picture))          # the next one
+        for frame in frames:
+            show(stream.push(frame))            # the next one
         show(stream.at(120, clip.__getitem__))  # frame 120, and what leads up to it
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
 from typing import Any, Self
 
 from teco.core.errors import USAGE, TecoError
@@ -30,25 +29,26 @@ CATCH_UP = 8
 what several threads ask for out of order lies closer together than this."""
 
 CACHE = 16
-"""Pictures kept for whoever asks again; more than CATCH_UP, so that catching up is not in vain."""
+"""HR frames kept for whoever asks again; more than CATCH_UP, so that catching up is not in vain."""
 
 JUMP = 1.0
 """Seconds between two timestamps that are taken for a seek; less is dropped or held frames."""
 
 
 class Stream(Closing):
-    """Pictures through one session. Every method may be called from any thread.
+    """Frames through one session. Every method may be called from any thread.
 
-    A picture that repeats the one before it, bit for bit, is not stepped: what was shown is shown
+    A frame that repeats the one before it, bit for bit, is not stepped: what was shown is shown
     again, and the state stays as if the repeat had not been there. So held frames cost nothing, do
     not flicker, and do not make the flow of the next movement zero.
 
     Args:
         session: the model.
         scene_cuts: start a new scene where :class:`teco.inference.scene_cuts.SceneCutDetector`
-            finds a cut. Without it the last shot's picture is warped into the next one.
-        warm_up: at the start of a scene, first run so many of the coming frames backwards and
-            drop what comes out (TecoGAN-PyTorch does it with 5). Only :meth:`run` can look ahead.
+            finds a cut. Without it the last shot's frame is warped into the next one.
+        reverse_warm_up: at the start of a scene, first run so many of the coming frames backwards
+            and drop what comes out (TecoGAN-PyTorch does it with 5). Only :meth:`run` and
+            :meth:`feed` can wait for them.
         pre_roll: after a jump, first run so many of the frames that lead up to the one asked for
             and drop what comes out. Only :meth:`at` can fetch them.
         recurrent: False zeroes the state before every frame, to see what the past is worth.
@@ -58,6 +58,7 @@ class Stream(Closing):
         deadline: tells late frames; for tests, which have a clock of their own.
         check_size: raises an error for frames (h, w) that the model does not take.
         owns: close the session with the stream.
+        warm_up: the older name of ``reverse_warm_up``.
 
     Raises:
         TecoError: a number is negative.
@@ -68,7 +69,7 @@ class Stream(Closing):
         session: Session,
         *,
         scene_cuts: bool = True,
-        warm_up: int = 0,
+        reverse_warm_up: int = 0,
         pre_roll: int = 0,
         recurrent: bool = True,
         catch_up: int = CATCH_UP,
@@ -77,15 +78,17 @@ class Stream(Closing):
         deadline: Deadline | None = None,
         check_size: Callable[[int, int], None] | None = None,
         owns: bool = False,
+        warm_up: int = 0,
     ) -> None:
+        reverse_warm_up = reverse_warm_up or warm_up
         for name, value in (
-            ("warm-up", warm_up), ("pre-roll", pre_roll), ("catch-up", catch_up),
+            ("reverse_warm_up", reverse_warm_up), ("pre_roll", pre_roll), ("catch_up", catch_up),
             ("cache", cache), ("jump", jump),
         ):  # fmt: skip
             if value < 0:
                 raise TecoError(f"{name} is {value}, expected 0 or more", exit_code=USAGE)
         self.session = session
-        self.warm_up = warm_up
+        self.reverse_warm_up = reverse_warm_up
         self.pre_roll = pre_roll
         self.catch_up = catch_up
         self.jump = jump
@@ -99,6 +102,8 @@ class Stream(Closing):
         # Of the last frame that :meth:`at` stepped; -1 before the first, None where it is unknown.
         self._index: int | None = -1
         self._moment: float | None = None  # of the last frame that :meth:`at_time` was given
+        # The beginning of a scene that waits for its reverse warm-up, in order, with tags.
+        self._held: list[tuple[Pixels, Any, Kind]] = []
 
     @classmethod
     def open(
@@ -147,79 +152,96 @@ class Stream(Closing):
         return self._deadline.expected
 
     def reset(self) -> None:
-        """Start a new scene with the next picture, and forget every index and timestamp."""
+        """Start a new scene with the next frame; forget every index and timestamp, and drop what
+        :meth:`feed` holds."""
         with self._lock:
             self._core.reset()
             self._cache.clear()
+            self._held.clear()
             self._index = -1
             self._moment = None
 
-    def push(self, picture: Pixels, *, cut: bool | None = None, due: float | None = None) -> Pixels:
-        """The next picture, enlarged; no look-ahead and no warm-up.
+    def push(self, frame: Pixels, *, cut: bool | None = None, due: float | None = None) -> Pixels:
+        """The next frame, enlarged at once and so without reverse warm-up.
 
         Args:
-            picture: (h, w, 3) uint8 RGB, at least 8x8; it may be changed afterwards.
+            frame: (h, w, 3) uint8 RGB, at least 8x8; it may be changed afterwards.
             cut: whether a scene begins with it, where that is known; None leaves it to the
                 detector.
             due: when it must be there, in seconds of ``time.perf_counter``. If a step would end
-                later, the picture is enlarged without the network
+                later, the frame is enlarged without the network
                 (:func:`teco.inference.deadline.cheap`) and ``stats.fallbacks`` counts it. The state
                 remains that of the last step; after more than
-                :data:`teco.inference.recurrence.STALE` such pictures the scene starts afresh.
+                :data:`teco.inference.recurrence.STALE` such frames the scene starts afresh.
 
         Returns:
             (4h, 4w, 3) uint8 RGB, read-only: held frames are the same array again.
 
         Raises:
-            ModelError: the picture is smaller than 8x8.
-            TecoError: the model does not take this size, or gave values that are no numbers.
+            ModelError: the frame is smaller than 8x8.
+            TecoError: the model does not take this size, or gave values that are not finite.
         """
         with self._lock:
             self._index = self._moment = None
-            return self._push(picture, cut, due)
+            return self._next(frame, cut, due)
 
-    def _push(self, picture: Pixels, cut: bool | None, due: float | None) -> Pixels:
-        with self._lock:
-            kind = self._look(picture, cut)
-            if due is not None and self._core.needs_step(kind) and self._deadline.misses(due):
-                return self._core.pass_over(picture, kind)
-            out = self._emit(picture, kind)
-            if due is not None and self._deadline.clock() > due:
-                self.stats.late += 1
-            return out
-
-    def run(self, pictures: Iterable[Pixels]) -> Iterator[Pixels]:
-        """All pictures in order, with warm-up; holds at most ``warm_up + 1`` of them."""
-        if self.warm_up == 0:
-            for picture in pictures:
-                yield self.push(picture)
-            return
-        source = iter(pictures)
-        ahead: deque[tuple[Pixels, Kind]] = deque()
-
-        def fetch() -> bool:
-            picture = next(source, None)
-            if picture is not None:
-                with self._lock:
-                    ahead.append((picture, self._look(picture, None)))
-            return picture is not None
-
-        while ahead or fetch():
-            picture, kind = ahead.popleft()
-            if kind is Kind.STARTS:
-                while len(ahead) < self.warm_up and fetch():
-                    pass
-                scene = list(takewhile(lambda item: item[1] is not Kind.STARTS, ahead))
-                with self._lock:
-                    self._core.begin()
-                    # Mirrored: frame k, ..., 2, 1, then the scene itself from frame 0.
-                    for other, its in reversed(scene):
-                        if its is not Kind.REPEATS:
-                            self._core.step(other)
-                kind = Kind.GOES_ON
-            with self._lock:
-                out = self._emit(picture, kind)
+    def run(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
+        """All frames in order, with reverse warm-up; holds at most ``reverse_warm_up + 1``."""
+        self._held.clear()  # of a run that was given up
+        for frame in frames:
+            for _, out in self._feed(frame):
+                yield out
+        for _, out in self._drain():
             yield out
+
+    def feed(
+        self, frame: Pixels, tag: Any = None, *, due: float | None = None
+    ) -> list[tuple[Any, Pixels]]:
+        """The next frame, for players that hand over frames one by one; with reverse warm-up.
+
+        At the start of a scene frames are held until there are enough to be run backwards; within
+        it each is answered at once.
+
+        Args:
+            frame: as :meth:`push`, but not to be changed while it is held.
+            tag: anything that belongs to it.
+            due: as :meth:`push`; not heeded for frames that are held.
+
+        Returns:
+            What can be shown now, in order: each tag with its HR frame.
+        """
+        with self._lock:
+            return list(self._feed(frame, tag, due))
+
+    def drain(self) -> list[tuple[Any, Pixels]]:
+        """What :meth:`feed` holds, however little: at the end of a clip or before a scene."""
+        with self._lock:
+            return list(self._drain())
+
+    def _feed(
+        self, frame: Pixels, tag: Any = None, due: float | None = None
+    ) -> Iterator[tuple[Any, Pixels]]:
+        kind = self._look(frame, None)
+        if kind is Kind.STARTS:
+            yield from self._drain()
+        if self._held or (kind is Kind.STARTS and self.reverse_warm_up):
+            self._held.append((frame, tag, kind))
+            if len(self._held) > self.reverse_warm_up:
+                yield from self._drain()
+        else:
+            yield tag, self._enlarge(frame, kind, due)
+
+    def _drain(self) -> Iterator[tuple[Any, Pixels]]:
+        held, self._held = self._held, []
+        with self._lock:
+            if held:
+                self._core.begin()
+            # Mirrored: frame k, ..., 2, 1, then the scene itself from frame 0.
+            for frame, _, kind in reversed(held[1:]):
+                if kind is not Kind.REPEATS:
+                    self._core.step(frame)
+        for frame, tag, kind in held:
+            yield tag, self._enlarge(frame, Kind.GOES_ON if kind is Kind.STARTS else kind)
 
     def at(
         self,
@@ -231,8 +253,8 @@ class Stream(Closing):
         """Frame ``index`` of a clip, enlarged, whichever was asked for before.
 
         The frame after the last one is the next step. Up to ``catch_up`` frames further on, those
-        between are fetched and stepped, so that the picture is the one of sequential play. Anything
-        else is a jump: a new scene begins ``pre_roll`` frames earlier. Recent pictures are kept.
+        between are fetched and stepped, so that the result is that of sequential play. Anything
+        else is a jump: a new scene begins ``pre_roll`` frames earlier. Recent HR frames are kept.
 
         Args:
             index: from 0.
@@ -259,10 +281,10 @@ class Stream(Closing):
                 first = max(0, index - self.pre_roll)
                 self._core.reset()
             for i in range(first, index):
-                out = self._push(fetch(i), cut_at(i) if cut_at else None, None)
+                out = self._next(fetch(i), cut_at(i) if cut_at else None)
                 if goes_on:
                     self._keep(i, out)
-            out = self._push(fetch(index), cut_at(index) if cut_at else None, None)
+            out = self._next(fetch(index), cut_at(index) if cut_at else None)
             self._keep(index, out)
             self._index = index
             return out
@@ -270,25 +292,25 @@ class Stream(Closing):
     def at_time(
         self,
         seconds: float,
-        picture: Pixels,
+        frame: Pixels,
         *,
         cut: bool | None = None,
         due: float | None = None,
     ) -> Pixels:
-        """The picture of a moment, enlarged, for players that know timestamps and cannot fetch.
+        """The frame of a moment, enlarged, for players that know timestamps and cannot fetch.
 
         Later by at most ``jump`` goes on, whatever was dropped between; earlier, or later by more,
-        starts a scene. The same moment and picture again are a repeat.
+        starts a scene. The same moment and frame again are a repeat.
 
         Args:
             seconds: its timestamp.
-            picture, cut, due: as :meth:`push` takes them.
+            frame, cut, due: as :meth:`push` takes them.
         """
         with self._lock:
             if self._moment is not None and not 0 <= seconds - self._moment <= self.jump:
                 self._core.reset()
             self._index, self._moment = None, seconds
-            return self._push(picture, cut, due)
+            return self._next(frame, cut, due)
 
     def close(self) -> None:
         """Close the session, where the stream has opened it."""
@@ -297,28 +319,37 @@ class Stream(Closing):
             if self._owns:
                 self.session.close()
 
-    def _look(self, picture: Pixels, cut: bool | None) -> Kind:
-        kind = self._core.look(picture, cut)
-        if kind is Kind.STARTS and self._check_size is not None:
-            try:
-                self._check_size(*picture.shape[:2])
-            except Exception:
-                self._core.reset()  # the same picture again is no repeat of one that was shown
-                raise
-        return kind
+    def _next(self, frame: Pixels, cut: bool | None, due: float | None = None) -> Pixels:
+        return self._enlarge(frame, self._look(frame, cut), due)
 
-    def _emit(self, picture: Pixels, kind: Kind) -> Pixels:
-        before = self.stats.step_seconds
-        steps = self.stats.steps
-        out = self._core.emit(picture, kind)
-        if self.stats.steps > steps:
-            self._deadline.took(self.stats.step_seconds - before)
-        return out
+    def _look(self, frame: Pixels, cut: bool | None) -> Kind:
+        with self._lock:
+            kind = self._core.look(frame, cut)
+            if kind is Kind.STARTS and self._check_size is not None:
+                try:
+                    self._check_size(*frame.shape[:2])
+                except Exception:
+                    self._core.reset()  # the same frame again is no repeat of one that was shown
+                    raise
+            return kind
 
-    def _keep(self, index: int, picture: Pixels) -> None:
+    def _enlarge(self, frame: Pixels, kind: Kind, due: float | None = None) -> Pixels:
+        with self._lock:
+            if due is not None and self._core.needs_step(kind) and self._deadline.misses(due):
+                return self._core.pass_over(frame, kind)
+            stats = self.stats
+            seconds, steps = stats.step_seconds, stats.steps
+            out = self._core.emit(frame, kind)
+            if stats.steps > steps:
+                self._deadline.took(stats.step_seconds - seconds)
+            if due is not None and self._deadline.clock() > due:
+                stats.late += 1
+            return out
+
+    def _keep(self, index: int, frame: Pixels) -> None:
         if not self._room:
             return
-        self._cache[index] = picture
+        self._cache[index] = frame
         self._cache.move_to_end(index)
         while len(self._cache) > self._room:
             self._cache.popitem(last=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from teco.core.errors import TecoError
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
 from teco.inference.stream import Stream
 from teco.runtimes.base import Session
@@ -24,9 +25,9 @@ class UpscaleOptions:
     Attributes:
         start, end: seconds; the range of the clip, end exclusive.
         max_frames: stop after so many.
-        rate: frames a second of a folder of pictures.
+        rate: frames a second of a folder of images.
         scene_cuts: reset the recurrence at scene cuts.
-        warm_up: see :class:`teco.inference.stream.Stream`.
+        reverse_warm_up: see :class:`teco.inference.stream.Stream`.
         codec, crf, preset, pix_fmt: of the output; None leaves the container's default codec.
         overwrite: replace an existing output.
     """
@@ -36,7 +37,7 @@ class UpscaleOptions:
     max_frames: int | None = None
     rate: float | None = None
     scene_cuts: bool = True
-    warm_up: int = 0
+    reverse_warm_up: int = 0
     codec: str | None = None
     crf: float = 16
     preset: str = "medium"
@@ -67,30 +68,22 @@ class UpscaleResult:
         return self.frames / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True)
-class UpscaleProgress:
-    """Told after each frame; ``total`` is None or an estimate, see FrameSource.count."""
-
-    done: int
-    total: int | None
-
-
 def upscale(
     make_session: Callable[[int, int], Session],
     source_path: str | Path,
     sink_path: str | Path,
     options: UpscaleOptions,
-    report: Callable[[UpscaleProgress], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
     Args:
         make_session: opens the model for (h, w) frames; called once the input and the output are
             known to be usable, because it takes seconds.
-        source_path: video file, folder of pictures, or "-" for y4m on stdin.
+        source_path: video file, folder of images, or "-" for y4m on stdin.
         sink_path: video file, folder, or "-" for y4m on stdout. Appears only when complete.
         options: the rest.
-        report: progress.
+        progress: told after each frame; the total may be an estimate, see FrameSource.count.
 
     Raises:
         ClipError: the input or the output is not as it must be.
@@ -114,8 +107,8 @@ def upscale(
         ) as sink:
             session = make_session(source.height, source.width)
             try:
-                stream = Stream(session, scene_cuts=o.scene_cuts, warm_up=o.warm_up)
-                seconds = _pump(stream, source, sink, report)
+                stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
+                seconds = _pump(stream, source, sink, progress)
             finally:
                 session.close()
             notices = (*source.notices, *sink.notices)
@@ -127,7 +120,7 @@ def _pump(
     stream: Stream,
     source: FrameSource,
     sink: FrameSink,
-    report: Callable[[UpscaleProgress], None],
+    progress: Progress,
 ) -> float:
     """Everything from the first frame to the last, then commit; returns the seconds it took."""
     began = perf_counter()
@@ -135,14 +128,14 @@ def _pump(
 
     with Reader(source) as reader, Writer(sink) as writer:
 
-        def pictures() -> Iterator[Pixels]:
+        def frames() -> Iterator[Pixels]:
             for frame in reader:
                 inside.append(frame)
                 yield frame.pixels
 
-        for done, picture in enumerate(stream.run(pictures()), start=1):
-            writer.put(inside.popleft().with_pixels(picture))
-            report(UpscaleProgress(done, source.count))
+        for done, enlarged in enumerate(stream.run(frames()), start=1):
+            writer.put(inside.popleft().with_pixels(enlarged))
+            progress(done, source.count)
         if not stream.stats.frames:
             raise TecoError(f"{source.name} has no frames", hint="give a clip with a picture")
         writer.finish()

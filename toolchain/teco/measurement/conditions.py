@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from teco.core.machine import nvidia_smi
+import psutil
 
 CLOCK = "time.perf_counter_ns"
 
@@ -20,10 +20,6 @@ THREAD_VARIABLES = (
 )  # fmt: skip
 """Environment variables that change how many threads or which devices there are. OMP_NUM_THREADS is
 set for each candidate's process."""
-
-THROTTLE_BITS = 0x8 | 0x20 | 0x40 | 0x80
-"""NVML's clock event reasons that are no choice of anybody's: slowdown by the hardware, thermal by
-software and by hardware, power brake (nvml.h, nvmlClocksEventReason...)."""
 
 
 def timer_overhead_ns(readings: int = 2000) -> tuple[float, float]:
@@ -73,12 +69,9 @@ def pinning(threads: int, affinity: tuple[int, ...]) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}, {where}{said}"
 
 
-def load() -> float | None:
-    """One-minute load average; None where the system does not tell."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
+def load() -> float:
+    """One-minute load average."""
+    return psutil.getloadavg()[0]
 
 
 def throttle_count() -> int | None:
@@ -93,20 +86,9 @@ def throttle_count() -> int | None:
     return sum(known) if known else None
 
 
-def gpus_throttled() -> bool:
-    """Whether an NVIDIA GPU holds its clocks down now, for heat or power supply."""
-    for line in nvidia_smi("clocks_throttle_reasons.active"):
-        try:
-            if int(line, 16) & THROTTLE_BITS:
-                return True
-        except ValueError:
-            continue
-    return False
-
-
 @dataclass(frozen=True)
-class Ticks:
-    """Processor time of the whole system and of some processes, in the kernel's ticks.
+class ProcessorTimes:
+    """Processor time of the whole system and of some processes, in seconds.
 
     Attributes:
         total: of all processors, idle included.
@@ -114,40 +96,38 @@ class Ticks:
         own: of this process and the ones named, each by itself.
     """
 
-    total: int
-    busy: int
-    own: Mapping[int, int]
+    total: float
+    busy: float
+    own: Mapping[int, float]
 
 
-def ticks(pids: Iterable[int]) -> Ticks | None:
-    """Now; None where /proc does not tell."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        values = [int(x) for x in fields]
-    except (OSError, ValueError, IndexError):
-        return None
-    idle = values[3] + values[4]
-    own = {pid: _ticks_of(pid) for pid in (os.getpid(), *pids)}
-    return Ticks(sum(values), sum(values) - idle, own)
+def processor_times(pids: Iterable[int]) -> ProcessorTimes:
+    """Now."""
+    times = psutil.cpu_times()._asdict()
+    # A guest's time is part of the user's, which counts already.
+    total = sum(t for kind, t in times.items() if not kind.startswith("guest"))
+    idle = times["idle"] + times.get("iowait", 0.0)
+    return ProcessorTimes(
+        total, total - idle, {pid: _seconds_of(pid) for pid in (os.getpid(), *pids)}
+    )
 
 
-def busy_share(before: Ticks | None, after: Ticks | None) -> float | None:
-    """What others took of all processors' time in between, 0 to 1."""
-    if before is None or after is None or after.total <= before.total:
+def busy_share(before: ProcessorTimes, after: ProcessorTimes) -> float | None:
+    """What others took of all processors' time in between, 0 to 1; None where none has passed."""
+    if after.total <= before.total:
         return None
     # A process that has ended meanwhile tells nothing any more: it must not count as less.
-    own = sum(max(0, ticks - before.own.get(pid, 0)) for pid, ticks in after.own.items())
+    own = sum(max(0.0, taken - before.own.get(pid, 0.0)) for pid, taken in after.own.items())
     others = (after.busy - before.busy) - own
     return min(1.0, max(0.0, others / (after.total - before.total)))
 
 
-def _ticks_of(pid: int) -> int:
+def _seconds_of(pid: int) -> float:
     try:
-        # The name of a program may hold spaces and parentheses: what follows the last one counts.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 def _number(path: str | Path) -> int | None:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-from teco.core.machine import nvidia_smi
+from teco.core import gpu
 
 STEPS = 6
 """Enough for both sets of buffers to exist and for allocators to settle."""
@@ -17,9 +18,9 @@ FEWEST_FOR_GROWTH = 40
 """Frames below which a line through their second half says nothing about a thousand."""
 
 
-def resident_bytes() -> int | None:
+def resident_bytes() -> int:
     """Resident memory of this process now."""
-    return _status("VmRSS")
+    return psutil.Process().memory_info().rss
 
 
 def peak_resident_bytes() -> int | None:
@@ -36,6 +37,7 @@ def private_bytes() -> int | None:
 
 
 def _status(key: str) -> int | None:
+    """A figure of this process that Linux tells and psutil does not."""
     try:
         text = Path("/proc/self/status").read_text()
     except OSError:
@@ -47,14 +49,13 @@ def _status(key: str) -> int | None:
 def gpu_free_bytes() -> int | None:
     """Free memory of the first NVIDIA GPU; None without one.
 
-    By torch where this process has it with CUDA, else by CUDA's bindings, else by nvidia-smi.
+    By torch where this process has it with CUDA, whose context then counts as there before; else by
+    the driver.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    lines = nvidia_smi("memory.free")
-    match = re.match(r"(\d+) MiB", lines[0]) if lines else None
-    return int(match[1]) * 2**20 if match else None
+    return gpu.free_bytes()
 
 
 def growth_per_1000(private: list[int]) -> int | None:

@@ -1,4 +1,4 @@
-"""What one measurement leaves: samples, their summary, ratios of two."""
+"""What timing leaves: samples and their summary, the latency of a candidate, ratios, warnings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is said of samples, by :func:`teco.measurement.statistics.summarise`; times in ms.
+    """Samples in a few numbers, by :func:`teco.measurement.statistics.summarise`; times in ms.
 
     Attributes:
         count: samples.
@@ -54,17 +54,51 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """Steps before any counted.
+    """Untimed steps before measuring.
 
     Attributes:
         steps: how many there were, without the first.
-        stable: whether the last ones agreed; False where the patience for it ended first.
+        stable: whether the last ones took equally long; False where the time for it ran out.
         ms: each of them.
     """
 
     steps: int
     stable: bool
     ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The time of one step; the recurrent state stays where the runtime computes.
+
+    Attributes:
+        host: by the host's clock, from the frame in the host's memory to the enlarged one there.
+        device: device time, by the GPU's events; None where the runtime tells none.
+        load_ms: opening the file.
+        first_ms: the first step, which allocates, plans and may compile.
+        warm_up: the untimed steps that followed.
+    """
+
+    host: Samples
+    device: Samples | None
+    load_ms: float
+    first_ms: float
+    warm_up: WarmUp
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingWarning:
+    """A reason to trust figures less.
+
+    Attributes:
+        code: busy, throttled, wide, outliers, few, unstable, drift, clock, or a later word.
+        row: key of the candidate, "" for the whole run.
+        text: in a sentence.
+    """
+
+    code: str
+    row: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +124,12 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """The same candidate twice, in turns with all others: what a difference of nothing looks like.
+    """A candidate measured twice in one run: how much equal candidates seem to differ here.
 
     Attributes:
         row: which.
         ratio, low, high: of the second time against the first, as in :class:`Ratio`.
-        share: how far ``ratio`` is from 1; differences below it count for nothing.
+        share: how far ``ratio`` is from 1; smaller differences between candidates are ignored.
     """
 
     row: str
@@ -106,5 +140,6 @@ class NoiseFloor:
 
 
 Verdict = Literal["faster", "slower", "equal", "undecided"]
-"""Of a ratio: its interval lies below 1 or above it by more than counts; within what does not
-count; or it is too wide to say."""
+"""``faster``, ``slower``: the whole interval of the ratio lies further from 1 than noise explains.
+``equal``: the whole interval is so close to 1 that nobody would see a difference.
+``undecided``: the interval is too wide for any of these."""

@@ -1,12 +1,14 @@
-"""In what order candidates step: warm-up until stable, then rounds of blocks in random order.
+"""The one timing harness: warm-up until stable, then rounds of blocks in random order.
 
-Before each block the machine rests for a moment, and a candidate of short steps makes some that do
-not count: threads of the last candidate that still spin, and caches that it filled, would otherwise
-be timed with it. Measured on two cores with two processes of ONNX Runtime whose steps take 9 ms:
-without a rest the first two steps of each block took 18 ms, after 20 ms of rest 10.5 and 9.4.
+Before each block the machine rests for a moment, and a candidate of short steps first makes some
+that are not timed (its lead-in): otherwise threads of the last candidate that still spin, and
+caches that it filled, would be timed with it. Measured on two cores with two processes of ONNX
+Runtime whose steps take 9 ms: without a rest the first two steps of each block took 18 ms, after
+20 ms of rest 10.5 and 9.4.
 
-Nothing here knows what steps or where: a candidate is whatever can make ``n`` steps and say how
-long each took (:class:`Stepper`). Why blocks and rounds: :mod:`teco.measurement.statistics`.
+A candidate is whatever can make ``n`` steps and tell how long each took (:class:`Stepper`): a
+session in this process (:mod:`teco.measurement.latency`) or a worker process of ``teco bench``.
+Why there are blocks and rounds: :mod:`teco.measurement.statistics`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from statistics import median
 from time import sleep
 from typing import Protocol
 
-from teco.measurement.records import WarmUp
-from teco.measurement.statistics import FEWEST
+from teco.core.log import Progress, no_progress
+from teco.measurement.records import Latency, WarmUp
+from teco.measurement.statistics import FEWEST, samples_of
 
 BLOCK_MS = 250.0
 """Blocks of short steps are made so long: switching candidates then costs little of a block."""
@@ -41,19 +44,19 @@ REST_S = 0.025
 """Before each block: ONNX Runtime's threads spin for up to 20 ms after a step before they sleep."""
 
 SHORT_MS = 100.0
-"""Steps shorter than this are led in. Of longer ones a cold cache costs under a fiftieth, and
-where time is short they are taken singly."""
+"""Steps shorter than this have a lead-in. Longer ones lose less than a fiftieth to a cold cache,
+and their blocks are single steps where time is short."""
 
 LEAD_MS = 10.0
-"""Of steps that do not count, at least: one of most lengths, several of those of a GPU, whose clock
-has to rise again after the rest."""
+"""A lead-in lasts at least so long: one step for most candidates, several for those of a GPU, whose
+clock has to rise again after the rest."""
 
 AGREE = 0.05
-"""Windows of the warm-up whose medians differ by less agree."""
+"""The warm-up ends when the medians of two windows in a row differ by no more than this share."""
 
 WINDOW_MS = 100.0
 PATIENCE_MS = 8000.0
-"""Of one candidate's warm-up: a compiler or a governor has settled by then, or never will."""
+"""The longest warm-up of a candidate: compilers and governors settle by then, or never."""
 
 
 @dataclass(frozen=True)
@@ -78,24 +81,32 @@ class Stepper(Protocol):
 
 
 @dataclass
-class Candidate:
-    """A candidate and what it has shown so far.
+class TimedCandidate:
+    """A candidate and the times it has shown so far.
 
     Attributes:
         key: names it.
-        stepper: it.
-        warm_up: filled by :func:`warm_up`.
+        stepper: makes its steps.
+        load_ms: opening it took.
+        first_ms: its first step took.
+        warm_up: filled by :meth:`warm`.
         blocks: filled by :func:`interleave`.
     """
 
     key: str
     stepper: Stepper
+    load_ms: float = 0.0
+    first_ms: float = 0.0
     warm_up: WarmUp | None = None
     blocks: list[Block] = field(default_factory=list[Block])
 
+    def warm(self) -> None:
+        """Step until the time of a step is stable."""
+        self.warm_up = warm_up(self.stepper)
+
     @property
     def lead_in(self) -> int:
-        """Steps before each block that do not count."""
+        """Untimed steps before each block."""
         return lead_in(self.step_ms) if self.warm_up is not None else 0
 
     @property
@@ -104,9 +115,31 @@ class Candidate:
         assert self.warm_up is not None
         return median(self.warm_up.ms[-3:])
 
+    @property
+    def timed(self) -> bool:
+        """Whether any step was timed."""
+        return any(block.host for block in self.blocks)
+
+    def measured(self) -> Latency:
+        """Its record.
+
+        Raises:
+            ValueError: nothing was timed.
+        """
+        if self.warm_up is None:
+            raise ValueError(f"{self.key} was not warmed up")
+        device = [b.device for b in self.blocks if b.device]
+        return Latency(
+            host=samples_of([b.host for b in self.blocks]),
+            device=samples_of(device) if device else None,
+            load_ms=self.load_ms,
+            first_ms=self.first_ms,
+            warm_up=self.warm_up,
+        )
+
 
 def lead_in(step_ms: float) -> int:
-    """Steps before a block of steps of this length that do not count."""
+    """Untimed steps before a block whose steps take ``step_ms``."""
     return math.ceil(LEAD_MS / max(step_ms, 0.1)) if step_ms < SHORT_MS else 0
 
 
@@ -133,14 +166,14 @@ class RoundPlan:
     """How many rounds, and how many steps each candidate makes in one.
 
     Attributes:
-        sizes: steps of each candidate in each round, in the order of the lanes.
-        block: the most of any.
+        sizes: for each candidate, its steps in each round.
     """
 
     sizes: tuple[tuple[int, ...], ...]
 
     @property
     def block(self) -> int:
+        """The largest number of steps in a row."""
         return max((max(sizes, default=0) for sizes in self.sizes), default=0)
 
     @property
@@ -149,12 +182,12 @@ class RoundPlan:
         return sum(map(sum, self.sizes))
 
 
-def plan_repetitions(lanes: int, repetitions: int) -> RoundPlan:
-    """So many samples of each, in blocks of three; the last block holds the rest."""
+def plan_repetitions(candidates: int, repetitions: int) -> RoundPlan:
+    """``repetitions`` samples of each, in blocks of three; the last block holds the rest."""
     sizes: list[int] = []
     while sum(sizes) < repetitions:
         sizes.append(min(USUAL_BLOCK, repetitions - sum(sizes)))
-    return RoundPlan((tuple(sizes),) * lanes)
+    return RoundPlan((tuple(sizes),) * candidates)
 
 
 def plan_budget(step_ms: Sequence[float], budget_ms: float) -> RoundPlan:
@@ -186,36 +219,39 @@ def plan_budget(step_ms: Sequence[float], budget_ms: float) -> RoundPlan:
 
 
 def interleave(
-    lanes: Sequence[Candidate],
+    candidates: Sequence[TimedCandidate],
     plan: RoundPlan,
     *,
     seed: int = 0,
-    after_round: Callable[[int], None] = lambda n: None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    after_round: Callable[[], None] = lambda: None,
+    progress: Progress = no_progress,
 ) -> None:
-    """Fill every lane's blocks, round by round, in an order drawn anew for each round.
+    """Fill every candidate's blocks, round by round, in an order drawn anew for each round.
 
-    Each block begins after a rest and the lane's lead-in.
+    Each block begins after a rest and the candidate's lead-in.
 
     Args:
-        lanes: warmed up.
+        candidates: warmed up.
         plan: of :func:`plan_budget` or :func:`plan_repetitions`.
         seed: of the order.
-        after_round: told the round's number, when it is done.
-        report: told the steps done and planned.
+        after_round: called when a round is done.
+        progress: told the steps done and planned.
     """
     order = random.Random(seed)
     rounds = max((len(sizes) for sizes in plan.sizes), default=0)
     done = 0
     for n in range(rounds):
-        turns = [i for i, sizes in enumerate(plan.sizes) if n < len(sizes)]
+        turns = [
+            (one, sizes[n])
+            for one, sizes in zip(candidates, plan.sizes, strict=True)
+            if n < len(sizes)
+        ]
         order.shuffle(turns)
-        for i in turns:
-            size = plan.sizes[i][n]
+        for one, size in turns:
             sleep(REST_S)
-            if lead := lanes[i].lead_in:
-                lanes[i].stepper.steps(lead)
-            lanes[i].blocks.append(lanes[i].stepper.steps(size))
+            if lead := one.lead_in:
+                one.stepper.steps(lead)
+            one.blocks.append(one.stepper.steps(size))
             done += size
-            report(done, plan.steps)
-        after_round(n)
+            progress(done, plan.steps)
+        after_round()

@@ -1,4 +1,4 @@
-"""What samples say, and what they do not.
+"""Summaries, intervals and verdicts from samples.
 
 Steps of one candidate that follow each other are alike: the same clock frequency, the same
 neighbour on the machine, the same caches. Taken as independent they would make intervals several
@@ -31,24 +31,24 @@ import numpy.typing as npt
 from teco.measurement.records import NoiseFloor, Ratio, Samples, Summary, Verdict
 
 CONFIDENCE = 0.99
-"""Of ratios, on which verdicts stand."""
+"""Of the interval of a ratio, which decides its verdict."""
 
 MEDIAN_CONFIDENCE = 0.95
 """Of a candidate's own median."""
 
-COUNTS = 0.02
-"""A difference within one run that is smaller counts for nothing, however sure it is: it is what
-another order of the same memory makes. Measured noise above it takes its place."""
+SMALLEST = 0.02
+"""Relative difference of two candidates of one run below which no verdict calls one faster: another
+order of the same memory makes as much. The run's own noise floor is used where it is larger."""
 
-COUNTS_ACROSS = 0.05
-"""The same between two records: what differs from one run to the next is in neither's samples."""
+SMALLEST_ACROSS = 0.05
+"""The same for two records: what changes from one run to the next shows in neither's samples."""
 
 EQUAL = 0.05
-"""An interval within it says that nothing differs that a user would see."""
+"""Relative difference that nobody would notice: an interval within it means "equal"."""
 
 FEWEST = 5
-"""Rounds below which no verdict is given: of four there are 35 resamples, and one of them is all of
-the most extreme."""
+"""Rounds below which no verdict is given: four have only 35 different resamples, the most extreme
+of which repeats the most extreme round."""
 
 RESAMPLES = 4000
 TRIM = 0.2
@@ -102,9 +102,9 @@ def summarise(blocks: Sequence[Sequence[float]]) -> Summary:
 
 
 def median_interval(blocks: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """95% interval of the median of all samples, blocks resampled whole.
+    """95% interval of the median of all samples, by resampling whole blocks.
 
-    Of a single block its samples are resampled, for want of anything better.
+    A single block has nothing else to resample than its samples.
     """
     groups = [np.asarray(b, np.float64) for b in blocks]
     if len(groups) == 1:
@@ -128,16 +128,16 @@ def ratio_within(row: str, against: str, a: Samples, b: Samples, noise: float) -
     Args:
         row, against: keys.
         a, b: their samples.
-        noise: share that the same candidate differed from itself by in this run.
+        noise: of the run, :attr:`NoiseFloor.share`.
     """
     rounds = min(len(a.blocks), len(b.blocks))
     logs = _logs(a.blocks[:rounds]) - _logs(b.blocks[:rounds])
     found = float(np.exp(_trimmed(logs[None])[0]))
     if rounds < 2:
-        return _judge(row, against, found, None, COUNTS, rounds)
+        return _judge(row, against, found, None, SMALLEST, rounds)
     means = _trimmed(logs[_draws(rounds, RESAMPLES)])
     interval = _expanded(means, rounds, CONFIDENCE)
-    return _judge(row, against, found, interval, max(COUNTS, noise), rounds)
+    return _judge(row, against, found, interval, max(SMALLEST, noise), rounds)
 
 
 def ratio_across(row: str, against: str, a: Samples, b: Samples, noise: float) -> Ratio:
@@ -146,12 +146,12 @@ def ratio_across(row: str, against: str, a: Samples, b: Samples, noise: float) -
     found = float(np.exp(_trimmed(logs_a[None])[0] - _trimmed(logs_b[None])[0]))
     fewest = min(len(logs_a), len(logs_b))
     if fewest < 2:
-        return _judge(row, against, found, None, COUNTS_ACROSS, fewest)
+        return _judge(row, against, found, None, SMALLEST_ACROSS, fewest)
     means = _trimmed(logs_a[_draws(len(logs_a), RESAMPLES)]) - _trimmed(
         logs_b[_draws(len(logs_b), RESAMPLES, seed=1)]
     )
     interval = _expanded(means, fewest, CONFIDENCE)
-    return _judge(row, against, found, interval, max(COUNTS_ACROSS, noise), fewest)
+    return _judge(row, against, found, interval, max(SMALLEST_ACROSS, noise), fewest)
 
 
 def noise_floor(row: str, first: Samples, second: Samples) -> NoiseFloor:
@@ -166,7 +166,7 @@ def _judge(
     against: str,
     ratio: float,
     interval: tuple[float, float] | None,
-    counts: float,
+    smallest: float,
     rounds: int,
 ) -> Ratio:
     """The verdict on a ratio, from the interval of its logarithm."""
@@ -177,18 +177,18 @@ def _judge(
     verdict: Verdict = "undecided"
     if rounds < FEWEST:
         why = f"{rounds} blocks of each are too few to judge, {FEWEST} or more are needed"
-    elif low > 1 + counts:
+    elif low > 1 + smallest:
         verdict, why = "slower", f"takes {low - 1:.1%} to {high - 1:.1%} longer"
         if low > 2:
             why = f"takes {low:.1f} to {high:.1f} times as long"
-    elif high < 1 / (1 + counts):
+    elif high < 1 / (1 + smallest):
         verdict, why = "faster", f"takes {1 - high:.1%} to {1 - low:.1%} less"
     elif low > 1 / (1 + EQUAL) and high < 1 + EQUAL:
         verdict, why = "equal", f"no difference of {EQUAL:.0%} or more"
     else:
         why = f"the interval, {low:.3f} to {high:.3f}, is too wide to call a winner"
         if low > 1 or high < 1:
-            why = f"the difference is within what counts for noise here, {counts:.1%}"
+            why = f"the difference is within the noise of this run, {smallest:.1%}"
     return Ratio(
         row=row, against=against, ratio=ratio, low=low, high=high, verdict=verdict, why=why
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from teco_models.variant import MIN_SIZE, SCALE, Variant
 
@@ -16,7 +17,32 @@ DTYPES: dict[Io, str] = {"fp32": "float32", "fp16": "float16", "uint8": "uint8"}
 """Element type of frames and pictures by what ``teco export --io`` calls it."""
 
 
-EXTENT = re.compile(r"(\d+|h|w)(\*(\d+|h|w))*")
+MOST_STATES = 8
+MOST_NAME = 63
+"""Characters of a port's name."""
+
+_EXTENT = re.compile(r"([1-9][0-9]{0,6}|h|w)(\*([1-9][0-9]{0,6}|h|w))*")
+_MOST_FACTOR = 2**20
+
+# What is in a contract's and in a state's JSON; a reader refuses what it does not know.
+_FIELDS = {"frame", "picture", "states", "scale", "warm_up", "multiple_of", "minimum", "colour",
+           "range"}  # fmt: skip
+_LATER_FIELDS = {"reset", "dtype", "layout", "check"}
+_STATE_FIELDS = {"input", "source", "shape"}
+_LATER_STATE_FIELDS = {"zero", "dtype"}
+
+
+def extent(text: object) -> tuple[int, int, int] | None:
+    """A product such as ``4*h`` as (4, 1, 0): factor, powers of h and of w; None where it is none.
+
+    Areas are the most: h and w come twice at most.
+    """
+    if not isinstance(text, str) or not _EXTENT.fullmatch(text):
+        return None
+    parts = text.split("*")
+    factor = math.prod(int(part) for part in parts if part not in "hw")
+    high, wide = parts.count("h"), parts.count("w")
+    return (factor, high, wide) if factor <= _MOST_FACTOR and high + wide <= 2 else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,7 @@ class StatePort:
     input: str
     source: str
     shape: tuple[str, str, str, str]
-    zero: str
+    zero: str = ""
     dtype: str = "float32"
 
 
@@ -53,7 +79,9 @@ class StreamContract:
         states: the recurrent state.
         scale: upsampling factor.
         reset: when the state must be replaced by zeros.
-        warm_up: frames to run and drop after a reset before output is shown; 0 shows all.
+        warm_up: 0: every frame is shown, also the first one after a reset. Readers refuse anything
+            else, since none drops frames by itself; how many a player runs before the frame it
+            shows after a seek is the player's choice (pre-roll).
         multiple_of: h and w must be multiples of this.
         minimum: smallest h and w.
         colour: channel order.
@@ -121,6 +149,75 @@ class StreamContract:
             )
         )
 
+    @classmethod
+    def from_dict(cls, data: object) -> StreamContract:
+        """Inverse of :meth:`as_dict`; whether it can be driven is :meth:`check`'s to say.
+
+        Raises:
+            ValueError: a field is missing, of another kind, or not known; the message names it.
+        """
+        fields = _record(data, "contract", _FIELDS, _LATER_FIELDS)
+        if not isinstance(fields["states"], list) or not isinstance(fields["range"], list):
+            raise ValueError("states or range is no list")
+        if len(states := cast("list[object]", fields["states"])) > MOST_STATES:
+            raise ValueError(f"there are {len(states)} states, expected {MOST_STATES} at most")
+        ports: list[StatePort] = []
+        for state in states:
+            port = _record(state, "one of states", _STATE_FIELDS, _LATER_STATE_FIELDS)
+            if not isinstance(port["shape"], list):
+                raise ValueError(f"states has {port['input']!r} without a shape")
+            port["shape"] = tuple(port["shape"])
+            ports.append(StatePort(**port))
+        fields["states"], fields["range"] = tuple(ports), tuple(fields["range"])
+        return cls(**fields)
+
+    def check_drivable(self) -> None:
+        """Raise ValueError, which names the field, where no player of teco's can drive it.
+
+        C and JavaScript read contracts too (``players/c/src/contract.c``,
+        ``players/web/page/contract.js``), by the same rules: ``tests/fixtures/contract``.
+        """
+        whole = self.io == "uint8"
+        for name in ("frame", "picture"):
+            if not _is_name(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a port's name")
+        # A runner that ignored these would give wrong pictures without a word.
+        for name, usual in (
+            ("scale", SCALE), ("multiple_of", 1), ("minimum", MIN_SIZE), ("warm_up", 0),
+            ("colour", "RGB"), ("range", (0.0, 255.0 if whole else 1.0)),
+            ("layout", "NHWC" if whole else "NCHW"),
+        ):  # fmt: skip
+            found = getattr(self, name)
+            if found != usual or _has_bool(found):
+                raise ValueError(f"{name} is {found!r}, this teco can only do {usual!r}")
+        if not _is_name(self.check) if whole else self.check != "":
+            raise ValueError(f"check is {self.check!r} with {self.dtype} ports")
+        self._check_states()
+
+    def _check_states(self) -> None:
+        h, w = (f"{SCALE}*{side}" for side in "hw")
+        enlarged = ("1", h, w, "3") if self.layout == "NHWC" else ("1", "3", h, w)
+        # What a state is taken from must fit, since its bytes go over as they are.
+        known = {
+            self.frame: (self.dtype, tuple(map(extent, self.inputs[self.frame]))),
+            self.picture: (self.dtype, tuple(map(extent, enlarged))),
+        }
+        carried = "float16" if self.dtype == "float16" else "float32"
+        taken = {self.frame}
+        for n, state in enumerate(self.states):
+            if not _is_name(state.input) or not _is_name(state.source) or state.input in taken:
+                raise ValueError(f"states[{n}] has no name of its own or no source")
+            taken.add(state.input)
+            shape = tuple(map(extent, state.shape))
+            if len(shape) != 4 or None in shape:
+                raise ValueError(f"states[{n}] ({state.input}) has the shape {list(state.shape)}")
+            usual = known.setdefault(state.source, (carried, shape))
+            if (state.dtype, shape) != usual:
+                raise ValueError(
+                    f"states[{n}] ({state.input}) is {state.dtype} {list(state.shape)}, which is "
+                    f"not what {state.source} is"
+                )
+
     @property
     def io(self) -> Io:
         """The ports as ``teco export --io`` calls them.
@@ -167,3 +264,23 @@ class StreamContract:
                 if part.get(name) == value:
                     del part[name]
         return data
+
+
+def _record(data: object, what: str, needed: set[str], later: set[str]) -> dict[str, Any]:
+    """The fields of a JSON object, which has all that are needed and none that is not known."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} is {data!r}, expected an object")
+    fields = dict(cast("dict[str, Any]", data))
+    for name in sorted(needed - fields.keys()):
+        raise ValueError(f"{what} has no {name}")
+    for name in sorted(fields.keys() - needed - later):
+        raise ValueError(f"{what} has {name}, which this teco does not know")
+    return fields
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MOST_NAME
+
+
+def _has_bool(value: object) -> bool:
+    return any(isinstance(x, bool) for x in (value if isinstance(value, tuple) else (value,)))

@@ -98,14 +98,3 @@ class Int8:
             f"kept in float by measured sensitivity: {f'{stay} ({unit})' if stay else 'none'}",
             *(t.sentence for t in self.timings),
         )
-
-    @classmethod
-    def of(cls, data: object) -> Int8:
-        """From plain data, as in a manifest.
-
-        Raises:
-            ValueError: it is anything else.
-        """
-        from teco_calibration.records import from_data
-
-        return from_data(cls, data, "int8")

@@ -29,14 +29,14 @@ class EmitRequest:
         spec: how they named it: a shipped model's name or a path.
         runtime: as ``--runtime``; for targets that run Python.
         threads: CPU threads of the network; None for all.
-        warm_up: frames run and dropped after a seek, where the player can give earlier frames.
+        pre_roll: frames run and dropped after a seek, where the player can give earlier frames.
     """
 
     model: Model
     spec: str
     runtime: str = "auto"
     threads: int | None = None
-    warm_up: int = 0
+    pre_roll: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def record(request: EmitRequest, target: str, version: str) -> str:
         "model": request.model.name,
         "runtime": request.runtime,
         "threads": request.threads,
-        "warm_up": request.warm_up,
+        "pre_roll": request.pre_roll,
     }
     return json.dumps(data, indent=2) + "\n"
 

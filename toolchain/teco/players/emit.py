@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from teco import __version__
 from teco.core.errors import USAGE, TecoError
+from teco.core.files import writing
 from teco.model.manifest import manifest_path
 from teco.players import base
 from teco.players.base import Emission, EmitRequest, EmitTarget
@@ -37,21 +37,9 @@ def write(
     """
     check_folder(folder, force)
     emission = target.emission(request)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
+    with writing(folder, folder=True) as part:
         _fill(part, target, request, emission)
-        said = target.check(part, request) if check else "not checked, as asked"
-        if folder.exists():
-            old = part.with_suffix(".old")
-            folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return said
+        return target.check(part, request) if check else "not checked, as asked"
 
 
 def check_folder(folder: Path, force: bool) -> None:

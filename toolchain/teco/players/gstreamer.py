@@ -39,7 +39,7 @@ element.DEFAULTS.update(
         "model": str(Path(__file__).resolve().parents[1] / {model!r}),
         "runtime": {runtime!r},
         "threads": {threads!r},
-        "warmup": {warm_up!r},
+        "pre-roll": {pre_roll!r},
     }}
 )
 __gstelementfactory__ = element.__gstelementfactory__
@@ -64,7 +64,7 @@ class GStreamer:
             model=next(iter(model_files(request.model))),
             runtime=request.runtime,
             threads=request.threads or 0,
-            warm_up=request.warm_up,
+            pre_roll=request.pre_roll,
         )
         run = "env -u VIRTUAL_ENV -u PYTHONPATH PATH=/usr/bin:$PATH GST_PLUGIN_PATH=$PWD"
         return Emission(
@@ -78,7 +78,8 @@ class GStreamer:
             notes=(
                 "In applications: playbin's property `video-filter`, or anywhere in a pipeline. "
                 "The element takes and gives RGB, NV12 and I420; `gst-inspect-1.0 teco` lists its "
-                "properties: model, runtime, threads, warmup, look-ahead, scene-cuts, deadline.\n\n"
+                "properties: model, runtime, threads, pre-roll, reverse-warm-up, scene-cuts, "
+                "deadline.\n\n"
                 "It runs in the Python that GStreamer was built with, the system's, hence `PATH` "
                 f"and `-u VIRTUAL_ENV`. teco is imported from {sysconfig.get_path('purelib')}, so "
                 f"that both must be Python {'.'.join(map(str, sys.version_info[:2]))}. Debian: "

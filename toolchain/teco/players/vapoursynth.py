@@ -92,12 +92,12 @@ def script(request: EmitRequest, model: str, imports: str = "") -> str:
     """The script's text.
 
     Args:
-        request: runtime, threads and warm-up.
+        request: runtime, threads and pre-roll.
         model: a Python expression for the model.
         imports: what that expression needs.
     """
-    given = {"runtime": request.runtime, "threads": request.threads, "warmup": request.warm_up}
-    usual = {"runtime": "auto", "threads": None, "warmup": 0}
+    given = {"runtime": request.runtime, "threads": request.threads, "pre_roll": request.pre_roll}
+    usual = {"runtime": "auto", "threads": None, "pre_roll": 0}
     options = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
     return _TEMPLATE.format(
         name=request.model.name,

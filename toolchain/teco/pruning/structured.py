@@ -1,9 +1,9 @@
 """Weights to smaller weights: what is cut, what that costs on a clip, proved before it is written.
 
 The cutting itself is :mod:`teco_models.compress.prune`, :mod:`teco_models.compress.sharing` and
-:mod:`teco_models.compress.sparsity`. Here their damage is measured, each structural cut is compared
-with the large network silenced in the same places, and the result is written with its parent's
-hash. Torch is imported by this module's functions, not by this module.
+:mod:`teco_models.compress.sparsity`. Here it is measured what a cut costs, each structural cut is
+compared with the large network silenced in the same places, and the result is written with its
+parent's hash. Torch is imported by this module's functions, not by this module.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.pixels import Pixels, to_pixels, to_tensor
-from teco.evaluation.quality import truth_frames, truth_size
+from teco.core.log import Progress, no_progress
+from teco.core.pixels import Pixels
+from teco.evaluation.quality import QualityMeter, network, truth_frames, truth_size
 from teco.model.weights_digest import weights_digest
 from teco.verification.parity import MAX_DIFFERENCE
 from teco_calibration.degrade import degrade
-from teco_calibration.metrics.quality import SequenceQuality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from teco_models.compress.sparsity import Score, SparsityReport
     from teco_models.variant import Variant
 
-Order = Literal["plain", "damage"]
+Order = Literal["plain", "sensitivity"]
 
 MIN_FRAMES = 5
 """Shortest clip with a frame that counts: the official measure drops two at each end."""
@@ -47,10 +47,10 @@ class PruneError(TecoError):
     """The pruned network does not compute what the silenced large one computes."""
 
 
-# --- damage ----------------------------------------------------------------------------------
+# --- sensitivity -----------------------------------------------------------------------------
 
 
-class ClipDamage:
+class ClipSensitivity:
     """PSNR-Y that networks lose on one clip, run with the recurrence in float32 on the CPU.
 
     PSNR-Y as in ``teco eval`` (official frames and window), without scene cuts: a short clip for
@@ -66,30 +66,30 @@ class ClipDamage:
     """
 
     def __init__(self, truth: list[Pixels], reference: Weights) -> None:
-        self._truth = truth
-        self._lr = [to_tensor(degrade(t, reference.variant.degradation)) for t in truth]
+        self._pairs = [(t, degrade(t, reference.variant.degradation)) for t in truth]
         self.frames = len(truth)
         self.reference = self.psnr(reference)
 
     def psnr(self, weights: Weights) -> float:
         """Mean PSNR-Y of a network in dB."""
-        quality = SequenceQuality(("psnr",))
-        for truth, picture in zip(self._truth, _run(weights, self._lr), strict=True):
-            quality.add(truth, to_pixels(picture))
-        return quality.result().means["psnr"]
+        from teco.runtimes.pytorch import PyTorchSession
+        from teco_models.checkpoint import build
+
+        method = network("", PyTorchSession(build(weights)), scene_cuts=False)
+        return QualityMeter(("psnr",)).clip(method.start(), self._pairs).means["psnr"]
 
     def __call__(self, weights: Weights) -> float:
         """dB lost against the reference; below zero where the network is better."""
         return self.reference - self.psnr(weights)
 
 
-def clip_damage(clip: str, shrink: float, frames: int, reference: Weights) -> ClipDamage:
+def clip_sensitivity(clip: str, shrink: float, frames: int, reference: Weights) -> ClipSensitivity:
     """Read a clip (:func:`read_truth`) and measure the reference on it."""
-    return ClipDamage(read_truth(clip, shrink, frames), reference)
+    return ClipSensitivity(read_truth(clip, shrink, frames), reference)
 
 
 def read_truth(clip: str, shrink: float, frames: int) -> list[Pixels]:
-    """The first frames of a clip that damage is to be measured on.
+    """The first frames of a clip that networks are to be measured on.
 
     Args:
         clip: video file or folder of pictures; the truth.
@@ -105,8 +105,8 @@ def read_truth(clip: str, shrink: float, frames: int) -> list[Pixels]:
     """
     if frames < MIN_FRAMES:
         raise TecoError(
-            f"damage is to be measured on {frames} frames, expected at least {MIN_FRAMES}: the "
-            "first and last two do not count",
+            f"{frames} frames are too few to measure on, expected at least {MIN_FRAMES}: the first "
+            "and last two do not count",
             hint="give a larger --frames",
             exit_code=USAGE,
         )
@@ -114,8 +114,8 @@ def read_truth(clip: str, shrink: float, frames: int) -> list[Pixels]:
     truth = list(truth_frames(clip, shrink, frames))
     if len(truth) < MIN_FRAMES:
         raise TecoError(
-            f"{clip} has {len(truth)} frames, measuring damage needs at least {MIN_FRAMES}: the "
-            "first and last two do not count",
+            f"{clip} has {len(truth)} frames, expected at least {MIN_FRAMES}: the first and last "
+            "two do not count",
             hint="give a longer clip",
             exit_code=USAGE,
         )
@@ -146,7 +146,7 @@ class PruneOptions:
 
     Attributes:
         blocks: to keep.
-        order: which blocks go: ``"plain"`` the last ones, as in the paper, ``"damage"`` those
+        order: which blocks go: ``"plain"`` the last ones, as in the paper, ``"sensitivity"`` those
             that are missed least on a clip.
         channels: width of SRNet to keep.
         flow_channels: width of FNet's first stage to keep.
@@ -212,18 +212,18 @@ def prune(
     weights: Weights,
     options: PruneOptions,
     *,
-    damage: Callable[[Weights], float] | None = None,
+    sensitivity: Callable[[Weights], float] | None = None,
     initial: Weights | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> PruneResult:
     """Blocks, then channels, then sharing, then masks; structural cuts are verified.
 
     Args:
         weights: the network.
         options: what to take.
-        damage: what a network has lost; needed for the order "damage".
+        sensitivity: what a network has lost; needed for the order "sensitivity".
         initial: weights to rewind to under the masks, of the same variant.
-        report: told how many damage measurements are done, of how many.
+        progress: told the networks that are measured, of how many.
 
     Raises:
         TecoError: nothing would change, or options do not go together.
@@ -234,12 +234,12 @@ def prune(
     from teco_models.compress.prune import rank_blocks
 
     o = options
-    check_options(weights, o, measured=damage is not None, initial=initial)
+    check_options(weights, o, measured=sensitivity is not None, initial=initial)
     keep: Sequence[int] | None = None
     removed: Sequence[RemovedBlock] = ()
-    if o.blocks is not None and o.order == "damage":
-        assert damage is not None
-        keep, removed = rank_blocks(weights, o.blocks, damage, report)
+    if o.blocks is not None and o.order == "sensitivity":
+        assert sensitivity is not None
+        keep, removed = rank_blocks(weights, o.blocks, sensitivity, progress)
     result = _cut(weights, o, initial, verify, keep, removed)
     metadata = _metadata(result, o, initial)
     return replace(result, weights=replace(result.weights, metadata=metadata))
@@ -307,7 +307,7 @@ def check_options(
     Args:
         weights: the network.
         options: what to take.
-        measured: whether there is a measure of damage.
+        measured: whether there is a clip to measure on.
         initial: weights to rewind to.
 
     Returns:
@@ -333,9 +333,9 @@ def _check_together(
             hint="give --blocks, --channels, --flow-channels, --share-blocks or --sparsity",
             exit_code=USAGE,
         )
-    if o.order == "damage" and not measured:
+    if o.order == "sensitivity" and not measured:
         raise TecoError(
-            "the order by damage needs a clip to measure it on",
+            "the order by sensitivity needs a clip to measure it on",
             hint="give --clip, or take --order plain",
             exit_code=USAGE,
         )

@@ -1,8 +1,8 @@
 """What every runtime offers: open a model, run its step. No runtime is imported here.
 
-Pictures cross this border as float32 arrays (1, 3, h, w), RGB in [0, 1], or, where a session can
-take and make them (:class:`FrameSession`), as the 8-bit pictures they are; the recurrent state is
-opaque and stays where the runtime computes.
+A session takes and gives frames as float32 arrays (1, 3, h, w), RGB in [0, 1], or, where it can
+(:class:`FrameSession`), as 8-bit frames; the recurrent state is opaque and stays where the runtime
+computes.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Session(Protocol):
             ports rounds the frame to 8-bit levels and gives such levels, both as floats.
 
         Raises:
-            FloatingPointError: a file with 8-bit ports met values that are no numbers; elsewhere
-                they are in the output.
+            FloatingPointError: a file with 8-bit ports met values that are not finite; with other
+                ports they are in the output.
         """
         ...
 
@@ -79,13 +79,13 @@ class Session(Protocol):
 
 @runtime_checkable
 class FrameSession(Protocol):
-    """A session that also takes 8-bit pictures and makes them where it computes.
+    """A session that also takes and gives 8-bit frames, which it converts where it computes.
 
-    Files with 8-bit ports do nothing else; for others it saves passes over the picture.
+    Files with 8-bit ports do nothing else; for others it saves passes over the HR frame.
     """
 
     def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
-        """As :meth:`Session.step`, from picture to picture.
+        """As :meth:`Session.step`, from 8-bit LR frame to 8-bit HR frame.
 
         Args:
             frame: (h, w, 3) uint8 RGB; the caller may change it afterwards.
@@ -97,7 +97,7 @@ class FrameSession(Protocol):
             the state for the next call.
 
         Raises:
-            FloatingPointError: the model gave values that are no numbers.
+            FloatingPointError: the model gave values that are not finite.
         """
         ...
 
@@ -181,8 +181,8 @@ def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State 
     lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
     if model.manifest is not None and model.manifest.contract.dtype == "uint8":
         assert isinstance(session, FrameSession)
-        picture, enlarge = to_pixels(lr), session.enlarge
-        return lambda state: enlarge(picture, state)[1]
+        frame, enlarge = to_pixels(lr), session.enlarge
+        return lambda state: enlarge(frame, state)[1]
     return lambda state: session.step(lr, state)[1]
 
 

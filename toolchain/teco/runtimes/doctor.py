@@ -11,31 +11,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from teco.core import gpu
 from teco.core.errors import TecoError
-from teco.core.machine import nvidia_smi, version_of
+from teco.core.gpu import Gpu
+from teco.core.machine import Machine, inspect, version_of
 from teco.model.engine import api
+from teco.runtimes import RUNTIMES
+from teco.runtimes.base import package_version
 from teco.runtimes.nvidia import device
-
-
-@dataclass(frozen=True)
-class GpuReport:
-    """One NVIDIA GPU as nvidia-smi describes it; "" for what it does not know.
-
-    Attributes:
-        name: of the product.
-        compute_capability: "8.9".
-        driver: version.
-        memory: with its unit, "24564 MiB".
-    """
-
-    name: str
-    compute_capability: str
-    driver: str
-    memory: str
+from teco_calibration.metrics.quality import Lpips
+from teco_models import zoo
 
 
 @dataclass(frozen=True)
@@ -53,40 +42,73 @@ class Part:
     command: str = ""
 
 
-def find_gpus() -> tuple[GpuReport, ...]:
-    """Each GPU in the driver's order; empty without one. Never fails."""
-    found: list[GpuReport] = []
-    for line in nvidia_smi("name,compute_cap,driver_version,memory.total"):
-        fields = [x.strip() for x in line.rsplit(",", 3)]
-        if len(fields) == 4:
-            found.append(GpuReport(*("" if x.startswith("[") else x for x in fields)))  # "[N/A]"
-    if found:
-        return tuple(found)
-    # A driver too old to know compute_cap refuses the whole question; a Jetson has no nvidia-smi.
-    for line in nvidia_smi("name,driver_version,memory.total"):
-        name, driver, memory = (x.strip() for x in line.rsplit(",", 2))
-        found.append(GpuReport(name, "", driver, memory))
-    if found:
-        return tuple(found)
-    return tuple(
-        GpuReport(g.name, "{}.{}".format(*divmod(g.compute_capability, 10)), "", "")
-        for g in gpu.find()
+@dataclass(frozen=True, kw_only=True)
+class DoctorReport:
+    """Everything that ``teco doctor`` says.
+
+    Attributes:
+        machine: processor, memory, system, packages.
+        cpu_precisions: precision -> the CPU's instructions that are faster at it than at float32.
+        gpus: NVIDIA's.
+        driver_cuda: the newest CUDA that the driver runs, None without one.
+        cuda_toolkit: version and place, None where none is found.
+        cuda_packages: Python packages that bring a part of CUDA, with their versions.
+        runtimes: by name.
+        builders: what builds engines, "rtx" and "tensorrt".
+        adapters: what sessions of engines hold device memory with; one is enough.
+        lpips: None where the metric can be measured, else why not.
+        models: names of those that are shipped.
+    """
+
+    machine: Machine
+    cpu_precisions: dict[str, tuple[str, ...]]
+    gpus: tuple[Gpu, ...]
+    driver_cuda: str | None
+    cuda_toolkit: str | None
+    cuda_packages: dict[str, str]
+    runtimes: dict[str, Part]
+    builders: dict[str, Part]
+    adapters: dict[str, Part]
+    lpips: str | None
+    models: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; scripts read these names, so they are added to and never taken away."""
+        facts = asdict(self)
+        facts["runtimes"] = {name: part.reason for name, part in self.runtimes.items()}
+        facts["runtime_versions"] = {name: part.version for name, part in self.runtimes.items()}
+        parts = self.runtimes | self.builders
+        facts["commands"] = {name: part.command for name, part in parts.items() if part.reason}
+        for shown, found in zip(facts["gpus"], self.gpus, strict=True):
+            shown["compute_capability"] = found.capability
+        return facts
+
+
+def examine() -> DoctorReport:
+    """Look at this machine."""
+    machine = inspect()
+    return DoctorReport(
+        machine=machine,
+        cpu_precisions=cpu_precisions(machine.cpu_flags),
+        gpus=gpu.find(),
+        driver_cuda=gpu.driver_cuda(),
+        cuda_toolkit=cuda_toolkit(),
+        cuda_packages=cuda_packages(),
+        runtimes=runtimes(),
+        builders=builders(),
+        adapters=adapters(),
+        lpips=Lpips.why_unavailable(),
+        models=tuple(entry.name for entry in zoo.entries()),
     )
 
 
-def driver_cuda() -> str | None:
-    """The newest CUDA that the driver runs, "13.0", from the head of nvidia-smi's own page."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
-        out = subprocess.run(
-            [program], capture_output=True, text=True, timeout=10, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r"CUDA (?:UMD |Driver )?Version\s*:\s*(\d+\.\d+)", out)
-    return match[1] if match else None
+def runtimes() -> dict[str, Part]:
+    """Each runtime, and what would make it run here."""
+    found: dict[str, Part] = {}
+    for runtime in RUNTIMES:
+        reason = runtime.why_unavailable()
+        found[runtime.name] = Part(package_version(runtime), reason, what_to_type(reason or ""))
+    return found
 
 
 _CUDA_PACKAGE = re.compile(

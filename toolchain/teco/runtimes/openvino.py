@@ -100,21 +100,21 @@ class OpenVino:
         if contract.dtype == "float16" or contract.picture in {s.source for s in contract.states}:
             return _Session(self.name, compiled, contract, details)
 
-        def compile_pictures() -> Any:
+        def compile_frames() -> Any:
             again = ov.Core().read_model(str(model.onnx))
-            ports = with_ports(again, contract, half_state=half_state, pictures=True)
+            ports = with_ports(again, contract, half_state=half_state, frames=True)
             with kept_signal_stack():
                 return ov.Core().compile_model(ports, "CPU", settings)
 
-        return _FrameSession(self.name, compiled, contract, details, compile_pictures)
+        return _FrameSession(self.name, compiled, contract, details, compile_frames)
 
 
 CHECK = "teco_check"
-"""Output that is no number where the picture would not be: a sum over what it is made from."""
+"""Output that is not finite where the HR frame is not: a sum over what the frame is made from."""
 
 
 def with_ports(
-    network: Any, contract: StreamContract, *, half_state: bool, pictures: bool = False
+    network: Any, contract: StreamContract, *, half_state: bool, frames: bool = False
 ) -> Any:
     """A read model with the ports that suit the CPU plugin.
 
@@ -123,29 +123,29 @@ def with_ports(
         contract: how it is driven.
         half_state: what only becomes state is bfloat16 at the port. A bfloat16 plan rounds it to
             that anyway, on its way in; so nothing changes but half the memory traffic.
-        pictures: the picture comes as (1, 4h, 4w, 3) uint8, and :data:`CHECK` beside it. Only where
-            the picture is no state.
+        frames: the HR frame comes as (1, 4h, 4w, 3) uint8, and :data:`CHECK` beside it. Only where
+            the HR frame is no state.
     """
     import openvino as ov
     from openvino import opset13 as ops
     from openvino.preprocess import PrePostProcessor
 
     carried = [s for s in contract.states if s.source in contract.carried and s.dtype == "float32"]
-    # A float picture beside the 8-bit one is not rounded at its port; only states at LR are.
+    # A float frame beside the 8-bit one is not rounded at its port; only states at LR are.
     carried = [s for s in carried if s.shape[2] == "h"]
-    if pictures:
+    if frames:
         made_of = network.output(carried[0].source).get_node().input_value(0)
         total = ops.reduce_sum(made_of, ops.constant([0, 1, 2, 3]))
         total.output(0).set_names({CHECK})
         network.add_outputs(total.output(0))
-    if not (half_state and carried) and not pictures:
+    if not (half_state and carried) and not frames:
         return network
     ports = PrePostProcessor(network)
     if half_state:
         for state in carried:
             ports.input(state.input).tensor().set_element_type(ov.Type.bf16)
             ports.output(state.source).tensor().set_element_type(ov.Type.bf16)
-    if pictures:
+    if frames:
         picture = ports.output(contract.picture)
 
         def to_levels(port: Any) -> Any:
@@ -221,7 +221,7 @@ class _FrameFileSession(PortedFrameSession, _Session):
 
 
 class _FrameSession(_Session):
-    """A session whose model can also make 8-bit pictures, by a graph of its own.
+    """A session whose model can also make 8-bit frames, by a graph of its own.
 
     It is compiled when it is first asked for.
     """
@@ -232,37 +232,37 @@ class _FrameSession(_Session):
         compiled: Any,
         contract: StreamContract,
         details: str,
-        compile_pictures: Callable[[], Any],
+        compile_frames: Callable[[], Any],
     ) -> None:
         super().__init__(runtime, compiled, contract, details)
         self._floats: Any = compiled
-        self._pictures: Any = None
-        self._compile_pictures = compile_pictures
-        self._makes_pictures = False
+        self._frames: Any = None
+        self._compile_frames = compile_frames
+        self._makes_frames = False
 
-    def _switch(self, pictures: bool) -> None:
-        if self._makes_pictures != pictures:
-            self._makes_pictures = pictures
-            if pictures and self._pictures is None:
-                self._pictures = self._compile_pictures()
-            self._take(self._pictures if pictures else self._floats)
+    def _switch(self, frames: bool) -> None:
+        if self._makes_frames != frames:
+            self._makes_frames = frames
+            if frames and self._frames is None:
+                self._frames = self._compile_frames()
+            self._take(self._frames if frames else self._floats)
 
     def close(self) -> None:
         with kept_signal_stack():
             super().close()
-            self._floats = self._pictures = None
+            self._floats = self._frames = None
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
-        self._switch(pictures=False)
+        self._switch(frames=False)
         return super().step(lr, state)
 
     def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
         """See :class:`teco.runtimes.base.FrameSession`."""
-        self._switch(pictures=True)
+        self._switch(frames=True)
         picture, check, state = self._run(to_tensor(frame), state)
-        self._require_numbers(check)
-        # The picture is handed to others, who keep it; this memory is written again two steps on.
+        self._require_finite(check)
+        # The frame is handed to others, who keep it; this memory is written again two steps on.
         return picture[0].copy(), state
 
     def _own_check(self, request: Any) -> NDArray[Any] | None:
-        return request.get_tensor(CHECK).data if self._makes_pictures else None
+        return request.get_tensor(CHECK).data if self._makes_frames else None

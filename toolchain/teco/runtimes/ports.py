@@ -57,7 +57,7 @@ def to_port(contract: StreamContract, lr: Array) -> NDArray[Any]:
     """(1, 3, h, w) float32 in [0, 1] -> the frame as the port takes it.
 
     Raises:
-        FloatingPointError: values that are no numbers, for a port that could not show them.
+        FloatingPointError: values that are not finite, for a port that could not show them.
     """
     if contract.dtype == "float32":
         return lr
@@ -69,7 +69,7 @@ def to_port(contract: StreamContract, lr: Array) -> NDArray[Any]:
 
 
 def from_port(contract: StreamContract, picture: NDArray[Any]) -> Array:
-    """The picture as the port gives it -> (1, 3, H, W) float32."""
+    """The HR frame as the port gives it -> (1, 3, H, W) float32."""
     if contract.dtype == "uint8":
         return to_tensor(picture[0])
     return picture.astype(np.float32, copy=False)
@@ -100,7 +100,7 @@ class PortedSession(ABC):
             state: what the last step returned, or None.
 
         Returns:
-            The picture as the port gives it, on the host; the contract's ``check`` if it has one;
+            The HR frame as the port gives it, on the host; the contract's ``check`` if it has one;
             the state for the next step.
         """
 
@@ -108,20 +108,20 @@ class PortedSession(ABC):
         """See :class:`teco.runtimes.base.Session`."""
         contract = self._contract
         picture, check, state = self._run(to_port(contract, lr), state)
-        self._require_numbers(check)
+        self._require_finite(check)
         return from_port(contract, picture), state
 
-    def _require_numbers(self, check: NDArray[Any] | None) -> None:
+    def _require_finite(self, check: NDArray[Any] | None) -> None:
         if check is not None and not np.isfinite(check).all():
             raise FloatingPointError
 
 
 class PortedFrameSession(PortedSession):
-    """The same for a file whose ports are 8-bit pictures."""
+    """The same for a file whose ports are 8-bit frames."""
 
     def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
         """See :class:`teco.runtimes.base.FrameSession`."""
         # A copy, because the frame becomes state and the caller's memory is the caller's.
         picture, check, state = self._run(np.array(frame, order="C")[None], state)
-        self._require_numbers(check)
+        self._require_finite(check)
         return picture[0], state

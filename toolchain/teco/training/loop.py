@@ -10,14 +10,12 @@ for bit (same machine, same number of threads); no generator of random numbers h
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Generator as Yields
 from contextlib import closing
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +24,7 @@ import torch
 from torch import nn
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import sha256_of, write_beside
+from teco.core.files import sha256_of
 from teco.training.adversary import Adversary
 from teco.training.data.clip_changes import ShotFacts, what_differs
 from teco.training.data.realworld import RealWorld
@@ -42,37 +40,36 @@ from teco.training.distributed import Processes, parallel
 from teco.training.init import initialise
 from teco.training.losses.perceptual import Perceptual, perceptual
 from teco.training.options import STAGES, LoopOptions, Stage, TrainOptions
+from teco.training.run_folder import RunFolder, changed_options, complete
 from teco.training.schedule import rate
 from teco.training.stages import Batch, GeneratorLosses, Losses
 from teco.training.validate import Validation, Validator
 from teco_models.arch.generator import Generator
-from teco_models.checkpoint import (
-    load_discriminator,
-    load_weights,
-    save_discriminator,
-    save_weights,
-)
+from teco_models.checkpoint import load_discriminator, load_weights
 from teco_models.compress.grow import can_grow, grow
 from teco_models.compress.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
 from teco_models.compress.sparsity import apply_masks, load_masks
 from teco_models.variant import Variant
 
-CHECKPOINT = "last.pt"
-WEIGHTS = "weights.safetensors"
-DISCRIMINATOR = "discriminator.safetensors"
-LOG = "log.jsonl"
-SAMPLES = "samples"
 LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
 
 
 class DivergedError(TecoError):
-    """The loss is no longer a number."""
+    """The loss is no longer finite."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Told after every iteration."""
+class IterationRecord:
+    """What one iteration came to.
+
+    Attributes:
+        stage: that it belongs to.
+        iteration: its number in the stage, from 1.
+        total: iterations of the stage.
+        losses: by name.
+        validation: where there was one.
+    """
 
     stage: Stage
     iteration: int
@@ -81,19 +78,8 @@ class Progress:
     validation: Validation | None = None
 
 
-def _reason(error: Exception) -> str:
-    """Why a checkpoint cannot be read, in words: foreign bytes make torch say anything, a bare
-    number included."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, KeyError) and isinstance(error.args[0], str):
-        return f"{error.args[0]!r} is not in it"
-    return "it is damaged, was cut off, or is something else"
-
-
-def stage_weights(out: Path, stage: Stage) -> Path:
-    """Where a run folder keeps the weights with which a stage ended."""
-    return out / f"weights-{stage}.safetensors"
+Watch = Callable[[IterationRecord], None]
+"""Shown every iteration when it is done."""
 
 
 class Trainer:
@@ -121,6 +107,7 @@ class Trainer:
     ) -> None:
         self.options = options
         self.loop = loop
+        self.folder = RunFolder(loop.out)
         self.shots = shots
         self.validator = validator
         self.processes = processes or Processes()
@@ -360,7 +347,7 @@ class Trainer:
         # Half of what is far too high is too high as well; the class has the defaults.
         rates = {n: min(getattr(self.options, n) / 2, getattr(TrainOptions, n)) for n in names}
         lower = " ".join(f"--{n.replace('_', '-')} {value:g}" for n, value in rates.items())
-        kept = (self.loop.out / CHECKPOINT).exists()
+        kept = self.folder.checkpoint.exists()
         checkpoint = "the last checkpoint is kept" if kept else "no checkpoint was written yet"
         where = " and another --out" if kept else ""  # a checkpoint is resumed with its own options
         return DivergedError(
@@ -379,12 +366,12 @@ class Trainer:
 
     # -- the run ------------------------------------------------------------------------------
 
-    def run(self, report: Callable[[Progress], None]) -> None:
-        """Train until done, calling ``report`` after each iteration; see :meth:`run_stage`."""
-        while self.run_stage(report):
+    def run(self, watch: Watch) -> None:
+        """Train until done; see :meth:`run_stage`."""
+        while self.run_stage(watch):
             pass
 
-    def run_stage(self, report: Callable[[Progress], None]) -> bool:
+    def run_stage(self, watch: Watch) -> bool:
         """Finish the current stage and stand at the start of the next.
 
         Returns:
@@ -403,7 +390,7 @@ class Trainer:
         # Only at the end of an iteration is there something whole to save.
         before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._iterations(report)
+            self._iterations(watch)
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
@@ -425,42 +412,34 @@ class Trainer:
             raise self._stopped()
         return following is not None
 
-    def _iterations(self, report: Callable[[Progress], None]) -> None:
+    def _iterations(self, watch: Watch) -> None:
         began = time.monotonic() - self.elapsed
         with closing(self._samples()) as samples:
-            self._iterate_all(samples, began, report)
-
-    def _iterate_all(
-        self, samples: Iterable[Sample], began: float, report: Callable[[Progress], None]
-    ) -> None:
-        for sample in samples:
-            losses = self._iterate(sample)
-            self.iteration += 1
-            self.elapsed = time.monotonic() - began
-            last = self.iteration == self.total
-            validation = None
-            if last or self.iteration % self.loop.validate_every == 0:
-                validation = self._validate()
-            progress = Progress(self.stage, self.iteration, self.total, losses, validation)
-            if validation or self.iteration % LOG_EVERY == 0:
-                self._log(progress)
-            report(progress)
-            # All processes stop at the same iteration, or the others would wait for this one.
-            stop = self.processes.any(self._stop)
-            if stop or self.iteration % self.loop.checkpoint_every == 0:
-                self.save()
-            if stop and not last:
-                raise self._stopped()
+            for sample in samples:
+                losses = self._iterate(sample)
+                self.iteration += 1
+                self.elapsed = time.monotonic() - began
+                last = self.iteration == self.total
+                validation = None
+                if last or self.iteration % self.loop.validate_every == 0:
+                    validation = self._validate()
+                done = IterationRecord(self.stage, self.iteration, self.total, losses, validation)
+                if validation or self.iteration % LOG_EVERY == 0:
+                    self._log(done)
+                watch(done)
+                # All processes stop at the same iteration, or the others would wait for this one.
+                stop = self.processes.any(self._stop)
+                if stop or self.iteration % self.loop.checkpoint_every == 0:
+                    self.save()
+                if stop and not last:
+                    raise self._stopped()
 
     def _validate(self) -> Validation | None:
         if self.validator is None or not self.processes.first:
             return None
         validation = self.validator(self.average, perceptual=self.stage == "gan")
         if self.stage != "flow":
-            folder = self.loop.out / SAMPLES
-            folder.mkdir(parents=True, exist_ok=True)
-            picture = self.validator.sample_strip()
-            write_beside(folder / f"{self.stage}-{self.iteration:06d}.png", picture)
+            self.folder.keep_sample(self.stage, self.iteration, self.validator.sample_strip())
         return validation
 
     def _stopped(self) -> TecoError:
@@ -470,20 +449,19 @@ class Trainer:
             hint="the same command goes on from there",
         )
 
-    def _log(self, progress: Progress) -> None:
+    def _log(self, done: IterationRecord) -> None:
         if not self.processes.first:
             return
-        record: dict[str, Any] = {
-            "stage": progress.stage,
-            "iteration": progress.iteration,
+        line: dict[str, Any] = {
+            "stage": done.stage,
+            "iteration": done.iteration,
             "seconds": round(self.elapsed, 1),
             "lr": self.optimizer.param_groups[0]["lr"],
-            **progress.losses,
+            **done.losses,
         }
-        if progress.validation:
-            record["validation"] = progress.validation.as_dict()
-        with (self.loop.out / LOG).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        if done.validation:
+            line["validation"] = done.validation.as_dict()
+        self.folder.log(line)
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -510,30 +488,12 @@ class Trainer:
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
-        self.loop.out.mkdir(parents=True, exist_ok=True)
-        path = self.loop.out / CHECKPOINT
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            torch.save(state, part)
-            part.replace(path)
-            metadata: dict[str, str] = {"stage": ended or self.stage}
-            if self._tied is not None:
-                metadata[SHARED] = format_pattern(self._tied)
-            metadata["iterations"] = str(self.options.total(ended) if ended else self.iteration)
-            save_weights(self.loop.out / WEIGHTS, self.average, metadata=metadata)
-            if self.adversary is not None:
-                save_discriminator(self.loop.out / DISCRIMINATOR, self.adversary.discriminator)
-            if ended is not None:
-                kept = stage_weights(self.loop.out, ended)
-                save_weights(kept, self.average, metadata=metadata)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise TecoError(
-                f"the checkpoint could not be written to {self.loop.out}: {error}",
-                hint="free some space; the previous checkpoint is still valid, and the same "
-                "command goes on from it",
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
+        metadata: dict[str, str] = {"stage": ended or self.stage}
+        if self._tied is not None:
+            metadata[SHARED] = format_pattern(self._tied)
+        metadata["iterations"] = str(self.options.total(ended) if ended else self.iteration)
+        discriminator = None if self.adversary is None else self.adversary.discriminator
+        self.folder.save(state, self.average, metadata, discriminator, ended)
 
     def resume(self) -> bool:
         """Continue from the folder's checkpoint, if there is one.
@@ -544,7 +504,7 @@ class Trainer:
         Raises:
             TecoError: it cannot be read, or was made with other options, which are named.
         """
-        path = self.loop.out / CHECKPOINT
+        path = self.folder.checkpoint
         found = self.processes.mean(float(path.exists()))
         if 0 < found < 1:
             raise TecoError(
@@ -554,18 +514,9 @@ class Trainer:
             )
         if not found:
             return False
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            saved: dict[str, Any] = dict(state["options"])
-        except (MemoryError, torch.OutOfMemoryError):
-            raise  # nothing is wrong with the file
-        except Exception as error:  # whatever is wrong with the file, it is no checkpoint
-            raise TecoError(
-                f"{path} is no readable checkpoint: {_reason(error)}",
-                hint="move it away to start again, or give another --out",
-            ) from error
-        self._refuse_changes(path, state, saved)
-        try:
+        state = self.folder.read(self.device)
+        self._refuse_changes(path, state)
+        with complete(path):
             self._enter(state["stage"])
             self.iteration, self.elapsed = state["iteration"], state["elapsed"]
             self.generator.load_state_dict(state["generator"])
@@ -574,36 +525,23 @@ class Trainer:
             self._scaler.load_state_dict(state.get("scaler", {}))
             if self.adversary is not None:
                 self.adversary.load_state_dict(state["adversary"])
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, RuntimeError, ValueError) as error:
-            # But for a missing entry, torch names the tensors that do not fit.
-            said = _reason(error) if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise TecoError(
-                f"{path} is no complete checkpoint: {said[:200]}",
-                hint="move it away to start again, or give another --out",
-            ) from error
         if self.processes.first:
-            self._forget_what_follows()
+            self.folder.forget_after(self.stage, self.iteration)
         return True
 
-    def _refuse_changes(self, path: Path, state: dict[str, Any], saved: dict[str, Any]) -> None:
-        ours = asdict(self.options)
-        for f in fields(self.options):
-            # An option that is younger than the checkpoint was at its default then.
-            if f.name not in saved and f.default is not MISSING:
-                saved[f.name] = f.default
+    def _refuse_changes(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise TecoError where a checkpoint was made with other options, files or clips."""
+        files = self._files()
+        before: dict[str, Any] = {"init": files["init"]} | state.get(
+            "files", files
+        )  # once not kept
         different = [
-            f"{name} was {saved.get(name)!r}, is now {ours[name]!r}"
-            for name in ours
-            if saved.get(name) != ours[name]
-        ]
-        now = self._files()
-        before: dict[str, Any] = {"init": now["init"]} | state.get("files", now)  # once not kept
-        different += [
-            f"{name} was {before.get(name)}, is now {value}"
-            for name, value in now.items()
-            if before.get(name) != value
+            *changed_options(state["options"], self.options),
+            *(
+                f"{name} was {before.get(name)}, is now {value}"
+                for name, value in files.items()
+                if before.get(name) != value
+            ),
         ]
         if different:
             raise TecoError(
@@ -618,20 +556,3 @@ class Trainer:
                 hint="give the --data it was made with, or another --out",
                 exit_code=USAGE,
             )
-
-    def _forget_what_follows(self) -> None:
-        """Drop the log's lines from after the checkpoint; they are about to be written again."""
-        path = self.loop.out / LOG
-        if not path.exists():
-            return
-        here = (STAGES.index(self.stage), self.iteration)
-        kept: list[str] = []
-        for line in path.read_text().splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-                place = (STAGES.index(record["stage"]), record["iteration"])
-            except (ValueError, KeyError, TypeError):
-                continue  # half written when the process or the machine went down
-            if line.endswith("\n") and place <= here:
-                kept.append(line)
-        write_beside(path, "".join(kept).encode())

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from teco.training.loop import Progress
+from teco.training.loop import IterationRecord
 
 EVERY = 20
 """Iterations between points of a loss; each validation is a point."""
@@ -24,14 +24,14 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder))
 
-    def add(self, progress: Progress) -> None:
+    def add(self, done: IterationRecord) -> None:
         """One iteration."""
-        if progress.iteration % EVERY == 0:
-            for name, value in progress.losses.items():
-                self._writer.add_scalar(f"{progress.stage}/loss/{name}", value, progress.iteration)
-        if progress.validation:
-            for name, value in progress.validation.as_dict().items():
-                self._writer.add_scalar(f"{progress.stage}/{name}", value, progress.iteration)
+        if done.iteration % EVERY == 0:
+            for name, value in done.losses.items():
+                self._writer.add_scalar(f"{done.stage}/loss/{name}", value, done.iteration)
+        if done.validation:
+            for name, value in done.validation.as_dict().items():
+                self._writer.add_scalar(f"{done.stage}/{name}", value, done.iteration)
 
     def __enter__(self) -> Self:
         return self

@@ -75,6 +75,21 @@ class Validation:
         numbers = {**asdict(self), "gain": self.gain}
         return {name: value for name, value in numbers.items() if value is not None}
 
+    def to_text(self) -> str:
+        """In one line."""
+        parts = [
+            f"PSNR {self.psnr:.2f} dB ({self.gain:+.2f} over bicubic), temporal gain "
+            f"{self.temporal_gain:+.3f} dB"
+        ]
+        if self.lpips is not None:
+            parts.append(f"LPIPS {self.lpips:.4f}")
+        if self.tof is not None:
+            parts.append(f"tOF {self.tof:.3f}")
+        if self.mean_flow is not None:
+            flow = f"mean flow {self.mean_flow:.2f} px"
+            parts.append(f"{flow}, still error {self.still_error:.2f} of zero's")
+        return ", ".join(parts)
+
 
 class Validator:
     """Validates generators on one clip, degraded by BD once.

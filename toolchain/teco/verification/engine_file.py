@@ -1,4 +1,7 @@
-"""``teco verify`` of engines, see :mod:`teco.verification.onnx_file`.
+"""The checks of an engine, one finding for each.
+
+It is held against its manifest, its header and the ONNX file it was built from. On a machine that
+it fits it runs through the temporal gate, and elsewhere the report says that it was not run.
 
 Running an engine through the gate has not yet been done on a GPU.
 """
@@ -9,15 +12,17 @@ from pathlib import Path
 
 from teco.core.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
+from teco.core.log import Progress
 from teco.core.machine import missing_extra
 from teco.model.engine import api, header, precision, preflight
 from teco.model.engine.manifest import EngineManifest, parse_size
 from teco.model.engine.precision import Proof
 from teco.model.opening import open_model
 from teco.runtimes import Session, SessionOptions, find
+from teco.verification.gate_findings import add_gate_findings
 from teco.verification.parity import GATE_SIZE
-from teco.verification.reference import find_reference, run_gate
-from teco.verification.report import Progress, Report, VerifyOptions
+from teco.verification.reference import find_reference
+from teco.verification.report import Report, VerifyOptions
 
 SESSIONS = {"rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
 """Kind of engine -> the runtime that runs it."""
@@ -167,7 +172,7 @@ def _run(
     try:
         model = open_model(str(path))
         candidate = runtime.open(model, SessionOptions(threads=options.threads))
-        run_gate(candidate, reference, model, _size(manifest), options, report, progress)
+        add_gate_findings(candidate, reference, model, _size(manifest), options, report, progress)
     except TecoError as error:
         if candidate is not None or error.exit_code == USAGE:
             raise

@@ -1,25 +1,23 @@
-"""Is a model file what it says? One answer for each thing that can be asked of it.
+"""The checks of an ONNX file, one finding for each.
 
-An ONNX file is held against its manifests, its ports and types against what they say, and its
-values against the float32 step of the weights it names, by the temporal gate's bounds for its
-label. An engine is held against its manifest, its header and the ONNX file it was built from; it
-runs through the same gate on a machine that it fits, and elsewhere is said not to have been run.
-
-Verification stops before a file whose bytes are not those of its manifest is given to a runtime.
+It is held against its manifests, its ports and types against what they say, and its values against
+the float32 step of the weights it names, by the temporal gate's bounds for its label. Verification
+stops before a file whose bytes are not those of its manifest is given to a runtime.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from teco.core.errors import FAILED, MACHINE, USAGE, TecoError
+from teco.core.log import Progress
 from teco.core.machine import missing_extra
 from teco.model.engine import precision
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco.model.opening import Model, onnx_metadata, open_model
 from teco.runtimes import Runtime, Session, SessionOptions, find
+from teco.verification.gate_findings import add_gate_findings
 from teco.verification.parity import (
     DYNAMIC_SIZES,
     FRAMES,
@@ -29,15 +27,13 @@ from teco.verification.parity import (
     compare,
     compares_floats,
 )
-from teco.verification.reference import find_reference, run_gate
-from teco.verification.report import DEFAULT_RUNTIME, Progress, Report, VerifyOptions
+from teco.verification.reference import find_reference
+from teco.verification.report import DEFAULT_RUNTIME, Report, VerifyOptions
 from teco_models.variant import Variant
-
-if TYPE_CHECKING:
-    pass
 
 
 def verify_onnx(path: Path, options: VerifyOptions, progress: Progress) -> Report:
+    """Verify an ONNX file; arguments and errors as of :func:`teco.verification.verify.verify`."""
     runtime = find(options.runtime or DEFAULT_RUNTIME)
     report = Report(path, "onnx")
     try:
@@ -74,7 +70,7 @@ def verify_onnx(path: Path, options: VerifyOptions, progress: Progress) -> Repor
         if manifest.precision_asked == "fp32" and manifest.contract.io != "fp16":
             _check_values(candidate, reference, model, report)
         size = model.static_size or GATE_SIZE
-        run_gate(candidate, reference, model, size, options, report, progress)
+        add_gate_findings(candidate, reference, model, size, options, report, progress)
     finally:
         reference.close()
         if candidate is not None:
@@ -222,12 +218,6 @@ def _check_precision(path: Path, manifest: Manifest, report: Report) -> None:
         report.add("precision", False, f"tensors are {found}, its manifest says {recorded}")
         return
     report.add("precision", True, proof.text(manifest.precision_asked))
-
-
-# --- the reference ---------------------------------------------------------------------------
-
-
-# --- running ---------------------------------------------------------------------------------
 
 
 def _check_values(candidate: Session, reference: Session, model: Model, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Is the file what the weights are? A session beside the float32 step, frame by frame.
+"""Parity: how close a file comes to the float32 step of its weights, frame by frame.
 
 Used by the export, which verifies a file before it gets its name, and by ``teco verify``, which
 does it afterwards.
@@ -23,11 +23,11 @@ from teco.model.manifest import Manifest, Parity
 from teco.model.opening import Model
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import FrameSession, Session, State
+from teco.verification.reference import reference_session
 from teco.verification.temporal_gate import default_frames, moving_frames
 from teco_models.variant import SCALE
 
 if TYPE_CHECKING:
-    from teco.runtimes.pytorch import PyTorchSession
     from teco_models.checkpoint import Weights
 
 
@@ -40,7 +40,7 @@ DYNAMIC_SIZES = ((45, 75), (64, 96))
 GATE_SIZE = (20, 28)
 """LR size at which the gate runs where no clip gives one: small because it runs a float32 PyTorch
 step 72 times, and no multiple of 8, so that the flow is mirrored. A static file of more pixels is
-judged by its form, the same graph traced at this size; the file itself is compared frame by frame
+judged by the same deploy form traced at this size; the file itself is compared frame by frame
 all the same."""
 
 MAX_DIFFERENCE = 1e-4
@@ -49,13 +49,6 @@ MAX_DIFFERENCE = 1e-4
 
 class ParityError(TecoError):
     """A file does not compute what its weights compute."""
-
-
-def reference_session(weights: Weights) -> PyTorchSession:
-    """The float32 PyTorch step on the CPU."""
-    from teco.runtimes.pytorch import PyTorchSession, arranged_for_cpu
-
-    return PyTorchSession(arranged_for_cpu(weights))
 
 
 def measure_parity(
@@ -72,7 +65,7 @@ def measure_parity(
         frames: recurrent frames at each.
 
     Raises:
-        ParityError: pictures of another size, or values that are no numbers.
+        ParityError: frames of another size, or values that are not finite.
     """
     import torch
 
@@ -123,7 +116,7 @@ def compare(
         beside: runs the reference, which otherwise waits for its turn.
 
     Raises:
-        ParityError: the candidate gives pictures of another size, or values that are no numbers.
+        ParityError: the candidate gives frames of another size, or values that are not finite.
     """
     assert model.manifest is not None
     found = _Differences(model.manifest, model.name)
@@ -157,7 +150,7 @@ def _step(
     try:
         return candidate.enlarge(picture, state)
     except FloatingPointError as error:
-        raise ParityError(f"{name} gave values that are no numbers") from error
+        raise ParityError(f"{name} gave values that are not finite") from error
 
 
 class _Differences:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,9 +122,6 @@ class Report:
             "parity": None if self.parity is None else asdict(self.parity),
             "gate": None if self.gate is None else self.gate.as_dict(),
         }
-
-
-Progress = Callable[[int, int | None], None]
 
 
 DEFAULT_RUNTIME = "onnxruntime"

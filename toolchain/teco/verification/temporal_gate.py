@@ -1,19 +1,21 @@
-"""The temporal gate on models: sessions as the gate drives them, and clips to drive them with.
+"""The temporal gate on two open sessions: a candidate beside its float32 reference.
 
 What is measured and what is allowed is :mod:`teco_calibration.temporal_gate.comparison` and
-:mod:`teco_calibration.temporal_gate.verdict`; pictures are made of tensors as in
+:mod:`teco_calibration.temporal_gate.verdict`. This module chooses the bounds, brings sessions into
+the shape that the gate drives, and gives it frames. HR frames are rounded to 8 bits as in
 :mod:`teco.core.pixels`, so that the gate judges what a user would see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels, to_pixels, to_tensor
 from teco.evaluation.quality import truth_frames, truth_size
 from teco.runtimes.base import FrameSession, Session, State
@@ -65,7 +67,7 @@ class SessionStepper:
     """A session with its state, as :class:`teco_calibration.temporal_gate.comparison.GateStepper`.
 
     Not :class:`teco.inference.stream.Stream`: the gate says itself where scenes start, and to it
-    values that are no numbers are a finding, not a failure.
+    values that are not finite are a finding, not a failure.
     """
 
     def __init__(self, session: Session) -> None:
@@ -79,7 +81,7 @@ class SessionStepper:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8, rounded to nearest, then clipped.
 
         Raises:
-            FloatingPointError: the model gave values that are no numbers.
+            FloatingPointError: the model gave values that are not finite.
         """
         if isinstance(self._session, FrameSession):
             picture, self._state = self._session.enlarge(lr, self._state)
@@ -164,7 +166,7 @@ def default_frames(h: int, w: int, count: int) -> list[Pixels]:
     return [to_pixels(frame) for frame in moving_frames(h, w, count)]
 
 
-def gate_model(
+def run_temporal_gate(
     candidate: Session,
     reference: Session,
     clip: GateClip,
@@ -172,7 +174,7 @@ def gate_model(
     bounds: Bounds,
     count: int | None = None,
     every: int = EVERY,
-    report: Callable[[int], None] = lambda done: None,
+    progress: Progress = no_progress,
 ) -> Verdict:
     """Judge a model beside its float32 reference on a clip, played to and fro for long enough.
 
@@ -187,7 +189,7 @@ def gate_model(
         bounds: what is allowed.
         count: recurrent frames to run, at least ``bounds.frames``, which is the default.
         every: measure LPIPS and tOF on every such frame only; LPIPS only if the bounds limit it.
-        report: told how many of ``count`` are done.
+        progress: told how many of ``count`` frames are done.
 
     Raises:
         TecoError: a session failed.
@@ -209,5 +211,5 @@ def gate_model(
         truth=None if truth is None else endless(truth, count),
         lpips=None if bounds.lpips_loss is None or truth is None else Lpips(),
         every=every,
-        report=report,
+        report=lambda done: progress(done, count),
     )

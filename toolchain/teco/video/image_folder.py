@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from teco.core.errors import TecoError
-from teco.core.files import check_target, part_name, remove, sync_folder, writing
+from teco.core.files import Output, check_target, write_errors
 from teco.video.colour import Colour
 from teco.video.frames import (
     Aborting,
@@ -134,7 +133,6 @@ class ImageFolderSink(Aborting):
     def __init__(
         self, path: Path, source: FrameSource, width: int, height: int, *, overwrite: bool = False
     ) -> None:
-        self._path = path
         self.name = str(path)
         self._size = (width, height)
         self.notices: list[str] = []
@@ -162,11 +160,8 @@ class ImageFolderSink(Aborting):
         if isinstance(source, ImageFolderSource):
             names = [f"{f.stem}.png" for f in source.files]
             self._names = names if len(set(names)) == len(names) else None
-        self._part = part_name(path)
-        self._open = True
         self._written = 0
-        with writing(self.name, path.parent):
-            self._part.mkdir()
+        self._output = Output(path, folder=True)
 
     def write(self, frame: Frame) -> None:
         """Add one frame: uint8 (height, width, 3) RGB."""
@@ -175,33 +170,19 @@ class ImageFolderSink(Aborting):
         name = f"{index:06d}.png"
         if self._names is not None and index < len(self._names):
             name = self._names[index]
-        with writing(self.name, self._path.parent):
-            (self._part / name).write_bytes(_png(frame.pixels))
+        with write_errors(self.name):
+            (self._output.part / name).write_bytes(_png(frame.pixels))
         self._written += 1
 
     def commit(self) -> None:
         """Give the folder its name."""
         if not self._written:
             raise TecoError(f"nothing was written to {self.name}")
-        with writing(self.name, self._path.parent):
-            old = self._part.with_name(self._part.name + ".old")
-            if self._path.exists():
-                self._path.rename(old)
-            try:
-                os.rename(self._part, self._path)
-            except BaseException:
-                if old.exists():
-                    old.rename(self._path)
-                raise
-            remove(old)
-            sync_folder(self._path.parent)
-        self._open = False
+        self._output.commit()
 
     def abort(self) -> None:
         """Remove what was written, unless committed."""
-        if self._open:
-            self._open = False
-            remove(self._part)
+        self._output.abort()
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -26,14 +26,7 @@ from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
 from teco.core.errors import TecoError
-from teco.core.files import (
-    check_target,
-    part_name,
-    remove,
-    settle,
-    write_error,
-    writing,
-)
+from teco.core.files import Output, WriteError, check_target
 from teco.video.colour import Converter, output_colour
 from teco.video.frames import Aborting, Frame, FrameSource, Media, check_pixels
 from teco.video.source import open_container
@@ -81,7 +74,6 @@ class VideoSink(Aborting):
         overwrite: bool = False,
         rate: Fraction | None = None,
     ) -> None:
-        self._path = path
         self.name = str(path)
         self._size = (width, height)
         self.notices: list[str] = []
@@ -110,15 +102,13 @@ class VideoSink(Aborting):
         self._written = 0
         self._others: Others | None = None
         self._container: Any = None
-        self._part: Path | None = part_name(path)
-        if self._media is not None:
-            self._others = Others(self._media, self._kind, self.notices)
+        self._output = Output(path)
         try:
-            with writing(self.name, path.parent):
-                self._part.touch(exist_ok=False)
+            if self._media is not None:
+                self._others = Others(self._media, self._kind, self.notices)
             with self._muxing():
                 self._container = av.open(
-                    f"file:{self._part}",
+                    f"file:{self._output.part}",
                     "w",
                     format=self._kind,
                     container_options=self._muxer_options(),
@@ -153,7 +143,7 @@ class VideoSink(Aborting):
 
     def commit(self) -> None:
         """Finish the file and give it its name."""
-        if not self._written or self._part is None:
+        if not self._written:
             raise TecoError(f"nothing was written to {self.name}: no frame came")
         with self._muxing():
             self._mux(self._stream.encode(None))
@@ -164,23 +154,20 @@ class VideoSink(Aborting):
                 self._others.close()
                 self._others = None
             self._container.close()
-        with writing(self.name, self._path.parent):
-            settle(self._part, self._path)
-        self._part = None
+        self._container = None
+        self._output.commit()
 
     def abort(self) -> None:
         """Remove the temporary file, unless committed."""
         if self._others is not None:
             self._others.close()
             self._others = None
-        if self._part is None:
-            return
-        part, self._part = self._part, None
-        if self._container is not None:
+        container, self._container = self._container, None
+        if container is not None:
             # Closing writes a trailer, which fails on a full disk; the file goes anyway.
             with contextlib.suppress(FFmpegError, OSError, ValueError):
-                self._container.close()
-        remove(part)
+                container.close()
+        self._output.abort()
 
     def _check_codec(self, codec: str, pix_fmt: str) -> str:
         """The pixel format to use. Errors: TecoError for unknown encoders and formats."""
@@ -280,7 +267,7 @@ class VideoSink(Aborting):
             )
         except ValueError as error:
             raise TecoError(
-                f"{self._path.suffix} files cannot hold {codec}",
+                f"{self._output.path.suffix} files cannot hold {codec}",
                 hint="try .mkv, which holds nearly everything",
                 exit_code=2,
             ) from error
@@ -323,9 +310,7 @@ class VideoSink(Aborting):
             yield
         except FFmpegError as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                raise write_error(
-                    error.errno, str(error.strerror), self.name, self._path.parent
-                ) from error
+                raise WriteError(self.name, error) from error
             raise TecoError(
                 f"{self.name} could not be encoded: {error.strerror}",
                 hint="check --codec, --crf and the pixel format; libx264 into .mkv takes most",

@@ -7,6 +7,7 @@ matrix, so both ends take the one that players guess from the size (see
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ import av
 import numpy as np
 
 from teco.core.errors import TecoError
-from teco.core.files import check_target, part_name, remove, settle, writing
+from teco.core.files import Output, check_target, write_errors
 from teco.video.colour import Colour, Converter, guess_matrix
 from teco.video.frames import (
     Aborting,
@@ -186,14 +187,13 @@ class Y4MSink(Aborting):
         full = source.colour.full_range and source.colour.matrix != "rgb"
         colour = replace(source.colour, matrix=guess_matrix(width, height), full_range=full)
         self._converter = Converter(colour)
-        self._path: Path | None = None
-        self._part: Path | None = None
+        self._output: Output | None = None
         if isinstance(target, Path):
             origin = Path(source.name) if source.name != "-" else None
             check_target(target, overwrite=overwrite, source=origin)
-            self._path, self._part = target, part_name(target)
-            with writing(name, target.parent):
-                self._stream: BinaryIO = self._part.open("xb")
+            self._output = Output(target)
+            with write_errors(name):
+                self._stream: BinaryIO = self._output.part.open("wb")
         else:
             self._stream = target
         rate = rate or source.rate or Fraction(25)
@@ -215,26 +215,25 @@ class Y4MSink(Aborting):
 
     def commit(self) -> None:
         """Flush; give a file its name."""
-        with writing(self.name, self._path.parent if self._path else None):
+        with write_errors(self.name):
             self._stream.flush()
-            if self._path is not None and self._part is not None:
+            if self._output is not None:
                 self._stream.close()
-                settle(self._part, self._path)
-        self._part = None
+                self._output.commit()
 
     def abort(self) -> None:
         """Remove the temporary file, unless committed. What went down a pipe is gone."""
-        if self._part is not None:
-            self._stream.close()
-            remove(self._part)
-            self._part = None
+        if self._output is not None:
+            with contextlib.suppress(OSError):  # on a full disk; the file goes anyway
+                self._stream.close()
+            self._output.abort()
 
     def _put(self, data: bytes) -> None:
         try:
-            with writing(self.name, self._path.parent if self._path else None):
+            with write_errors(self.name):
                 self._stream.write(data)
         except TecoError:
-            if self._path is None:
+            if self._output is None:
                 _let_go(self._stream)
             raise
 

@@ -19,7 +19,7 @@ from teco.runtimes.nvidia import linked, onnxruntime_gpu
 from teco.runtimes.nvidia.onnxruntime_binding import BoundFrameSession, BoundSession, Place
 from teco.runtimes.nvidia.onnxruntime_gpu import (
     engine_cache,
-    nodes_elsewhere,
+    nodes_on_other_providers,
     provider_options,
     session_entries,
     shape_profile,
@@ -114,15 +114,15 @@ def test_what_runs_elsewhere_is_known_by_name(model: Model) -> None:
     session = real_session(model)
     if not hasattr(session, "get_provider_graph_assignment_info"):
         pytest.skip(f"onnxruntime {ort.__version__} cannot tell")
-    assert nodes_elsewhere(session, "CPUExecutionProvider", frozenset()) == []
-    found = nodes_elsewhere(session, "CUDAExecutionProvider", onnxruntime_gpu.SHAPE_OPS)
+    assert nodes_on_other_providers(session, "CPUExecutionProvider", frozenset()) == []
+    found = nodes_on_other_providers(session, "CUDAExecutionProvider", onnxruntime_gpu.SHAPE_OPS)
     assert "Conv on CPUExecutionProvider" in found
     assert "GridSample on CPUExecutionProvider" in found
     assert not any(x.startswith("Shape on") for x in found)
 
 
 def test_an_onnxruntime_that_cannot_tell() -> None:
-    assert nodes_elsewhere(SimpleNamespace(), "CUDAExecutionProvider", frozenset()) == []
+    assert nodes_on_other_providers(SimpleNamespace(), "CUDAExecutionProvider", frozenset()) == []
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_bound_tensors_take_turns(model: Model, graphs) -> None:
     assert array.shape == (1, 3, 64, 96)
     with pytest.raises(TecoError, match=r"where the size changes|scene's are 16x24"):
         session.step(moving_frames(11, 21, 1)[0], state)
-    with pytest.raises(TecoError, match="is not that of the last step") as error:
+    with pytest.raises(TecoError, match="not one of this session's") as error:
         session.step(moving_frames(16, 24, 1)[0], object())
     assert error.value.exit_code == USAGE
     session.close()

@@ -1,9 +1,9 @@
-"""Who takes part: every model on every runtime that was asked for, and why some do not."""
+"""The candidates: every model on every runtime that was asked for, and why some do not run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class BenchCandidate:
         device: "cpu" or the GPU's name.
         precision: it computes in.
         size: LR (h, w).
-        same_as: key of a contender with the same graph, whose speed is this one's too; "" for none.
+        same_as: key of a candidate with the same graph, whose speed is this one's too; "" for none.
     """
 
     key: str
@@ -50,12 +50,12 @@ class Selection:
     """Everything that was asked for.
 
     Attributes:
-        contenders: that can run here.
-        static: artifacts that no runtime here runs, with what can be said of them.
+        candidates: that can run here.
+        static: artifacts that no runtime here runs, with what their files tell.
         unavailable: runtimes that cannot run, each with its sentence.
     """
 
-    contenders: tuple[BenchCandidate, ...]
+    candidates: tuple[BenchCandidate, ...]
     static: tuple[Static, ...]
     unavailable: tuple[Unavailable, ...]
 
@@ -73,8 +73,8 @@ def choose(
 
     Args:
         specs: models as the user named them.
-        runtimes: names, or only "all", or only "auto".
-        size: LR (h, w) for all; None for the first static file's, or 180x320.
+        runtimes: names; or "all" alone for every one that can run here, or "auto" for the fastest.
+        size: LR (h, w); None takes a static file's, or 180x320.
         machine: this one.
         threads: for "auto", which measures.
         share: speed is measured once for several weights of one graph.
@@ -84,41 +84,60 @@ def choose(
             that was named cannot run here.
     """
     models = _told_apart(specs, [open_model(spec) for spec in specs])
-    named = list(runtimes) not in (["all"], ["auto"])
-    chosen = [find(n) for n in dict.fromkeys(runtimes)] if named else list(RUNTIMES)
     size = size or next((m.static_size for m in models if m.static_size), (180, 320))
     for model in models:
         check_frame_size(model, *size)
-    contenders: list[BenchCandidate] = []
-    static: list[Static] = []
-    unavailable: dict[tuple[str, str], Unavailable] = {}
-    for spec, model in zip(specs, models, strict=True):
-        engine = of_engine(model)
-        if engine is not None and not named:
-            if (why := _why_not_here(engine, model)) is None:
-                contenders.append(_contender(spec, model, engine, size, machine))
-            else:
-                static.append(static_of(model, size, why))
-            continue
-        if list(runtimes) == ["auto"]:
-            session = open_session(model, "auto", SessionOptions(threads=threads))
-            session.close()
-            contenders.append(_contender(spec, model, find(session.runtime), size, machine))
-            continue
-        for one in chosen:
-            here = one.why_unavailable()
-            why = here or one.why_not(model)
-            if why is None and not named and one.slow_to_open:
-                here = why = f"{one.name} {one.slow_to_open}; name it to measure it"
-            if why is None:
-                contenders.append(_contender(spec, model, one, size, machine))
-                continue
-            if named:
+    found = [
+        one
+        for spec, model in zip(specs, models, strict=True)
+        for one in _of_model(spec, model, tuple(runtimes), size, machine, threads)
+    ]
+    candidates = [one for one in found if isinstance(one, BenchCandidate)]
+    unavailable = {(one.runtime, one.model): one for one in found if isinstance(one, Unavailable)}
+    return Selection(
+        candidates=tuple(_sharing(candidates) if share else candidates),
+        static=tuple(one for one in found if isinstance(one, Static)),
+        unavailable=tuple(unavailable.values()),
+    )
+
+
+def _of_model(
+    spec: str,
+    model: Model,
+    runtimes: tuple[str, ...],
+    size: Size,
+    machine: Machine,
+    threads: int | None,
+) -> Iterator[BenchCandidate | Static | Unavailable]:
+    """What becomes of one model; arguments and errors as of :func:`choose`."""
+
+    def on(runtime: Runtime) -> BenchCandidate:
+        return _candidate(spec, model, runtime, size, machine)
+
+    engine = of_engine(model)
+    if runtimes not in (("all",), ("auto",)):
+        for runtime in [find(name) for name in dict.fromkeys(runtimes)]:
+            if why := runtime.why_unavailable() or runtime.why_not(model):
                 raise TecoError(why, exit_code=MACHINE)
-            entry = Unavailable(runtime=one.name, model="" if here else model.name, why=why)
-            unavailable.setdefault((entry.runtime, entry.model), entry)
-    taking_part = _sharing(contenders) if share else contenders
-    return Selection(tuple(taking_part), tuple(static), tuple(unavailable.values()))
+            yield on(runtime)
+    elif engine is not None:
+        why = _why_not_here(engine, model)
+        yield on(engine) if why is None else static_of(model, size, why)
+    elif runtimes == ("auto",):
+        session = open_session(model, "auto", SessionOptions(threads=threads))
+        session.close()
+        yield on(find(session.runtime))
+    else:
+        for runtime in RUNTIMES:
+            if why := runtime.why_unavailable():
+                yield Unavailable(runtime=runtime.name, model="", why=why)
+            elif why := runtime.why_not(model):
+                yield Unavailable(runtime=runtime.name, model=model.name, why=why)
+            elif runtime.slow_to_open:
+                why = f"{runtime.name} {runtime.slow_to_open}; name it to measure it"
+                yield Unavailable(runtime=runtime.name, model="", why=why)
+            else:
+                yield on(runtime)
 
 
 def _why_not_here(engine: Runtime, model: Model) -> str | None:
@@ -135,7 +154,7 @@ def _why_not_here(engine: Runtime, model: Model) -> str | None:
     return engine.why_unavailable()
 
 
-def _contender(
+def _candidate(
     spec: str, model: Model, runtime: Runtime, size: Size, machine: Machine
 ) -> BenchCandidate:
     gpu = machine.gpus[0].split(",")[0] if machine.gpus else ""
@@ -186,7 +205,7 @@ def _proof(found: dict[str, int]) -> str:
 
 
 def static_of(model: Model, size: Size, why: str) -> Static:
-    """What can be said of an artifact that is not run."""
+    """What the file of an artifact tells that is not run."""
     from teco.benchmark.measure.roofline import work_of
 
     artifact = artifact_of(model)
@@ -198,9 +217,9 @@ def static_of(model: Model, size: Size, why: str) -> Static:
 
 
 def _told_apart(specs: Sequence[str], models: Sequence[Model]) -> list[Model]:
-    """Models of different names: files in two folders may share one, and one may be given twice.
+    """Models under different names: files in two folders may share one, or one is given twice.
 
-    Rows, pictures and charts are known by the name.
+    Rows, frames and charts are known by the name.
     """
     names = Counter(model.name for model in models)
     given: Counter[str] = Counter()
@@ -215,18 +234,18 @@ def _told_apart(specs: Sequence[str], models: Sequence[Model]) -> list[Model]:
     return found
 
 
-def _sharing(contenders: Sequence[BenchCandidate]) -> list[BenchCandidate]:
-    """Each with whose speed is its own too: that of the first with the same graph."""
+def _sharing(candidates: Sequence[BenchCandidate]) -> list[BenchCandidate]:
+    """The same, those of one graph marked to share the speed of the first of them."""
     first: dict[Any, str] = {}
     found: list[BenchCandidate] = []
-    for one in contenders:
+    for one in candidates:
         known = first.setdefault(_graph(one), one.key)
         found.append(one if known == one.key else replace(one, same_as=known))
     return found
 
 
 def _graph(one: BenchCandidate) -> tuple[Any, ...]:
-    """Equal for two contenders that run the same operations on different numbers."""
+    """Equal for two candidates that run the same operations on different numbers."""
     manifest = one.model.manifest
     rewrites = tuple(sorted(manifest.rewrites.items())) if manifest is not None else ()
     artifact = one.artifact

@@ -26,21 +26,21 @@ def run(session: Session, clip: Path, frames: int) -> dict[str, Any]:
     One frame is enlarged before the clock starts, as a player fills its queue before it shows.
     """
     with open_source(clip, max_frames=frames) as source:
-        pictures = [frame.pixels for frame in source]
+        decoded = [frame.pixels for frame in source]
         rate = float(source.rate or 25)
     stream = Stream(session)
-    stream.push(pictures[0])
+    stream.push(decoded[0])
     stream.reset()
     before = stream.stats.fallbacks
     dropped = 0
     late_ms: list[float] = []
     start = perf_counter()
-    for n, picture in enumerate(pictures):
+    for n, pixels in enumerate(decoded):
         ahead = start + n / rate - perf_counter()
         if ahead > 0:
             sleep(ahead)
         due = start + (n + BUFFER) / rate
-        stream.push(picture, due=due)
+        stream.push(pixels, due=due)
         if stream.stats.fallbacks > before:
             before = stream.stats.fallbacks
             dropped += 1
@@ -49,8 +49,8 @@ def run(session: Session, clip: Path, frames: int) -> dict[str, Any]:
     late = sum(x > 0 for x in late_ms)
     return {
         "rate": rate,
-        "frames": len(pictures),
-        "shown": len(pictures) - dropped - late,
+        "frames": len(decoded),
+        "shown": len(decoded) - dropped - late,
         "late": late,
         "dropped": dropped,
         "late_ms": late_ms,

@@ -25,7 +25,7 @@ class Work:
 
     Attributes:
         macs: of the convolutions that really run.
-        bytes: weights, frame, state and picture, each once.
+        bytes: weights, LR and HR frame, state, each once.
         tensor_bytes: every tensor written once and read by each of its readers, weights included.
         weights, activations: memory, see :class:`teco.estimates.memory.MemoryEstimate`.
     """

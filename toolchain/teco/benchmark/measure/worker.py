@@ -1,8 +1,10 @@
 """The process of one candidate: opens it once, then does what it is asked, line by line.
 
-Run as ``python -m teco.benchmark.measure.worker``. A request is one line of JSON on standard input,
-an answer one on what was standard output when it began; whatever libraries print goes to standard
-error. It ends with its standard input, so that nothing outlives a benchmark that was killed.
+:class:`teco.benchmark.measure.process.WorkerProcess` runs it as
+``python -m teco.benchmark.measure.worker``. It is no command of ``teco``, since nobody types it: a
+request is one line of JSON on standard input, an answer one on what was standard output when it
+began, and whatever libraries print goes to standard error. It ends with its standard input, so that
+nothing outlives a benchmark that was killed.
 
 One process for each candidate makes load time, first step and memory its own, and a candidate that
 crashes takes no other with it.
@@ -10,34 +12,31 @@ crashes takes no other with it.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter_ns
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from teco.core.errors import FAILED, TecoError
 from teco.measurement import memory
-from teco.measurement.schedule import Block
 
-NANO = 1e-6
-"""Milliseconds in a nanosecond."""
+if TYPE_CHECKING:
+    from teco.measurement.latency import StepTimer
+    from teco.model.opening import Model
 
 
 class Worker:
     """A candidate, as far as it was opened."""
 
+    timer: StepTimer
+    model: Model
+
     def __init__(self) -> None:
-        self._session: Any = None
-        self._model: Any = None
-        self._step: Callable[[Any], Any] = lambda state: state
-        self._state: Any = None
         self._base: int | None = None
         self._gpu_free: int | None = None
         self._steps = 0
@@ -47,12 +46,9 @@ class Worker:
         """Bind this process and import the runtime's library: no part of loading a model."""
         if affinity:
             os.sched_setaffinity(0, affinity)
-        import numpy as np
-
-        from teco.model.opening import open_model as _
         from teco.runtimes import find
 
-        del _
+        importlib.import_module("teco.measurement.latency")  # what opening a model needs of teco
         self._library = find(runtime).module
         try:
             importlib.import_module(self._library)
@@ -60,53 +56,30 @@ class Worker:
             raise TecoError(f"{runtime} cannot import {self._library}: {error}") from error
         if self._library == "torch":
             importlib.import_module("torch").set_num_threads(threads)
-        np.zeros(1)
         self._base = memory.resident_bytes()
         return {"base": self._base}
 
     def open(self, *, spec: str, runtime: str, size: list[int], threads: int) -> dict[str, Any]:
         """Open the model and make the first step; times in ms."""
+        from teco.measurement.latency import StepTimer
         from teco.model.opening import open_model
-        from teco.runtimes import SessionOptions, find
-        from teco.runtimes.base import on_noise
+        from teco.runtimes import find
 
-        self._model = open_model(spec)
+        self.model = open_model(spec)
         self._gpu_free = memory.gpu_free_bytes()
-        began = perf_counter_ns()
-        self._session = find(runtime).open(self._model, SessionOptions(threads=threads))
-        loaded = perf_counter_ns()
-        self._step = on_noise(self._model, self._session, *size)
-        made = perf_counter_ns()
-        self._state = self._step(None)
-        first = perf_counter_ns()
+        h, w = size
+        self.timer = StepTimer.open(self.model, find(runtime), (h, w), threads)
         self._steps = 1
         return {
-            "details": str(self._session.details),
-            "load_ms": NANO * (loaded - began),
-            "first_ms": NANO * (first - made),
+            "details": str(self.timer.session.details),
+            "load_ms": self.timer.load_ms,
+            "first_ms": self.timer.first_ms,
         }
 
     def steps(self, *, count: int) -> dict[str, Any]:
         """So many steps in a row: times by the host, and by the GPU's events where there are."""
-        step, state, session = self._step, self._state, self._session
-        by_events = getattr(session, "last_step_ms", None) is not None
-        host: list[float] = []
-        device: list[float] = []
-        # A collection in the middle of a step would be measured with it.
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(count):
-                began = perf_counter_ns()
-                state = step(state)
-                host.append(NANO * (perf_counter_ns() - began))
-                if by_events:
-                    device.append(float(session.last_step_ms))
-        finally:
-            gc.enable()
-        self._state = state
         self._steps += count
-        return asdict(Block(tuple(host), tuple(device)))
+        return asdict(self.timer.steps(count))
 
     def memory(self) -> dict[str, Any]:
         """Of this process so far, in bytes."""
@@ -124,18 +97,17 @@ class Worker:
         """
         from teco.runtimes.base import on_noise
 
-        step = on_noise(self._model, self._session, *size)
+        step = on_noise(self.model, self.timer.session, *size)
         state, found = None, list[int]()
-        began = perf_counter_ns()
+        began = perf_counter()
         for n in range(frames):
             state = step(state)
             if (now := memory.private_bytes()) is None:
                 break
             found.append(now)
-            if n >= 40 and NANO * (perf_counter_ns() - began) > budget_ms:
+            if n >= memory.FEWEST_FOR_GROWTH and 1000 * (perf_counter() - began) > budget_ms:
                 break
-        del state
-        self._state = None  # a session of one state at a time starts a new scene
+        self.timer.reset()  # a session of one state at a time has begun a new scene
         return {"private": found}
 
     def ceilings(self, *, device: str, precision: str, threads: int) -> dict[str, Any]:
@@ -145,27 +117,21 @@ class Worker:
         found = measure(self._library, device, precision, threads)
         return {"ceilings": [asdict(one) for one in found]}
 
-    def pipeline(self, *, clip: str, folder: str, frames: int) -> dict[str, Any]:
-        """File to file."""
-        from teco.benchmark.measure.pipeline import run
+    def end_to_end(self, *, clip: str, folder: str, frames: int) -> dict[str, Any]:
+        """From a file to a file."""
+        from teco.benchmark.measure.end_to_end import run
 
-        return run(self._session, Path(clip), Path(folder), frames)
+        return run(self.timer.session, Path(clip), Path(folder), frames)
 
     def playback(self, *, clip: str, frames: int) -> dict[str, Any]:
-        """As a player would."""
+        """At the clip's rate, as for a player."""
         from teco.benchmark.measure.playback import run
 
-        return run(self._session, Path(clip), frames)
-
-    def close(self) -> dict[str, Any]:
-        if self._session is not None:
-            self._session.close()
-        self._session = self._state = None
-        return {}
+        return run(self.timer.session, Path(clip), frames)
 
 
 REQUESTS = (
-    "prepare", "open", "steps", "memory", "growth", "ceilings", "pipeline", "playback", "close",
+    "prepare", "open", "steps", "memory", "growth", "ceilings", "end_to_end", "playback",
 )  # fmt: skip
 
 
@@ -198,6 +164,8 @@ def main() -> None:
     for line in sys.stdin:
         out.write(json.dumps(answer(worker, line)) + "\n")
         out.flush()
+    if hasattr(worker, "timer"):
+        worker.timer.session.close()
 
 
 if __name__ == "__main__":

@@ -1,55 +1,52 @@
-"""The candidates of one heat, each in its own process, and what is asked of them.
+"""The worker processes of one batch of candidates, and what is asked of them.
 
-A candidate that fails says so once and takes no further part; the others go on.
+A candidate that fails says why once and takes no further part; the others go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from teco.benchmark.measure.candidates import BenchCandidate
-from teco.benchmark.measure.pipeline import ENCODER
+from teco.benchmark.measure.end_to_end import ENCODER
+from teco.benchmark.measure.lr_clip import LrClip
+from teco.benchmark.measure.process import WorkerError, WorkerProcess
 from teco.benchmark.measure.roofline import Work, library_of, work_of
-from teco.benchmark.record.record import Ceiling, Memory, Pipeline, Playback
+from teco.benchmark.record.record import Ceiling, EndToEnd, Memory, Playback
+from teco.core.log import Progress
 from teco.core.machine import usable_cores
 from teco.measurement import conditions, memory
-from teco.measurement.process import WorkerError, WorkerProcess, close_all
 from teco.measurement.records import NoiseFloor
-from teco.measurement.schedule import (
-    Block,
-    Candidate,
-    RoundPlan,
-    interleave,
-    plan_budget,
-    plan_repetitions,
-    warm_up,
-)
+from teco.measurement.schedule import Block, TimedCandidate, warm_up
 from teco.measurement.statistics import noise_floor, samples_of
 from teco_calibration.records import from_data
 
-DUPLICATE = "the same again"
+DUPLICATE = "duplicate"
+"""Name of the process that runs a candidate a second time, for the noise floor."""
 
 ROOM = 0.7
-"""Of the memory that is free, what candidates may take at once."""
+"""Share of the free memory that the candidates of a batch may take."""
 
 PROCESS_BYTES = 200 << 20
-"""Of an interpreter with a runtime's library: 60 MB with ONNX Runtime or OpenVINO, more with
+"""Memory of an interpreter with a runtime's library: 60 MB with ONNX Runtime or OpenVINO, more with
 torch."""
 
 GROWTH_FRAMES = 400
 SMALL = (16, 24)
-"""LR (h, w) at which growth is measured where steps of the real size would take too long. What a
-runtime forgets to free in each step shows at any size."""
+"""LR (h, w) at which growth is measured where steps of the real size would take too long. Memory
+that a runtime does not free after a step shows at any size."""
 
 FEWEST_FRAMES = 3
-"""Of a pipeline: two gaps."""
+"""Of a clip that is enlarged end to end: two gaps between frames."""
 
 PLAYED_S = 0.6
-"""Of a clip at least, for playback."""
+"""Seconds of a clip that are played, at least."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,22 @@ class Failure:
     why: str
 
 
-def batches(contenders: Sequence[BenchCandidate], budget: int | None) -> list[list[BenchCandidate]]:
-    """Groups that fit into memory together, by what the estimate says of each.
+def batches(candidates: Sequence[BenchCandidate], budget: int | None) -> list[list[BenchCandidate]]:
+    """Groups of candidates that fit into memory together, by an estimate of each.
 
     Args:
-        contenders: all.
+        candidates: all.
         budget: bytes; None for a share of what is free.
     """
     if budget is None:
-        free = _available_bytes()
-        budget = None if free is None else int(ROOM * free)
+        budget = int(ROOM * psutil.virtual_memory().available)
     groups: list[list[BenchCandidate]] = [[]]
     taken = 0
-    for one in contenders:
+    for one in candidates:
         own = work_of(one.model, one.precision, one.size)
-        # Runtimes hold up to twice what is alive: `teco estimate` tells how far that is measured.
+        # Runtimes hold up to twice what is alive: `teco estimate` says how well that is measured.
         need = PROCESS_BYTES + own.weights + 2 * own.activations + own.bytes
-        if groups[-1] and budget is not None and taken + need > budget:
+        if groups[-1] and taken + need > budget:
             groups.append([])
             taken = 0
         groups[-1].append(one)
@@ -84,51 +80,33 @@ def batches(contenders: Sequence[BenchCandidate], budget: int | None) -> list[li
     return [group for group in groups if group]
 
 
-def _available_bytes() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text()
-        line = next(x for x in text.splitlines() if x.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return None
-
-
 @dataclass
 class Runner:
     """One candidate in its process.
 
     Attributes:
-        contender: what it is.
+        candidate: what it is.
         process: where it runs.
-        threads: that it has.
-        details: what the session says it runs on.
-        load_ms, first_ms: of opening it.
-        lane: its warm-up and blocks.
-        memory, pipeline, playback: as far as measured.
+        timed: its warm-up and blocks.
         work: of a step.
+        details: what the session says it runs on.
+        memory, end_to_end, playback: as far as measured.
         failed: it takes no further part.
     """
 
-    contender: BenchCandidate
+    candidate: BenchCandidate
     process: WorkerProcess
-    threads: int
-    lane: Candidate
+    timed: TimedCandidate
     work: Work
-    details: str = ""
-    load_ms: float = 0.0
-    first_ms: float = 0.0
+    details: str
     memory: Memory | None = None
-    pipeline: Pipeline | None = None
+    end_to_end: EndToEnd | None = None
     playback: Playback | None = None
     failed: bool = False
 
     @property
     def key(self) -> str:
-        return self.contender.key
-
-    @property
-    def step_ms(self) -> float:
-        return self.lane.step_ms
+        return self.candidate.key
 
     def read_memory(self) -> Failure | None:
         """After opening and the timed steps, before anything else runs in its process."""
@@ -143,48 +121,53 @@ class Runner:
         return None
 
     def ceilings(self, known: Sequence[Ceiling], threads: int) -> list[Ceiling]:
-        """What its library reaches, unless that is known already."""
-        one = self.contender
-        library = library_of(one.runtime)
-        if any(
-            c.kind == "gemm" and c.library == library
-            and (c.device, c.precision) == (one.device, one.precision)
-            for c in known
-        ):  # fmt: skip
+        """What its library reaches, as far as that is not known already."""
+        one = self.candidate
+
+        def kind(c: Ceiling) -> tuple[str, ...]:
+            # A copy is measured once for each device, a product once for each library as well.
+            return (c.kind, c.device, c.precision, c.library if c.kind == "gemm" else "")
+
+        have = {kind(c) for c in known}
+        if ("gemm", one.device, one.precision, library_of(one.runtime)) in have:
             return []
         found = self._ask("ceilings", device=one.device, precision=one.precision, threads=threads)
         if isinstance(found, Failure):
             return []
-        return [from_data(Ceiling, c) for c in found["ceilings"]]
+        ceilings = [from_data(Ceiling, c) for c in found["ceilings"]]
+        return [c for c in ceilings if kind(c) not in have]
 
-    def whole_ways(
-        self, clip: Path, source: str, rate: Fraction, folder: Path, part_ms: float
-    ) -> list[Failure]:
-        """Pipeline, playback and growth, each for about ``part_ms``."""
-        lacks = [
-            self._pipeline(clip, source, folder, part_ms),
-            self._playback(clip, rate, part_ms),
+    def run_clip(self, clip: LrClip, folder: Path, part_ms: float) -> Iterator[Failure]:
+        """Enlarge it end to end, play it, and measure growth: each for about ``part_ms``.
+
+        Yields:
+            What failed.
+        """
+        for failure in (
+            self._end_to_end(clip, folder, part_ms),
+            self._playback(clip, part_ms),
             self._growth(part_ms),
-        ]
-        return [lack for lack in lacks if lack is not None]
+        ):
+            if failure is not None:
+                yield failure
 
-    def _pipeline(self, clip: Path, source: str, folder: Path, part_ms: float) -> Failure | None:
-        frames = max(FEWEST_FRAMES, min(60, int(part_ms / self.step_ms)))
-        found = self._ask("pipeline", clip=str(clip), folder=str(folder), frames=frames)
+    def _end_to_end(self, clip: LrClip, folder: Path, part_ms: float) -> Failure | None:
+        frames = max(FEWEST_FRAMES, min(60, int(part_ms / self.timed.step_ms)))
+        found = self._ask("end_to_end", clip=str(clip.path), folder=str(folder), frames=frames)
         if isinstance(found, Failure):
             return found
         if not found["gaps"]:
-            return Failure(self.key, "the pipeline's clip has too few frames to time")
-        self.pipeline = Pipeline(
+            return Failure(self.key, "the clip has too few frames to time end to end")
+        self.end_to_end = EndToEnd(
             frames=found["frames"], seconds=found["seconds"],
             fps=found["frames"] / found["seconds"], gaps=samples_of([found["gaps"]]),
-            step_ms=found["step_ms"], encoder=ENCODER, source=source,
+            step_ms=found["step_ms"], encoder=ENCODER, source=clip.source,
         )  # fmt: skip
         return None
 
-    def _playback(self, clip: Path, rate: Fraction, part_ms: float) -> Failure | None:
+    def _playback(self, clip: LrClip, part_ms: float) -> Failure | None:
         seconds = min(3.0, max(PLAYED_S, part_ms / 1000))
-        found = self._ask("playback", clip=str(clip), frames=max(2, int(seconds * rate)))
+        found = self._ask("playback", clip=str(clip.path), frames=max(2, int(seconds * clip.rate)))
         if isinstance(found, Failure):
             return found
         late_ms: list[float] = found.pop("late_ms")
@@ -192,11 +175,11 @@ class Runner:
         return None
 
     def _growth(self, part_ms: float) -> Failure | None:
-        size = self.contender.size
-        static = self.contender.model.static_size or self.contender.model.engine_manifest
-        if not static and self.step_ms * memory.FEWEST_FOR_GROWTH > part_ms:
+        size = self.candidate.size
+        static = self.candidate.model.static_size or self.candidate.model.engine_manifest
+        if not static and self.timed.step_ms * memory.FEWEST_FOR_GROWTH > part_ms:
             size = SMALL
-        elif self.step_ms * memory.FEWEST_FOR_GROWTH > max(part_ms, 20_000):
+        elif self.timed.step_ms * memory.FEWEST_FOR_GROWTH > max(part_ms, 20_000):
             return Failure(self.key, "growth of memory takes more steps than there was time for")
         found = self._ask("growth", size=list(size), frames=GROWTH_FRAMES, budget_ms=part_ms)
         if isinstance(found, Failure) or self.memory is None:
@@ -219,7 +202,7 @@ class Runner:
 
 @dataclass
 class _GuardedStepper:
-    """A stepper whose failure empties its blocks and does not end the others."""
+    """A stepper whose failure leaves its blocks empty and does not end the others."""
 
     process: WorkerProcess
     fail: Callable[[str], None]
@@ -238,44 +221,43 @@ class _GuardedStepper:
 
 @dataclass
 class WorkerPool:
-    """All processes of a heat; ends them when left.
+    """All worker processes of a batch; ends them when left.
 
     Attributes:
         threads: of each.
-        runners: that are open.
-        lacks: of those that failed while they were timed.
+        runners: candidates that are open.
+        failures: of those whose process ended before they were opened or while they were timed.
     """
 
     threads: int
     runners: list[Runner] = field(default_factory=list[Runner])
-    lacks: list[Failure] = field(default_factory=list[Failure])
+    failures: list[Failure] = field(default_factory=list[Failure])
     _processes: dict[str, WorkerProcess] = field(default_factory=dict[str, WorkerProcess])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        close_all(list(self._processes.values()))
+        for process in self._processes.values():
+            with suppress(OSError):  # whatever one process makes difficulties with, end the others
+                process.close()
 
     @property
     def pids(self) -> list[int]:
         return [p.pid for p in self._processes.values()]
 
-    def start(
-        self, contenders: Sequence[BenchCandidate], report: Callable[[int, int], None]
-    ) -> None:
+    def start(self, candidates: Sequence[BenchCandidate], progress: Progress) -> None:
         """Start a process for each, as many at a time as there are processors: nothing is timed."""
         waiting: list[BenchCandidate] = []
-        done = 0
-        for one in (*contenders, None):
-            while waiting and (one is None or len(waiting) >= usable_cores()):
-                other = waiting.pop(0)
-                self._prepared(other)
-                done += 1
-                report(done, len(contenders))
-            if one is not None:
-                self._start(one.key, one)
-                waiting.append(one)
+        for n, one in enumerate(candidates):
+            if len(waiting) == usable_cores():
+                self._prepared(waiting.pop(0))
+                progress(n - len(waiting), len(candidates))
+            self._start(one.key, one)
+            waiting.append(one)
+        for n, one in enumerate(waiting):
+            self._prepared(one)
+            progress(len(candidates) - len(waiting) + n + 1, len(candidates))
 
     def _start(self, name: str, one: BenchCandidate) -> None:
         process = self._processes[name] = WorkerProcess(one.key, self.threads)
@@ -288,7 +270,7 @@ class WorkerPool:
         try:
             self._processes[one.key].receive()
         except WorkerError as error:
-            self.lacks.append(Failure(one.key, error.message))
+            self.failures.append(Failure(one.key, error.message))
             self._processes.pop(one.key).close()
 
     def open(self, one: BenchCandidate, name: str = "") -> Failure | None:
@@ -296,35 +278,32 @@ class WorkerPool:
         name = name or one.key
         process = self._processes.get(name)
         if process is None:
-            return next((lack for lack in self.lacks if lack.key == one.key), None)
+            return next((failure for failure in self.failures if failure.key == one.key), None)
         try:
             found = process.ask(
                 "open", spec=one.spec, runtime=one.runtime.name, size=list(one.size),
                 threads=self.threads,
             )  # fmt: skip
             guarded = _GuardedStepper(process, lambda why: self._failed(name, one.key, why))
-            lane = Candidate(name, guarded)
-            lane.warm_up = warm_up(process)
+            timed = TimedCandidate(name, guarded, found["load_ms"], found["first_ms"])
+            timed.warm_up = warm_up(process)
         except WorkerError as error:
             why = f"{error.message}; {error.hint}" if error.hint else error.message
             self._processes.pop(name).close()
             return Failure(one.key, why)
         work = work_of(one.model, one.precision, one.size)
-        self.runners.append(
-            Runner(one, process, self.threads, lane, work, found["details"],
-                   found["load_ms"], found["first_ms"])
-        )  # fmt: skip
+        self.runners.append(Runner(one, process, timed, work, found["details"]))
         return None
 
     def _failed(self, name: str, key: str, why: str) -> None:
-        self.lacks.append(Failure(key, why))
+        self.failures.append(Failure(key, why))
         for runner in self.runners:
-            if runner.lane.key == name:
+            if runner.timed.key == name:
                 runner.failed = True
 
-    def twin(self, runner: Runner) -> Runner | None:
+    def duplicate(self, runner: Runner) -> Runner | None:
         """The same candidate in a second process, for the noise floor; None where it fails."""
-        one = runner.contender
+        one = runner.candidate
         try:
             self._start(DUPLICATE, one)
             self._processes[DUPLICATE].receive()
@@ -332,38 +311,18 @@ class WorkerPool:
             return None
         if self.open(one, DUPLICATE) is not None:
             return None
-        twin = self.runners.pop()
-        # Timed in the same manner, whatever its own warm-up came to.
-        twin.lane.warm_up = runner.lane.warm_up
-        return twin
+        duplicate = self.runners.pop()
+        # Its lead-in must be the same, whatever its own warm-up came to.
+        duplicate.timed.warm_up = runner.timed.warm_up
+        return duplicate
 
     def dismiss(self, runner: Runner) -> None:
-        """End the process of a twin."""
-        self._processes.pop(runner.lane.key).close()
+        """End the process of a duplicate."""
+        self._processes.pop(runner.timed.key).close()
 
-    def interleave(
-        self,
-        lanes: Sequence[Candidate],
-        *,
-        repetitions: int | None,
-        budget_ms: float,
-        seed: int,
-        after_round: Callable[[int], None],
-        report: Callable[[int, int], None],
-    ) -> int:
-        """Time them in turns; returns the longest block."""
-        plan: RoundPlan = (
-            plan_repetitions(len(lanes), repetitions)
-            if repetitions
-            else plan_budget([lane.step_ms for lane in lanes], budget_ms)
-        )
-        interleave(lanes, plan, seed=seed, after_round=after_round, report=report)
-        return plan.block
-
-    def noise(self, twin: Runner) -> NoiseFloor | None:
-        """The twin against its original; None where one of both was not timed."""
-        first = next(r for r in self.runners if r.key == twin.key)
-        blocks = [[b.host for b in r.lane.blocks if b.host] for r in (first, twin)]
-        if not all(blocks):
+    def noise(self, duplicate: Runner) -> NoiseFloor | None:
+        """The duplicate against its original; None where one of both was not timed."""
+        first = next(r for r in self.runners if r.key == duplicate.key)
+        if not (first.timed.timed and duplicate.timed.timed):
             return None
-        return noise_floor(first.key, samples_of(blocks[0]), samples_of(blocks[1]))
+        return noise_floor(first.key, first.timed.measured().host, duplicate.timed.measured().host)

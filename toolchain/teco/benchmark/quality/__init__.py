@@ -1,1 +1,1 @@
-"""What the bench says of pictures: quality on a clip, the temporal gate, distance from float32."""
+"""What the bench measures of frames: quality on a clip, temporal gate, distance from float32."""

@@ -1,7 +1,7 @@
-"""The clip of a benchmark: low-resolution pictures, each with its truth.
+"""The clip of a benchmark: low-resolution frames, each with its truth.
 
 Either one clip, which is the truth and is degraded here, or two, where somebody else did that. Both
-give the same thing: pairs of (h, w, 3) and (4h, 4w, 3) uint8 RGB pictures, frame by frame, read
+give the same thing: pairs of (h, w, 3) and (4h, 4w, 3) uint8 RGB, frame by frame, read
 again for each candidate, so that memory does not grow with the clip.
 """
 
@@ -30,14 +30,14 @@ class TruthClip:
     """What is enlarged and what it should be; made by :func:`open_truth`.
 
     Attributes:
-        clip: video file or folder of pictures. The truth itself, to be degraded, where ``truth`` is
+        clip: video file or folder of images. The truth itself, to be degraded, where ``truth`` is
             None; else what is enlarged.
         truth: of ``clip``, four times as large.
-        degradation: that makes the low-resolution pictures.
+        degradation: that makes the low-resolution frames.
         shrink: area-average a truth to 1/shrink of its size first.
         max_frames: at most so many of the first ones.
-        fit: (h, w) of the low-resolution pictures that the truth is resized for; None leaves it.
-        size: (h, w) of the low-resolution pictures.
+        fit: (h, w) of the low-resolution frames that the truth is resized for; None leaves it.
+        size: (h, w) of the low-resolution frames.
         rate: frames a second.
     """
 
@@ -51,7 +51,7 @@ class TruthClip:
     rate: Fraction | None
 
     def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
-        """(low-resolution picture, truth) of each frame.
+        """(low-resolution frame, truth) of each frame.
 
         Raises:
             ClipError: a clip cannot be read.
@@ -65,10 +65,10 @@ class TruthClip:
                 truth = self._made_to_fit(shrink_by_area(frame.pixels, self.shrink))
                 yield degrade(truth, self.degradation), truth
 
-    def _made_to_fit(self, picture: Pixels) -> Pixels:
+    def _made_to_fit(self, pixels: Pixels) -> Pixels:
         if self.fit is None:
-            return np.ascontiguousarray(crop_to_multiple(picture, SCALE))
-        return resize_to_cover(picture, (SCALE * self.fit[0], SCALE * self.fit[1]))
+            return np.ascontiguousarray(crop_to_multiple(pixels, SCALE))
+        return resize_to_cover(pixels, (SCALE * self.fit[0], SCALE * self.fit[1]))
 
     def _given(self, path: Path) -> Iterator[tuple[Pixels, Pixels]]:
         frames = self.max_frames
@@ -108,7 +108,7 @@ def open_truth(
         TecoError: the truth has another number of frames or is not four times as large; or it was
             asked to change the size of a pair of clips.
         ClipError: one cannot be read.
-        ModelError: pictures smaller than 8x8.
+        ModelError: frames smaller than 8x8.
     """
     if truth is None:
         width, height = truth_size(clip, shrink)
@@ -161,7 +161,7 @@ def first_scene(
     Args:
         clip: with its truth.
         frames: to read at most, however many the clip itself is cut to.
-        crop: (h, w) of the middle that is taken, at most; None for whole pictures.
+        crop: (h, w) of the middle that is taken, at most; None for whole frames.
     """
     detector = SceneCutDetector()
     scene: list[tuple[Pixels, Pixels]] = []
@@ -177,7 +177,7 @@ def first_scene(
     return scene
 
 
-def resize_to_cover(picture: Pixels, size: tuple[int, int]) -> Pixels:
+def resize_to_cover(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Scale (H, W, 3) uint8 until it covers ``size`` (height, width), and cut the middle out.
 
     Its shape stays; down by area, up by cubic convolution.
@@ -185,11 +185,11 @@ def resize_to_cover(picture: Pixels, size: tuple[int, int]) -> Pixels:
     import cv2
 
     height, width = size
-    scale = max(height / picture.shape[0], width / picture.shape[1])
+    scale = max(height / pixels.shape[0], width / pixels.shape[1])
     h, w = (
-        max(least, round(side * scale)) for side, least in zip(picture.shape[:2], size, strict=True)
+        max(least, round(side * scale)) for side, least in zip(pixels.shape[:2], size, strict=True)
     )
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    scaled = np.asarray(cv2.resize(picture, (w, h), interpolation=way), np.uint8)
+    scaled = np.asarray(cv2.resize(pixels, (w, h), interpolation=way), np.uint8)
     top, left = (h - height) // 2, (w - width) // 2
     return np.ascontiguousarray(scaled[top : top + height, left : left + width])

@@ -7,16 +7,17 @@ itself, from that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from teco.benchmark.quality.clip import TruthClip, first_scene
 from teco.benchmark.record.gate import GateResult
+from teco.core.log import Progress, no_progress
 from teco.core.machine import missing_extra
 from teco.model.opening import Model, check_frame_size
 from teco.runtimes import Runtime, Session, SessionOptions, find
-from teco.verification.parity import GATE_SIZE, reference_session
-from teco.verification.temporal_gate import GateClip, bounds_of, default_frames, gate_model
+from teco.verification.parity import GATE_SIZE
+from teco.verification.reference import reference_session
+from teco.verification.temporal_gate import GateClip, bounds_of, default_frames, run_temporal_gate
 
 SCENE_FRAMES = 60
 """Of a clip's first scene, at most: all are kept in memory, and played to and fro."""
@@ -31,7 +32,7 @@ def judge(
     *,
     clip: TruthClip | None = None,
     threads: int | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> GateResult:
     """Run a candidate and the float32 step of its weights through the gate.
 
@@ -41,7 +42,7 @@ def judge(
         clip: with its truth, of which the first scene is taken; None for moving test frames, of
             the size of a static file or of :data:`teco.verification.parity.GATE_SIZE`.
         threads: of both.
-        report: told the recurrent frames that are done and how many there will be.
+        progress: told the recurrent frames that are done and how many there will be.
 
     Raises:
         TecoError, ClipError: a session failed, or the clip cannot be used.
@@ -62,13 +63,13 @@ def judge(
             check_frame_size(model, *clip.size)
             as_trained = replace(clip, degradation=model.variant.degradation)
             frames = min(SCENE_FRAMES, clip.max_frames or SCENE_FRAMES)
-            pictures, truths = zip(*first_scene(as_trained, frames), strict=True)
-            scene = GateClip(pictures, truths)
+            lr, truths = zip(*first_scene(as_trained, frames), strict=True)
+            scene = GateClip(lr, truths)
         candidate = runtime.open(model, options)
         try:
-            verdict = gate_model(
+            verdict = run_temporal_gate(
                 candidate, reference, scene, bounds=bounds,
-                report=lambda done: report(done, bounds.frames),
+                progress=progress,
             )  # fmt: skip
         finally:
             candidate.close()

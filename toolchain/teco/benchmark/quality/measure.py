@@ -1,15 +1,15 @@
 """Quality of a benchmark's candidates on a clip with a truth, and their distance from float32.
 
-For each model the float32 step of its weights runs over the clip once: its pictures are measured
+For each model the float32 step of its weights runs over the clip once: its frames are measured
 on the truth, and the first of them kept in a temporary file. Then each candidate runs. One that
 should compute float32 is compared with these first: one that stays within one 8-bit step in every
-value shows the same pictures but for rounding, so it shares the reference's figures, which say
+value shows the same frames but for rounding, so it shares the reference's figures, which say
 where they were measured. Any other is measured on the truth itself. Nothing is shared on the
 strength of a label.
 
-Cold-start curves and drift come from the middle of the pictures of the clip's first scene
+Cold-start curves and drift come from the middle of the frames of the clip's first scene
 (:mod:`teco_calibration.temporal_gate.recurrence`): they need hundreds of steps, and the network
-does the same to every part of a picture.
+does the same to every part of a frame.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from teco_calibration.metrics.quality import Lpips, Metric, SequenceQuality
 from teco_calibration.temporal_gate.recurrence import SHORTEST, measure_recurrence
 from teco_models.variant import SCALE
 
-Report = Callable[[str, int, "int | None"], None]
+PartProgress = Callable[[str, int, "int | None"], None]
 """Told what is being done, and (done, total or None) of it."""
 
 SAME_STEPS = 1
-"""8-bit steps that the pictures of a candidate may be from the reference's to share its figures."""
+"""8-bit steps that the frames of a candidate may be from the reference's to share its figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,21 +79,21 @@ class Gallery:
 
     Attributes:
         frames: which of the clip.
-        pictures: method -> one (H, W, 3) uint8 picture per frame; the truth is ``"truth"``.
+        pixels: method -> one (H, W, 3) uint8 array per frame; the truth is ``"truth"``.
     """
 
     frames: tuple[int, ...] = ()
-    pictures: dict[str, list[Pixels]] = field(default_factory=dict)
+    pixels: dict[str, list[Pixels]] = field(default_factory=dict)
 
     def choose(self, count: int, wanted: int) -> None:
         """Spread ``wanted`` frames over a clip of ``count``; the first ones are still cold."""
         picks = {math.ceil(count * (n + 1) / (wanted + 1)) - 1 for n in range(min(wanted, count))}
         self.frames = tuple(sorted(picks))
 
-    def offer(self, method: str, frame: int, picture: Pixels) -> None:
-        """Keep a picture if its frame is one to show."""
+    def offer(self, method: str, frame: int, pixels: Pixels) -> None:
+        """Keep a frame if it is one to show."""
         if frame in self.frames:
-            self.pictures.setdefault(method, []).append(picture)
+            self.pixels.setdefault(method, []).append(pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,9 @@ class MeasuredQuality:
 
     Attributes:
         index: of the candidate in what was asked for.
-        quality: shared with others where their pictures are the same.
+        quality: shared with others where their frames are the same.
         distance: None where there is no reference.
-        shows: the method in the gallery whose pictures are this candidate's.
+        shows: the method in the gallery whose frames are this candidate's.
         note: why something is missing, or "".
     """
 
@@ -121,7 +121,7 @@ def measure_interpolations(
     *,
     gallery: Gallery | None = None,
     wanted: int = 2,
-    report: Report = lambda what, done, total: None,
+    progress: PartProgress = lambda what, done, total: None,
 ) -> tuple[ClipRecord, tuple[Quality, ...]]:
     """Bicubic and bilinear on the clip, and what the clip is.
 
@@ -130,7 +130,7 @@ def measure_interpolations(
         options: metrics.
         gallery: filled with the truth and both.
         wanted: frames for it.
-        report: told how far it is.
+        progress: told how far it is.
 
     Raises:
         TecoError, ClipError: the clip cannot be used.
@@ -138,7 +138,7 @@ def measure_interpolations(
     frames = 0
     for _ in clip.pairs():
         frames += 1
-        report("reading the clip", frames, clip.max_frames)
+        progress("reading the clip", frames, clip.max_frames)
     if gallery is not None:
         gallery.choose(frames, wanted)
     lpips = _lpips(options)
@@ -147,11 +147,11 @@ def measure_interpolations(
         if gallery is not None:
             gallery.offer("truth", n, truth)
         for name in BASELINES:
-            picture = baseline(name, clip.degradation)(lr)
-            judges[name].add(truth, picture)
+            pixels = baseline(name, clip.degradation)(lr)
+            judges[name].add(truth, pixels)
             if gallery is not None:
-                gallery.offer(name, n, picture)
-        report("quality of bicubic and bilinear", n + 1, frames)
+                gallery.offer(name, n, pixels)
+        progress("quality of bicubic and bilinear", n + 1, frames)
     results = {name: judge.result() for name, judge in judges.items()}
     return clip_of(clip, frames), tuple(
         quality_of(name, "", result) for name, result in results.items()
@@ -165,7 +165,7 @@ def measure_quality(
     *,
     frames: int,
     gallery: Gallery | None = None,
-    report: Report = lambda what, done, total: None,
+    progress: PartProgress = lambda what, done, total: None,
 ) -> Iterator[MeasuredQuality]:
     """Every candidate's figures, each given out when it is done.
 
@@ -174,14 +174,14 @@ def measure_quality(
         clip: with its truth.
         options: how thorough.
         frames: of the clip, for progress.
-        gallery: filled with pictures of those that are measured, under
+        gallery: filled with frames of those that are measured, under
         :attr:`MeasuredQuality.shows`.
-        report: told how far it is.
+        progress: told how far it is.
 
     Raises:
         TecoError, ClipError: a session failed, or the clip does not fit a static file.
     """
-    measuring = _Measuring(clip, options, frames, gallery, report, _lpips(options))
+    measuring = _Measuring(clip, options, frames, gallery, progress, _lpips(options))
     by_model: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(candidates):
         by_model.setdefault(id(model), []).append(index)
@@ -203,7 +203,7 @@ class _Measuring:
     options: QualityOptions
     frames: int
     gallery: Gallery | None
-    report: Report
+    progress: PartProgress
     lpips: Lpips | None
 
     def candidate(
@@ -214,11 +214,9 @@ class _Measuring:
         with closing(session):
             if reference.quality is not None and _should_agree(model, runtime):
                 distances = Distances()
-                for n, (_, picture) in zip(
-                    range(reference.stored), self.run(session), strict=False
-                ):
-                    distances.add(picture, reference.picture(n))
-                    self.report(f"distance of {name}", n + 1, reference.stored)
+                for n, (_, pixels) in zip(range(reference.stored), self.run(session), strict=False):
+                    distances.add(pixels, reference.output(n))
+                    self.progress(f"distance of {name}", n + 1, reference.stored)
                 distance = distance_of(distances, reference.runtime, self.clip.size)
                 if distance is not None and distance.max_steps <= SAME_STEPS:
                     return MeasuredQuality(
@@ -228,13 +226,13 @@ class _Measuring:
                     )  # fmt: skip
             distances = Distances()
             judge = SequenceQuality(self.options.metrics, lpips=self.lpips)
-            for n, (truth, picture) in enumerate(self.run(session)):
-                judge.add(truth, picture)
+            for n, (truth, pixels) in enumerate(self.run(session)):
+                judge.add(truth, pixels)
                 if n < reference.stored:
-                    distances.add(picture, reference.picture(n))
+                    distances.add(pixels, reference.output(n))
                 if self.gallery is not None:
-                    self.gallery.offer(name, n, picture)
-                self.report(f"quality of {name}", n + 1, self.frames)
+                    self.gallery.offer(name, n, pixels)
+                self.progress(f"quality of {name}", n + 1, self.frames)
             distance = distance_of(distances, reference.runtime, self.clip.size)
             recurrence = self.recurrence(session, model, name)
             quality = quality_of(model.name, runtime.name, judge.result(), *recurrence)
@@ -247,7 +245,7 @@ class _Measuring:
         )
 
     def run(self, session: Session) -> Iterator[tuple[Pixels, Pixels]]:
-        """(truth, picture) of each frame of the clip."""
+        """(truth, output) of each frame of the clip."""
         truths: list[Pixels] = []
 
         def low() -> Iterator[Pixels]:
@@ -255,8 +253,8 @@ class _Measuring:
                 truths.append(truth)
                 yield lr
 
-        for picture in Stream(session).run(low()):
-            yield truths.pop(0), picture
+        for pixels in Stream(session).run(low()):
+            yield truths.pop(0), pixels
 
     def recurrence(
         self, session: Session, model: Model, name: str
@@ -278,22 +276,22 @@ class _Measuring:
             length=o.length,
             run=o.run,
             lpips=self.lpips,
-            report=lambda done, total: self.report(f"cold start of {name}", done, total),
+            report=lambda done, total: self.progress(f"cold start of {name}", done, total),
         )
         return cold_start_of(found), trend_of("psnr", found.drift), ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reference:
-    """The float32 step of one model: its figures, and its first pictures.
+    """The float32 step of one model: its figures, and its first frames.
 
     Attributes:
         note: why there is none, or "".
         runtime: that it ran on.
         quality: its figures; None where there is none.
         shows: its name in the gallery.
-        stored: pictures that are kept.
-        pictures: uint8 (stored or more, H, W, 3), in a file.
+        stored: frames that are kept.
+        outputs: uint8 (stored or more, H, W, 3), in a file.
     """
 
     note: str = ""
@@ -301,17 +299,17 @@ class _Reference:
     quality: Quality | None = None
     shows: str = ""
     stored: int = 0
-    pictures: npt.NDArray[np.uint8] | None = None
+    outputs: npt.NDArray[np.uint8] | None = None
 
-    def picture(self, n: int) -> Pixels:
-        """The picture of frame n, below :attr:`stored`."""
-        assert self.pictures is not None
-        return np.asarray(self.pictures[n])
+    def output(self, n: int) -> Pixels:
+        """Frame n, below :attr:`stored`."""
+        assert self.outputs is not None
+        return np.asarray(self.outputs[n])
 
 
 @contextmanager
 def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
-    """Run the float32 step over the clip; its pictures are there until this is left."""
+    """Run the float32 step over the clip; its frames are there until this is left."""
     o = measuring.options
     session = open_reference(model, SessionOptions(threads=o.threads))
     if isinstance(session, str):
@@ -321,25 +319,25 @@ def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
     name = f"{model.name} in float32"
     with TemporaryFile(prefix="teco-bench-") as file:
         shape = (o.distance_frames, SCALE * h, SCALE * w, 3)
-        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
+        outputs = np.memmap(file, np.uint8, "w+", shape=shape)
         judge = SequenceQuality(o.metrics, lpips=measuring.lpips)
         stored = 0
         with closing(session):
-            for n, (truth, picture) in enumerate(measuring.run(session)):
-                judge.add(truth, picture)
+            for n, (truth, pixels) in enumerate(measuring.run(session)):
+                judge.add(truth, pixels)
                 if n < o.distance_frames:
-                    pictures[n] = picture
+                    outputs[n] = pixels
                     stored = n + 1
                 if measuring.gallery is not None:
-                    measuring.gallery.offer(name, n, picture)
-                measuring.report(f"quality of {name}", n + 1, measuring.frames)
+                    measuring.gallery.offer(name, n, pixels)
+                measuring.progress(f"quality of {name}", n + 1, measuring.frames)
             recurrence = measuring.recurrence(session, model, name)
         yield _Reference(
             runtime=session.runtime,
             quality=quality_of(model.name, session.runtime, judge.result(), *recurrence),
             shows=name,
             stored=stored,
-            pictures=pictures,
+            outputs=outputs,
         )
 
 

@@ -87,7 +87,7 @@ def cold_start_of(found: RecurrenceReport) -> ColdStart:
         settled_lpips=mean(others[0].steady) if others else (),
         starts=found.places,
         size=f"{found.height}x{found.width}",
-        warm_up=suggestion.frames,
+        pre_roll=suggestion.frames,
         tolerance=suggestion.allowed,
         sentence=suggestion.sentence,
     )

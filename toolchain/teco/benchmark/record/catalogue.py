@@ -1,13 +1,12 @@
-"""The catalogue: records of many machines, each of which its owner has measured and sent in.
+"""The catalogue: records of many machines, each measured and sent in by its owner.
 
-``python -m teco.benchmark.record.catalogue [FILE...]`` says of each record whether it may go in,
-and why not; without a file it checks the whole folder ``catalogue`` beside this one.
+``teco catalogue check`` says of a record whether it may be added to the folder ``catalogue`` beside
+this file, and why not.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from teco_models import zoo
 FOLDER = Path(__file__).with_name("catalogue")
 
 FEWEST = 10
-"""Samples of each row."""
+"""Samples that each row needs."""
 
 
 def name_of(record: Record) -> str:
@@ -52,7 +51,7 @@ def _complaints(path: Path, record: Record) -> Iterator[str]:
         yield "its command names a path of the machine it was made on; run it from the clone"
     if not record.noise:
         yield "it has no noise floor"
-    timed = [row for row in record.rows if row.kernel is not None]
+    timed = [row for row in record.rows if row.latency is not None]
     if not timed:
         yield "it has no row that was timed"
     shipped = {entry.name for entry in zoo.entries()}
@@ -67,24 +66,5 @@ def _complaints(path: Path, record: Record) -> Iterator[str]:
             and row.artifact.sha256 != model.manifest.sha256
         ):
             yield f"{row.key}: the file is not the one that this teco ships; measure it again"
-        if row.kernel is not None and row.kernel.host.summary.count < FEWEST:
-            yield f"{row.key}: {row.kernel.host.summary.count} samples, expected {FEWEST} or more"
-
-
-def main(arguments: list[str]) -> int:
-    """Exit code: 0 all may go in, 1 some may not."""
-    paths = [Path(a) for a in arguments] or sorted(FOLDER.glob("*.json"))
-    bad = 0
-    for path in paths:
-        found = complaints(path)
-        bad += bool(found)
-        print(f"{path}: {'welcome' if not found else ''}".rstrip())
-        for line in found:
-            print(f"  {line}")
-    if not paths:
-        print(f"{FOLDER} holds no record yet")
-    return int(bad > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        if row.latency is not None and row.latency.host.summary.count < FEWEST:
+            yield f"{row.key}: {row.latency.host.summary.count} samples, expected {FEWEST} or more"

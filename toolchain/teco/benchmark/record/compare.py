@@ -1,9 +1,9 @@
 """Two records side by side: which is faster, by how much, how sure, and what else differs.
 
-Blocks of two runs have nothing in common, so the interval is drawn from each independently, and a
-difference has to be larger to count: what changes from one run to the next is in neither's samples
-(:data:`teco.measurement.statistics.COUNTS_ACROSS`, or the noise either run saw). Where the machines
-differ the ratio is still told, and beside it that it compares machines.
+Blocks of two runs have nothing in common, so each run's are resampled independently. A difference
+has to be larger than within one run, since what changes from one run to the next shows in neither's
+samples: than :data:`teco.measurement.statistics.SMALLEST_ACROSS`, and than the noise of both runs.
+Where the machines differ the ratio is still told, and beside it that it compares machines.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Pair:
 
     Attributes:
         key: of the row in the second record.
-        ratio: of the kernels, after against before; None where one was not timed.
+        ratio: of the latencies, after against before; None where one was not timed.
         by: "device" where both have the GPU's own times, else "host".
         before_ms, after_ms: medians; None where not timed.
         same_file: whether the artifact is the same, byte for byte.
@@ -105,10 +105,10 @@ def _pair(old: Row, new: Row, noise: float, before: Record, after: Record) -> Pa
     ratio: Ratio | None = None
     medians: tuple[float | None, float | None] = (None, None)
     by = "host"
-    if old.kernel is not None and new.kernel is not None:
-        a, b = old.kernel.host, new.kernel.host
-        if old.kernel.device is not None and new.kernel.device is not None:
-            a, b, by = old.kernel.device, new.kernel.device, "device"
+    if old.latency is not None and new.latency is not None:
+        a, b = old.latency.host, new.latency.host
+        if old.latency.device is not None and new.latency.device is not None:
+            a, b, by = old.latency.device, new.latency.device, "device"
         medians = a.summary.p50, b.summary.p50
         ratio = ratio_across(new.key, old.key, b, a, noise)
     return Pair(

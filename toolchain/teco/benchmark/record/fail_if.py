@@ -1,15 +1,14 @@
 """Conditions that make a benchmark fail: ``p99_ms>40``, ``psnr_drop>0.3``.
 
-A condition holds of a row when its figure is on the wrong side. A figure that was not measured
-fails as well, and so does a file that did not run: a check that passes because nothing was looked
-at is none.
+A row fails where its figure fulfils the condition. It also fails where the figure was not measured,
+and so does a file that did not run: nothing passes because it was not looked at.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
 
@@ -22,12 +21,12 @@ _Get = Callable[[Row], float | None]
 
 
 def _host(name: str) -> _Get:
-    return lambda row: None if row.kernel is None else getattr(row.kernel.host.summary, name)
+    return lambda row: None if row.latency is None else getattr(row.latency.host.summary, name)
 
 
 def _device(name: str) -> _Get:
     def get(row: Row) -> float | None:
-        timed = None if row.kernel is None else row.kernel.device
+        timed = None if row.latency is None else row.latency.device
         return None if timed is None else getattr(timed.summary, name)
 
     return get
@@ -64,23 +63,23 @@ SPEED: Mapping[str, _Get] = {
     "device_p50_ms": _device("p50"),
     "device_p90_ms": _device("p90"),
     "device_p99_ms": _device("p99"),
-    "load_ms": lambda row: None if row.kernel is None else row.kernel.load_ms,
-    "first_ms": lambda row: None if row.kernel is None else row.kernel.first_ms,
+    "load_ms": lambda row: None if row.latency is None else row.latency.load_ms,
+    "first_ms": lambda row: None if row.latency is None else row.latency.first_ms,
     "peak_mib": _memory("peak"),
     "private_mib": _memory("private"),
     "device_mib": _memory("device"),
     "file_mib": lambda row: row.artifact.bytes / MIB,
 }
-"""Measured always."""
+"""Always measured."""
 
-WHOLE_WAYS: Mapping[str, _Get] = {
+CLIPS: Mapping[str, _Get] = {
     "growth_mib": _memory("growth_per_1000"),
-    "pipeline_fps": lambda row: None if row.pipeline is None else row.pipeline.fps,
+    "end_to_end_fps": lambda row: None if row.end_to_end is None else row.end_to_end.fps,
     "late": _playback("late"),
     "dropped": _playback("dropped"),
     "roofline": lambda row: None if row.roofline is None else row.roofline.share,
 }
-"""Not with ``--kernel-only``."""
+"""Not with ``--latency-only``."""
 
 QUALITY: Mapping[str, _Get] = {
     **{name: _quality(name) for name in ("psnr", "ssim", "lpips", "tof", "tlp", "flicker")},
@@ -89,7 +88,10 @@ QUALITY: Mapping[str, _Get] = {
 }
 """With a clip only."""
 
-FIELDS: Mapping[str, _Get] = {**SPEED, **WHOLE_WAYS, **QUALITY}
+FIELDS: Mapping[str, _Get] = {**SPEED, **CLIPS, **QUALITY}
+
+FORMER = {"pipeline_fps": "end_to_end_fps"}
+"""Names that fields had before, which still work."""
 
 _OPERATORS = {">": gt, ">=": ge, "<": lt, "<=": le, "==": eq, "!=": ne}
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*")
@@ -127,13 +129,13 @@ class Condition:
         return tuple(found)
 
 
-def parse(text: str, *, clip: bool = True, kernel_only: bool = False) -> Condition:
+def parse(text: str, *, clip: bool = True, latency_only: bool = False) -> Condition:
     """A condition of its text.
 
     Args:
         text: such as ``p99_ms>40``.
         clip: whether quality will be measured.
-        kernel_only: whether nothing but the step will be timed.
+        latency_only: whether only single steps will be timed.
 
     Raises:
         TecoError: it is no condition, names an unknown field, or one that this run does not
@@ -147,6 +149,7 @@ def parse(text: str, *, clip: bool = True, kernel_only: bool = False) -> Conditi
             exit_code=USAGE,
         )
     field, operator, limit = match.groups()
+    field = FORMER.get(field, field)
     if field not in FIELDS:
         near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.4)
         raise TecoError(
@@ -160,15 +163,10 @@ def parse(text: str, *, clip: bool = True, kernel_only: bool = False) -> Conditi
             hint="add --clip CLIP",
             exit_code=USAGE,
         )
-    if field in WHOLE_WAYS and kernel_only:
+    if field in CLIPS and latency_only:
         raise TecoError(
-            f"--fail-if {text!r} needs what --kernel-only leaves out",
-            hint="leave --kernel-only out",
+            f"--fail-if {text!r} needs what --latency-only leaves out",
+            hint="leave --latency-only out",
             exit_code=USAGE,
         )
     return Condition(text.strip(), field, operator, float(limit))
-
-
-def failures(conditions: Sequence[Condition], record: Record) -> tuple[str, ...]:
-    """Everything that fails, in sentences."""
-    return tuple(line for one in conditions for line in one.failures(record))

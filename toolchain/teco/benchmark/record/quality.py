@@ -17,7 +17,7 @@ class ClipRecord:
 
     Attributes:
         name: of the file, without its folder.
-        sha256: of it; "" for a folder of pictures.
+        sha256: of it; "" for a folder of images.
         truth: name of the truth where that is a file of its own; "" where the clip was degraded.
         width, height: of the truth that was compared, after shrinking, fitting and cropping.
         frames: that were used.
@@ -68,9 +68,9 @@ class ColdStart:
         settled_psnr: dB that a long running state reaches on the same frames, one for each age.
         lpips, settled_lpips: the same of LPIPS; empty where it was not measured.
         starts: frame numbers at which the state was reset.
-        size: LR "HxW" that was run: the middle of the clip's pictures.
-        warm_up: frames after which no more than ``tolerance`` is missing; None where that was not
-            reached.
+        size: LR "HxW" that was run: the middle of the clip's frames.
+        pre_roll: frames to run and drop before one is shown, so that no more than ``tolerance`` is
+            missing; None where that was not reached.
         tolerance: dB.
         sentence: what it suggests, for people.
     """
@@ -81,7 +81,7 @@ class ColdStart:
     settled_lpips: tuple[float, ...]
     starts: tuple[int, ...]
     size: str
-    warm_up: int | None
+    pre_roll: int | None
     tolerance: float
     sentence: str
 
@@ -92,8 +92,8 @@ class Quality:
 
     Attributes:
         method: name of the model, "bicubic" or "bilinear".
-        measured_on: runtime that made the pictures; "" for an interpolation. Rows of the same file
-            on other float32 runtimes show the same object: their pictures differ by rounding, which
+        measured_on: runtime that made the frames; "" for an interpolation. Rows of the same file
+            on other float32 runtimes show the same object: their frames differ by rounding, which
             ``Row.distance`` measures.
         seen: frames of the clip that were enlarged.
         first: index of the first that counts.
@@ -132,7 +132,7 @@ class DistanceRecord:
         psnr: dB of each frame against the reference; None where equal.
         min_psnr: the lowest; None where all are equal.
         psnr_drop: dB of PSNR on the truth that the reference has more, mean of the clip; 0 where
-            the pictures are the reference's but for rounding; None where it was not measured.
+            the frames are the reference's but for rounding; None where it was not measured.
         drift: of the distance; None of few frames.
     """
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one record, all samples in it, readable for years.
+"""The record of a benchmark: what was measured, with every sample, readable for years.
 
 These classes are the layout of the JSON; :mod:`teco.benchmark.record.store` reads and writes it,
 and ``record.schema.json`` beside this file says the same to programs that are not teco. Every time
@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from teco.benchmark.record.quality import ClipRecord, DistanceRecord, Quality
 from teco.core.machine import Machine
-from teco.measurement.records import NoiseFloor, Ratio, Samples, WarmUp
+from teco.measurement.records import Latency, NoiseFloor, Ratio, Samples, TimingWarning
 
 KIND = "teco bench"
-SCHEMA = 2
-"""Version of the layout; a reader refuses what it does not know. 1 had seconds and no blocks."""
+SCHEMA = 3
+"""Version of the layout. 2 had other names for some fields and is read
+(:func:`teco.benchmark.record.store.upgrade`); 1 had seconds and no blocks and is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,33 +58,14 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """The step alone; the state stays where the runtime computes.
+class EndToEnd:
+    """From a video file to a video file: decoding, step and encoding at the same time.
 
     Attributes:
-        host: by the host's clock, from the frame in the host's memory to the picture there.
-        device: by the GPU's events, the network alone; None where there is no GPU or it tells none.
-        load_ms: opening the file.
-        first_ms: the first step, which allocates, plans and may compile.
-        warm_up: what followed.
-    """
-
-    host: Samples
-    device: Samples | None
-    load_ms: float
-    first_ms: float
-    warm_up: WarmUp
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """File to file: decoding, step and encoding at the same time.
-
-    Attributes:
-        frames: that came out.
+        frames: that were written.
         seconds: from the first frame asked for to the last one encoded.
         fps: frames / seconds.
-        gaps: ms between one finished picture and the next.
+        gaps: ms between one finished frame and the next.
         step_ms: mean time inside the runtime, of the same run.
         encoder: codec and preset of the output.
         source: what was decoded.
@@ -100,16 +82,16 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Playback:
-    """As a player would: each frame has a time at which it must be there.
+    """Frames enlarged at the clip's rate, as for a player: each has a time at which it is due.
 
     Attributes:
         rate: frames a second of the clip.
         frames: of the clip that was played.
-        shown: enlarged and in time.
-        late: enlarged, and there after their time.
-        dropped: not enlarged, because their time had passed.
-        late_ms: by how much each enlarged frame came after its time, 0 for those in time.
-        buffer: frames that may wait ahead of the player.
+        shown: enlarged in time.
+        late: enlarged after they were due.
+        dropped: left out of the network because they were overdue.
+        late_ms: by how much each enlarged frame was late, 0 for those in time.
+        buffer: frames that the player keeps ready.
     """
 
     rate: float
@@ -154,11 +136,11 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """The most that this machine was seen to do.
+    """The highest rate that was measured on this machine.
 
     Attributes:
         kind: "gemm" in multiply-adds a second, "copy" in bytes a second (read and written).
-        library: what did it.
+        library: that was measured.
         device: "cpu" or the GPU's name.
         precision: that it computed in; "" for copies.
         value: best of the samples.
@@ -177,18 +159,18 @@ class Ceiling:
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """How near a step is to what the machine can do.
+    """A step beside the least time that its operations and its bytes take on this machine.
 
     Attributes:
         macs: multiply-adds of the convolutions that really run.
-        bytes: that a step must move: weights, frame, state and picture, each once.
+        bytes: that a step must move: weights, LR and HR frame, state, each once.
         tensor_bytes: that it would move if no tensor stayed in a cache: each written once and read
-            by each of its readers. It makes no limit; a runtime that fuses layers moves less.
+            by each of its readers. It is no limit: a runtime that fuses layers moves less.
         gemm, copy: ceilings used, as indices of ``Record.ceilings``.
         compute_ms: macs at the ceiling.
         memory_ms: bytes at the ceiling.
-        bound: which of both is longer.
-        share: the longer of both / the measured median: 1 is the limit.
+        bound: which of the two is longer.
+        share: the longer of the two / the measured median; 1 means that nothing can be gained.
     """
 
     macs: int
@@ -214,13 +196,14 @@ class Row:
         details: what the session says it runs on.
         device: "cpu" or the GPU's name.
         precision: computed in, such as fp32, bf16, fp16, int8.
-        exact: whether the runtime keeps to float32.
+        exact: whether the runtime computes in float32.
         size: LR "HxW".
         measured_as: key of the row whose speed and memory these are, because both run the same
-            graph on other weights, and values do not change the time; "" for a row's own.
-        kernel, pipeline, playback, memory, roofline, quality: what was measured.
+            graph with other weights, whose values do not change the time; "" for a row that was
+            measured itself.
+        latency, end_to_end, playback, memory, roofline, quality: what was measured.
         distance: from the float32 reference.
-        notes: why something was not, in sentences.
+        notes: why something was not measured, in sentences.
     """
 
     key: str
@@ -233,8 +216,8 @@ class Row:
     exact: bool
     size: str
     measured_as: str = ""
-    kernel: Kernel | None = None
-    pipeline: Pipeline | None = None
+    latency: Latency | None = None
+    end_to_end: EndToEnd | None = None
     playback: Playback | None = None
     memory: Memory | None = None
     roofline: Roofline | None = None
@@ -245,7 +228,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Static:
-    """An artifact that was not run here: what can be said of it all the same.
+    """An artifact that was not run here, with what its file tells.
 
     Attributes:
         artifact: with the proof of its precision.
@@ -275,21 +258,6 @@ class Unavailable:
     runtime: str
     model: str
     why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Warn:
-    """What makes figures less sure.
-
-    Attributes:
-        code: busy, throttled, wide, outliers, few, unstable, drift, clock, or a later word.
-        row: key, "" for the whole run.
-        text: in a sentence.
-    """
-
-    code: str
-    row: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,16 +311,16 @@ class Record:
         seconds: the whole run took.
         machine: where.
         conditions: how.
-        clip: that quality, pipeline and playback used; None without one.
-        rows: what ran.
-        static: what was not run, and its facts.
+        clip: on which quality was measured; None without one.
+        rows: the candidates that ran.
+        static: artifacts that were not run.
         unavailable: runtimes that cannot run here.
         interpolations: bicubic and bilinear on the same clip, as quality only.
         ceilings: of the machine, from the same run.
-        noise: the noise floor, one entry for each candidate that ran twice.
+        noise: the noise floor, one entry for each candidate that was measured twice.
         ratios: every row against the fastest.
         warnings: what makes figures less sure.
-        gate: verdicts of ``--gate`` as its own record writes them.
+        gate: verdicts of the temporal gate, by :meth:`GateResult.as_dict`.
         kind, schema: what this record is, and its layout's version.
     """
 
@@ -371,7 +339,7 @@ class Record:
     ceilings: tuple[Ceiling, ...] = ()
     noise: tuple[NoiseFloor, ...] = ()
     ratios: tuple[Ratio, ...] = ()
-    warnings: tuple[Warn, ...] = ()
+    warnings: tuple[TimingWarning, ...] = ()
     gate: tuple[dict[str, Any], ...] = field(default=())
     kind: str = KIND
     schema: int = SCHEMA

@@ -1,14 +1,12 @@
-"""The layout of a record as JSON Schema, made from the record's own classes and their texts.
+"""The layout of a record as JSON Schema, made from the record's classes and their docstrings.
 
-``python -m teco.benchmark.record.schema`` prints it; ``record.schema.json`` beside this file is its
-output.
+``teco catalogue schema`` prints it; ``record.schema.json`` beside this file is its output.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import re
 import types
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -48,7 +46,7 @@ def _class(cls: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(cls: type[Any]) -> dict[str, str]:
-    """Field -> what the class's text says of it."""
+    """Field -> what the docstring of the class says of it."""
     text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", "\n" + text):
@@ -76,7 +74,3 @@ def _kind(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             definitions[cls.__name__] = _class(cls, definitions)
         return {"$ref": f"#/$defs/{cls.__name__}"}
     return {} if kind is Any else {"type": _SCALARS[kind]}
-
-
-if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2))

@@ -1,8 +1,9 @@
-"""A benchmark's record as a file: written whole, and refused in a sentence where it is none."""
+"""Reading and writing the record of a benchmark as a file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,13 @@ from teco.measurement.statistics import summarise
 from teco_calibration.records import from_data, to_data
 
 AGAIN = "measure again with `teco bench --json FILE`"
+
+NAMES_OF_2: Mapping[tuple[str, str], str] = {
+    ("rows", "kernel"): "latency",
+    ("rows", "pipeline"): "end_to_end",
+    ("cold_start", "warm_up"): "pre_roll",
+}
+"""(name of the part, its field in schema 2) -> the field's name in schema 3."""
 
 MOST_DIGITS = 19
 """Of a whole number, its sign among them: bytes and counts of 64 bits."""
@@ -57,20 +65,38 @@ def parse(text: str, *, source: str) -> Record:
     fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
     if fields.get("kind") != KIND:
         raise TecoError(f"{source} is no record of teco bench", hint=AGAIN, exit_code=2)
-    if fields.get("schema") != SCHEMA:
+    if fields.get("schema") not in (2, SCHEMA):
         raise TecoError(
-            f"{source} is a record of schema {fields.get('schema')!r}, this teco reads {SCHEMA}",
+            f"{source} is a record of schema {fields.get('schema')!r}, this teco reads {SCHEMA} "
+            "and 2",
             hint="measure it again with this teco, or read it with the teco that made it",
             exit_code=2,
         )
     try:
+        if fields["schema"] == 2:
+            fields = {**upgrade(fields), "schema": SCHEMA}
         record = from_data(Record, fields, "record")
         check(record)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TecoError(
             f"{source} is no complete record: {error}", hint=AGAIN, exit_code=2
         ) from error
     return record
+
+
+def upgrade(data: Any, under: str = "") -> Any:
+    """A record of schema 2, as read from JSON, with the names of schema 3.
+
+    Args:
+        data: the record, or a part of it.
+        under: the name that the part has.
+    """
+    if isinstance(data, list):
+        return [upgrade(item, under) for item in cast("list[Any]", data)]
+    if isinstance(data, dict):
+        fields = cast("dict[str, Any]", data)
+        return {NAMES_OF_2.get((under, k), k): upgrade(v, k) for k, v in fields.items()}
+    return data
 
 
 def _whole(text: str) -> int:
@@ -93,12 +119,12 @@ def check(record: Record) -> None:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"record.gate[{n}] is no verdict of the gate: {error}") from error
     for row in record.rows:
-        if row.kernel is not None:
-            _check_samples(row.kernel.host, f"{row.key}: kernel.host")
-            if row.kernel.device is not None:
-                _check_samples(row.kernel.device, f"{row.key}: kernel.device")
-        if row.pipeline is not None:
-            _check_samples(row.pipeline.gaps, f"{row.key}: pipeline.gaps")
+        if row.latency is not None:
+            _check_samples(row.latency.host, f"{row.key}: latency.host")
+            if row.latency.device is not None:
+                _check_samples(row.latency.device, f"{row.key}: latency.device")
+        if row.end_to_end is not None:
+            _check_samples(row.end_to_end.gaps, f"{row.key}: end_to_end.gaps")
         if (roofline := row.roofline) is not None:
             for index in (roofline.gemm, roofline.copy):
                 if not 0 <= index < len(record.ceilings):
@@ -115,6 +141,6 @@ def _check_samples(samples: Samples, where: str) -> None:
     for name in ("count", "mean", "p50", "p90", "p99", "jitter", "outliers", "fps"):
         a, b = getattr(found, name), getattr(said, name)
         if name == "jitter" and b == 0 and max(map(len, samples.blocks)) == 1:
-            continue  # of single steps there was none until their rounds were compared
+            continue  # early records have no jitter where every block is a single step
         if abs(a - b) > 1e-6 * max(abs(a), abs(b), 1e-9):
             raise ValueError(f"{where}: {name} is {b:g}, its samples give {a:g}")

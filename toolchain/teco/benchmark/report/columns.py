@@ -1,7 +1,6 @@
-"""What a benchmark's rows show, column by column: one list for the terminal, Markdown and HTML.
+"""The columns of a benchmark's tables: one list for the terminal, Markdown and HTML.
 
-A cell is a number of the record and its text; a reader who compares the report with the record
-finds the number rounded, never another one.
+A cell shows a number of the record, rounded, and never one that the record does not hold.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from teco.benchmark.record.quality import Quality
-from teco.benchmark.record.record import Kernel, Memory, Pipeline, Playback, Record, Row
-from teco.measurement.records import Summary
+from teco.benchmark.record.record import EndToEnd, Memory, Playback, Record, Row
+from teco.measurement.records import Latency, Summary
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
 
 MIB = 2**20
@@ -40,16 +39,16 @@ class TableRow:
     ratio: float | None = None
 
     @property
-    def kernel(self) -> Kernel | None:
-        return self.row.kernel if self.row else None
+    def latency(self) -> Latency | None:
+        return self.row.latency if self.row else None
 
     @property
     def host(self) -> Summary | None:
-        return self.kernel.host.summary if self.kernel else None
+        return self.latency.host.summary if self.latency else None
 
     @property
-    def pipeline(self) -> Pipeline | None:
-        return self.row.pipeline if self.row else None
+    def end_to_end(self) -> EndToEnd | None:
+        return self.row.end_to_end if self.row else None
 
     @property
     def playback(self) -> Playback | None:
@@ -90,7 +89,7 @@ class Column:
         meaning: in a sentence, for the report.
         digits: after the point.
         better: which way is better; None where neither is.
-        value: an entry's number; None where it was not measured, inf for an error of nothing.
+        value: an entry's number; None where it was not measured, inf for a PSNR without an error.
     """
 
     key: str
@@ -119,7 +118,7 @@ class Column:
 
 
 def number(value: Value, digits: int) -> str:
-    """``-`` for what was not measured, ``equal`` for what has no error, else the number."""
+    """``-`` for what was not measured, ``equal`` for a PSNR without an error, else the number."""
     if value is None:
         return "-"
     if math.isinf(value):
@@ -143,8 +142,8 @@ def _mean(metric: Metric) -> Callable[[TableRow], Value]:
 
 
 def _device(e: TableRow) -> Value:
-    kernel = e.kernel
-    return None if kernel is None or kernel.device is None else kernel.device.summary.p50
+    latency = e.latency
+    return None if latency is None or latency.device is None else latency.device.summary.p50
 
 
 def _in_time(e: TableRow) -> Value:
@@ -174,10 +173,10 @@ def _drift(e: TableRow) -> Value:
     return None if e.quality is None or e.quality.drift is None else e.quality.drift.per_100
 
 
-def _warm_up(e: TableRow) -> Value:
+def _pre_roll(e: TableRow) -> Value:
     if e.quality is None or e.quality.cold_start is None:
         return None
-    frames = e.quality.cold_start.warm_up
+    frames = e.quality.cold_start.pre_roll
     return None if frames is None else float(frames)
 
 
@@ -192,8 +191,8 @@ _MEANINGS: dict[Metric, str] = {
     "psnr": "peak signal-to-noise ratio of luma on the truth, mean over the frames that count",
     "ssim": "structural similarity of luma",
     "lpips": "perceptual distance, v0.1 on AlexNet",
-    "tof": "difference of the motion in the pictures from that in the truth",
-    "tlp": "does the picture change as much as the truth? difference of LPIPS between neighbours",
+    "tof": "difference of the motion in the output from that in the truth",
+    "tlp": "difference of the change from frame to frame, by LPIPS, from that of the truth",
     "flicker": "mean change of the error from one frame to the next",
 }
 
@@ -226,21 +225,25 @@ def _column(
     )  # fmt: skip
 
 
-_K, _W, _L, _M, _Q, _S = "Kernel", "Whole clip", "Limit", "Memory", "Quality", "Start"
+_T, _E, _P, _L, _M, _Q, _S = (
+    "Latency", "End to end", "Playback", "Limit", "Memory", "Quality", "Start",
+)  # fmt: skip
 COLUMNS: tuple[Column, ...] = (
-    _column("p50", _K, "p50 ms", 1, "low", _of("p50"), "half of the steps alone took no longer"),
-    _column("p90", _K, "p90 ms", 1, "low", _of("p90"), "nine of ten steps took no longer"),
-    _column("p99", _K, "p99 ms", 1, "low", _of("p99"), "99 of 100 steps took no longer"),
-    _column("jitter", _K, "jitter ms", 1, "low", _of("jitter"),
+    _column("p50", _T, "p50 ms", 1, "low", _of("p50"),
+            "median time of a step, frames copied to where it is computed and back"),
+    _column("p90", _T, "p90 ms", 1, "low", _of("p90"), "nine of ten steps took no longer"),
+    _column("p99", _T, "p99 ms", 1, "low", _of("p99"), "99 of 100 steps took no longer"),
+    _column("jitter", _T, "jitter ms", 1, "low", _of("jitter"),
             "mean difference of a step from the one measured before"),
-    _column("fps", _K, "fps", 2, "high", _of("fps"), "steps a second, 1000 / p50"),
-    _column("device", _K, "GPU ms", 2, "low", _device, "p50 of the network alone, by GPU events"),
-    _column("ratio", _K, "x fastest", 2, "low", lambda e: e.ratio,
+    _column("fps", _T, "fps", 2, "high", _of("fps"), "throughput, steps a second: 1000 / p50"),
+    _column("device", _T, "GPU ms", 2, "low", _device,
+            "median device time of the network, by GPU events"),
+    _column("ratio", _T, "x fastest", 2, "low", lambda e: e.ratio,
             "median over that of the fastest row, by blocks measured in turns"),
-    _column("pipeline", _W, "pipeline fps", 2, "high",
-            lambda e: e.pipeline.fps if e.pipeline else None,
-            "pictures a second from file to file: decoding, step and encoding overlapped"),
-    _column("in_time", _W, "in time %", 0, "high", _in_time,
+    _column("end_to_end", _E, "end to end fps", 2, "high",
+            lambda e: e.end_to_end.fps if e.end_to_end else None,
+            "frames a second from file to file: decoding, step and encoding overlapped"),
+    _column("in_time", _P, "in time %", 0, "high", _in_time,
             "share of the clip's frames that a player got in time at the clip's rate"),
     _column("share", _L, "of limit %", 0, "high", _share,
             "share of what this machine's multiply-adds and memory allow, both measured"),
@@ -250,14 +253,15 @@ COLUMNS: tuple[Column, ...] = (
     *(_quality(metric) for metric in UNITS),
     _column("float32", _Q, "float32 dB", 1, None, _float32,
             "PSNR of the worst frame against the float32 step of the same weights; above 58 the "
-            "pictures differ by rounding"),
+            "frames differ by rounding"),
     _column("drift", _Q, "drift dB", 3, None, _drift,
             "PSNR lost on the truth in 100 recurrent frames that show the same"),
-    _column("warm_up", _Q, "warm-up", 0, None, _warm_up,
+    _column("pre_roll", _Q, "pre-roll", 0, None, _pre_roll,
             "frames to run and drop after a reset or a seek"),
-    _column("load", _S, "load ms", 0, "low", lambda e: e.kernel.load_ms if e.kernel else None,
-            "opening the model"),
-    _column("first", _S, "first ms", 0, "low", lambda e: e.kernel.first_ms if e.kernel else None,
+    _column("load", _S, "load ms", 0, "low",
+            lambda e: e.latency.load_ms if e.latency else None, "opening the model"),
+    _column("first", _S, "first ms", 0, "low",
+            lambda e: e.latency.first_ms if e.latency else None,
             "the first step, which allocates, plans and may compile"),
 )  # fmt: skip
 

@@ -8,10 +8,10 @@ from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import TableRow, column, entries
 
 SPEED = (
-    "p50", "p90", "p99", "jitter", "fps", "device", "pipeline", "in_time", "share", "peak",
+    "p50", "p90", "p99", "jitter", "fps", "device", "end_to_end", "in_time", "share", "peak",
     "gpu_memory",
 )  # fmt: skip
-QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "warm_up")
+QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "pre_roll")
 
 
 def markdown(record: Record) -> str:
@@ -74,10 +74,15 @@ def shared_speed(record: Record) -> str:
     return told and f"Same graph, other weights, so speed and memory measured once: {told}."
 
 
-def not_run(record: Record) -> list[tuple[str, str]]:
-    """(what, why) of all that was asked for and did not run; sentences without their full stop."""
+def not_run(record: Record, *, static: bool = True) -> list[tuple[str, str]]:
+    """(what, why) of what was asked for and did not run; sentences without their full stop.
+
+    Args:
+        record: of the run.
+        static: artifacts that no runtime here runs, too.
+    """
     found = [
         (f"{u.model} on {u.runtime}" if u.model else u.runtime, u.why) for u in record.unavailable
     ]
-    found += [(s.artifact.name, s.why) for s in record.static]
+    found += [(s.artifact.name, s.why) for s in record.static if static]
     return [(what, why.rstrip(".")) for what, why in found]

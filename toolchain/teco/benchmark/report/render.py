@@ -5,11 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from teco.benchmark.record.compare import Comparison
 from teco.benchmark.record.gate import GateResult
 from teco.evaluation.quality import QualityRow
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTH = 100
 
 _DIGITS: dict[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4, "tof": 4, "tlp": 3}
 
@@ -17,7 +23,6 @@ _DIGITS: dict[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4, "tof": 4, "tlp": 3}
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
     """Left-aligned first column, right-aligned others; plain text."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -25,12 +30,18 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in rows:
         table.add_row(*row)
+    return plain_text(table, *notes)
+
+
+def plain_text(*parts: RenderableType) -> str:
+    """Tables and sentences without colour, in :data:`WIDTH` columns."""
+    from rich.console import Console
+
     out = io.StringIO()
-    console = Console(file=out, width=100, no_color=True, highlight=False)
-    console.print(table)
-    for note in notes:
-        console.print(note)
-    return out.getvalue()
+    console = Console(file=out, width=WIDTH, no_color=True, highlight=False)
+    for part in parts:
+        console.print(part)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -99,7 +110,9 @@ def comparison_table(found: Comparison) -> str:
 
 
 def gate_table(gate: Sequence[GateResult]) -> str:
-    """One line per candidate, and why where one was not accepted."""
+    """One line per candidate, and why where one was refused; "" for none."""
+    if not gate:
+        return ""
     header = ("model", "runtime", "bounds", "gate", "worst dB", "max steps", "within one")
     body: list[tuple[str, ...]] = []
     notes: list[str] = []

@@ -1,21 +1,23 @@
-"""A benchmark in a terminal: a table that fills in while it runs, and the whole one at its end.
+"""A benchmark in a terminal: a table that fills while it runs, and the whole one at its end.
 
-While steps are timed nothing is drawn but between them: no thread refreshes the screen. Where
-standard error is no terminal, the same is said in lines.
+While steps are timed the screen is drawn between them only: no thread refreshes it. Where standard
+error is no terminal, progress is told in lines.
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from teco.benchmark.measure.candidates import BenchCandidate
 from teco.benchmark.record.record import Record, Row
 from teco.benchmark.report.columns import TableRow, column, entries
-from teco.benchmark.report.markdown import conditions
+from teco.benchmark.report.markdown import conditions, not_run
+from teco.benchmark.report.render import WIDTH, plain_text
 from teco_models.variant import SCALE
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-WIDTH = 100
-SPEED = ("p50", "p90", "p99", "jitter", "fps", "device", "pipeline", "in_time", "share", "peak")
-QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "warm_up")
+log = logging.getLogger(__name__)
+
+SPEED = ("p50", "p90", "p99", "jitter", "fps", "device", "end_to_end", "in_time", "share", "peak")
+QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "pre_roll")
 OTHER = ("ratio", "load", "first")
 
 EVERY = 0.5
@@ -35,9 +38,10 @@ SAID = 10.0
 """Seconds between two lines on the same work, where there is no terminal."""
 
 _HEADS = {
-    "jitter": "jitter", "device": "GPU", "pipeline": "file fps", "in_time": "in time",
+    "jitter": "jitter", "device": "GPU", "end_to_end": "end to\nend fps", "in_time": "in time",
     "share": "limit", "peak": "MiB", "psnr": "PSNR", "tof": "tOF", "tlp": "tLP",
-    "flicker": "flick", "float32": "f32", "drift": "drift", "warm_up": "warm", "ratio": "x fastest",
+    "flicker": "flick", "float32": "f32", "drift": "drift", "pre_roll": "pre-\nroll",
+    "ratio": "x fastest",
 }  # fmt: skip
 """Shorter than the columns' own titles: they share 100 columns with nine others. The lines below
 the tables say the units."""
@@ -47,11 +51,16 @@ PREFIX = f"teco-x{SCALE}-"
 
 
 def record_tables(record: Record) -> str:
-    """Speed and memory, then quality, then what they are of; at most 100 columns wide."""
+    """Speed and memory, then quality, then what they are of; at most 100 columns wide.
+
+    "" where nothing ran and there is nothing to say of what did not.
+    """
+    if not record.rows and not record.static:
+        return ""
     lines = entries(record)
     rows = [e for e in lines if e.row is not None]
     text = "".join(
-        draw(table_of(some, keys))
+        plain_text(table_of(some, keys))
         for some, keys in ((rows, SPEED), (lines, QUALITY), (rows, OTHER))
         if any(column(key).value(e) is not None for e in some for key in keys)
     )
@@ -65,12 +74,29 @@ def record_tables(record: Record) -> str:
     return text + "".join(f"{line}\n" for note in notes if note for line in _wrapped(note))
 
 
+def log_remarks(record: Record) -> None:
+    """Tell the user what was not run, and what makes the figures less sure."""
+    for what, why in not_run(record, static=False):
+        log.info("not run: %s: %s", what, why)
+    for row in record.rows:
+        if not row.measured_as:
+            for note in row.notes:
+                log.info("note: %s: %s", row.key, note)
+    if not record.rows:
+        return
+    c = record.conditions
+    noise = "".join(f"; the same candidate twice: {n.ratio - 1:+.1%}" for n in record.noise)
+    log.info("%s; reading the clock takes %.0f ns%s", c.pinning, c.timer_overhead_ns, noise)
+    for warning in record.warnings:
+        log.warning("warning: %s", warning.text)
+
+
 def _explained(record: Record) -> str:
-    parts = ["milliseconds a step"] if any(row.kernel for row in record.rows) else []
+    parts = ["milliseconds a step"] if any(row.latency for row in record.rows) else []
     if any(row.artifact.name.startswith(PREFIX) for row in record.rows):
         parts.insert(0, f"names without {PREFIX}")
-    if any(row.pipeline for row in record.rows):
-        parts.append("file fps: decoded, enlarged and encoded")
+    if any(row.end_to_end for row in record.rows):
+        parts.append("end to end: decoded, enlarged and encoded at once")
     if played := [row.playback for row in record.rows if row.playback]:
         parts.append(f"in time: % of frames played at {played[0].rate:g} a second")
     if any(row.roofline for row in record.rows):
@@ -80,7 +106,7 @@ def _explained(record: Record) -> str:
     if any(row.quality and row.quality.drift for row in record.rows):
         parts.append("drift: dB lost in 100 frames")
     if any(row.quality and row.quality.cold_start for row in record.rows):
-        parts.append("warm: frames to run after a reset before one is shown")
+        parts.append("pre-roll: frames to run after a reset before one is shown")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
@@ -122,24 +148,13 @@ def table_of(lines: Sequence[TableRow], keys: Sequence[str], *, pending: bool = 
     return table
 
 
-def draw(table: Table) -> str:
-    """A table as plain text."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, no_color=True, highlight=False).print(table)
-    lines = [line.rstrip() for line in out.getvalue().splitlines()]
-    return "\n".join(lines) + "\n"
-
-
-def watching(
-    candidates: Sequence[tuple[str, str, str]], stream: TextIO | None = None
+def bench_progress(
+    candidates: Sequence[BenchCandidate], stream: TextIO | None = None
 ) -> LiveTable | Lines:
-    """What shows a run on this stream, a :class:`teco.benchmark.run.Progress`; to be used in
-    ``with``.
+    """Shows a run on a stream, as a context: :class:`teco.benchmark.progress.BenchProgress`.
 
     Args:
-        candidates: (key of the row, model, runtime), in the order of the table.
+        candidates: in the order of the table.
         stream: where; None for standard error.
     """
     where: TextIO = stream or sys.stderr
@@ -147,7 +162,7 @@ def watching(
 
 
 class Lines:
-    """A run in lines: what begins, and now and then how far it is and how long it will take."""
+    """A run in lines: each phase, and now and then how far it is and how long it will take."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -169,7 +184,7 @@ class Lines:
         self._last = self._began
         self._say(what)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def advance(self, what: str, done: int, total: int | None) -> None:
         """So many of its steps are done."""
         now = time.monotonic()
         if what != self._what:
@@ -191,10 +206,12 @@ class Lines:
 class LiveTable:
     """A run on a terminal: a table that fills in, and a bar with the time left."""
 
-    def __init__(self, candidates: Sequence[tuple[str, str, str]], stream: TextIO) -> None:
+    def __init__(self, candidates: Sequence[BenchCandidate], stream: TextIO) -> None:
         self._entries = {
-            key: TableRow(key=key, model=model, runtime=runtime, row=None, quality=None)
-            for key, model, runtime in candidates
+            one.key: TableRow(
+                key=one.key, model=one.model.name, runtime=one.runtime.name, row=None, quality=None
+            )
+            for one in candidates
         }
         self._stream = stream
         self._latest = ""
@@ -239,7 +256,7 @@ class LiveTable:
         self._begin(what)
         self._draw(at_once=True)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def advance(self, what: str, done: int, total: int | None) -> None:
         """So many of its steps are done."""
         assert self._bar is not None
         if what != self._what:

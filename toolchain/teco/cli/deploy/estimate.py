@@ -91,7 +91,7 @@ def command(
 
 def _variant(blocks: int | None, model: str | None, name: str | None) -> Variant:
     from teco.core.errors import USAGE, TecoError
-    from teco.export.formats import shipped_with
+    from teco.export.request import shipped_with
     from teco.model.opening import open_model
     from teco_models import zoo
     from teco_models.variant import Variant

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import Size, say
+from teco.cli.options import Size
+
+if TYPE_CHECKING:
+    from teco.model.contract import StreamContract
+    from teco.model.manifest import Manifest
+    from teco_models.variant import Variant
 
 
 @click.command("info")
@@ -50,7 +55,7 @@ def command(
     from teco.core.errors import USAGE, TecoError
     from teco_models.variant import Variant
 
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
     if (target is None) == (blocks is None):
         raise TecoError(
             "say what to describe: a NAME or FILE, or --blocks",
@@ -69,15 +74,16 @@ def command(
     else:
         variant, manifest = _look_up(target)
     facts = cost_record(variant, size)
-    if manifest is not None:
-        facts["manifest"] = manifest
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        described = {"manifest": manifest.as_dict()} if manifest is not None else {}
+        click.echo(json.dumps(facts | described, indent=2))
         return
     _print(facts, variant)
+    if manifest is not None:
+        _print_manifest(manifest)
 
 
-def _look_up(target: str) -> tuple[Any, dict[str, Any] | None]:
+def _look_up(target: str) -> tuple[Variant, Manifest | None]:
     from teco.model.opening import open_model
     from teco_models import zoo
     from teco_models.errors import ModelError
@@ -93,8 +99,8 @@ def _look_up(target: str) -> tuple[Any, dict[str, Any] | None]:
         from teco_models.checkpoint import load_weights
 
         for note in load_weights(model.weights).notes:
-            say(f"note: {note}")
-    return model.variant, model.manifest.as_dict() if model.manifest else None
+            click.echo(f"note: {note}", err=True)
+    return model.variant, model.manifest
 
 
 def _engine(path: Path, as_json: bool) -> None:
@@ -138,22 +144,20 @@ def _engine(path: Path, as_json: bool) -> None:
     click.echo(f"sha256 {manifest.sha256}")
 
 
-def _stream(contract: dict[str, Any]) -> list[str]:
-    """How the step is driven: its ports, then its state, as plain as a manifest's data."""
-    c: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "check": ""} | contract
-    low, high = c["range"]
-    check = f"; {c['check']} is finite where the picture is" if c["check"] else ""
-    states = ", ".join(
-        f"{s['input']} ({' x '.join(s['shape'])}) {s.get('dtype', 'float32')}" for s in c["states"]
-    )
+def _stream(contract: StreamContract) -> list[str]:
+    """How the step is driven: its ports, then its state."""
+    c = contract
+    low, high = c.range
+    check = f"; {c.check} is finite where the picture is" if c.check else ""
+    states = ", ".join(f"{s.input} ({' x '.join(s.shape)}) {s.dtype}" for s in c.states)
     return [
-        f"stream: {c['frame']} -> {c['picture']}, {c['dtype']} {c['layout']} {c['colour']} "
+        f"stream: {c.frame} -> {c.picture}, {c.dtype} {c.layout} {c.colour} "
         f"{low:g} to {high:g}{check}",
-        f"state: {states}; reset {c['reset']}",
+        f"state: {states}; reset {c.reset}",
     ]
 
 
-def cost_record(variant: Any, size: tuple[int, int]) -> dict[str, Any]:
+def cost_record(variant: Variant, size: tuple[int, int]) -> dict[str, Any]:
     """What one step of a variant costs at an LR size, as plain data."""
     cost = variant.cost(*size)
     return {
@@ -173,7 +177,7 @@ def cost_record(variant: Any, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _print(facts: dict[str, Any], variant: Any) -> None:
+def _print(facts: dict[str, Any], variant: Variant) -> None:
     params, macs = facts["params"], facts["macs"]
     click.echo(
         f"{facts['variant']}: x{variant.scale}, {variant.blocks} blocks of "
@@ -194,28 +198,21 @@ def _print(facts: dict[str, Any], variant: Any) -> None:
     click.echo(
         f"activations {memory:.0f} MiB in float32 layer by layer, of it state {state:.1f} MiB"
     )
-    manifest = facts.get("manifest")
-    if not manifest:
-        return
-    types = ", ".join(f"{n} {name}" for name, n in manifest["precision_found"].items())
-    click.echo(f"file: size {manifest['size']}, asked {manifest['precision_asked']}, found {types}")
-    parity = manifest["parity"]
-    if parity:
-        click.echo(
-            f"parity with PyTorch: {parity['max_abs']:.1e} over {parity['frames']} frames at "
-            f"{', '.join(parity['sizes'])}"
-        )
-    gate = manifest["gate"]
-    if gate:
-        click.echo(
-            f"gate {gate['bounds']['name']} at {manifest['gate_size']}: "
-            f"{'; '.join(gate['reasons'])}"
-        )
-    if manifest["int8"]:
-        from teco.model.int8 import Int8
 
-        for text in Int8.of(manifest["int8"]).lines:
-            click.echo(text)
-    for line in _stream(manifest["contract"]):
+
+def _print_manifest(manifest: Manifest) -> None:
+    types = ", ".join(f"{n} {name}" for name, n in manifest.precision_found.items())
+    click.echo(f"file: size {manifest.size}, asked {manifest.precision_asked}, found {types}")
+    if (parity := manifest.parity) is not None:
+        click.echo(
+            f"parity with PyTorch: {parity.max_abs:.1e} over {parity.frames} frames at "
+            f"{', '.join(parity.sizes)}"
+        )
+    if (gate := manifest.gate) is not None:
+        click.echo(f"gate {gate.bounds.name} at {manifest.gate_size}: {'; '.join(gate.reasons)}")
+    if manifest.int8 is not None:
+        for line in manifest.int8.lines:
+            click.echo(line)
+    for line in _stream(manifest.contract):
         click.echo(line)
-    click.echo(f"sha256 {manifest['sha256'] or '(no manifest beside the file)'}")
+    click.echo(f"sha256 {manifest.sha256 or '(no manifest beside the file)'}")

@@ -38,6 +38,13 @@ from teco.cli.options import (
     show_default=True,
     help="Area-average the truth to 1/SHRINK first; compressed video needs about 2.",
 )
+@click.option(
+    "--codec",
+    default="",
+    metavar="NAME:QUALITY",
+    help="Send the low-resolution frames through a codec first: x264, x265, vp9, svtav1 (CRF), "
+    "mpeg2, mpeg4 (quantiser), for example x264:23.",
+)
 @click.option("--frames", type=click.IntRange(min=1), help="Of each clip.")
 @click.option(
     "--metrics", default="psnr,ssim,lpips,tof,tlp", show_default=True, help="Comma-separated."
@@ -56,6 +63,7 @@ def command(
     runtime: str,
     threads: int | None,
     shrink: float,
+    codec: str,
     frames: int | None,
     metrics: str,
     recurrence: bool,
@@ -74,8 +82,11 @@ def command(
     from teco.evaluation.quality import EvaluateOptions, evaluate, parse_metrics, truth_size
     from teco.model.opening import DEFAULT_MODEL, check_frame_size, open_model
     from teco.runtimes import SessionOptions, open_session
+    from teco_calibration.codec import parse
 
     wanted = parse_metrics(metrics)
+    if codec:
+        parse(codec)  # before a model is opened
     opened = open_model(DEFAULT_MODEL if model is None else model)
     for clip in clips:
         width, height = truth_size(clip, shrink)
@@ -84,17 +95,13 @@ def command(
     say(f"{opened.name} on {session.runtime} ({session.details})")
     options = EvaluateOptions(
         degradation=opened.variant.degradation, shrink=shrink, max_frames=frames, metrics=wanted,
-        scene_cuts=scene_cuts, warm_up=warm_up,
+        scene_cuts=scene_cuts, warm_up=warm_up, codec=codec,
     )  # fmt: skip
     with progress("measuring") as show:
-        rows = evaluate(
-            session, opened.name, list(clips), options, lambda _clip, done: show(done, frames)
-        )
+        rows = evaluate(session, opened.name, clips, options, show)
         if not recurrence:
-            rows[1:1] = evaluate(
-                session, f"{opened.name}, no recurrence", list(clips),
-                options.without_recurrence(), lambda _clip, done: show(done, frames),
-            )  # fmt: skip
+            name = f"{opened.name}, no recurrence"
+            rows[1:1] = evaluate(session, name, clips, options.without_recurrence(), show)
     session.close()
     click.echo(quality_table(rows, wanted), nl=False)
     if not recurrence and "psnr" in wanted:
@@ -104,7 +111,8 @@ def command(
         say(f"note: {note}")
     if json_file is not None:
         record: dict[str, Any] = {
-            "clips": list(clips), "shrink": shrink, "frames": frames, "runtime": session.runtime,
+            "clips": list(clips), "shrink": shrink, "codec": codec,
+            "frames": frames, "runtime": session.runtime,
             "rows": [row.as_dict() for row in rows],
         }  # fmt: skip
         write_beside(json_file, as_json(record))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from teco.cli.options import Size, progress, say, weights_file
+
+if TYPE_CHECKING:
+    from teco.core.log import Progress
+    from teco.pruning.budget.finetune import FineTune
+    from teco.pruning.budget.run import BudgetOptions, Outcome, Written
+    from teco_models.checkpoint import Weights
 
 FRAMES = 12
 """Of a clip; each block is judged by running all of them, so more take longer."""
 
 TUNINGS = 5
 ITERATIONS = 300
-
-TARGETS = ("target_ms", "target_gmac", "target_mb")
 
 OPTIONS = (
     click.option("--target-ms", type=float, metavar="MS", help="Find what a step of MS leaves."),
@@ -63,188 +67,227 @@ OPTIONS = (
     ),
 )
 
-NAMES = (
-    *TARGETS, "runtime", "size", "threads", "multiple", "with_flow", "folders", "tunings",
-    "tune_iterations", "siblings", "recalibrate",
-)  # fmt: skip
 
-TAKEN = {
-    "blocks": "--blocks", "channels": "--channels", "flow_channels": "--flow-channels",
-    "share_blocks": "--share-blocks", "sparsity": "--sparsity", "rewind": "--rewind",
-    "order": "--order", "criterion": "--criterion", "merge": "--merge", "score": "--score",
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class PruneArguments:
+    """What was typed of ``teco prune``, the budget apart; None where it was not."""
+
+    weights: str
+    output: Path | None
+    blocks: int | None
+    order: Literal["plain", "sensitivity"] | None
+    channels: int | None
+    flow_channels: int | None
+    criterion: str | None
+    share_blocks: int | None
+    merge: str | None
+    sparsity: float | None
+    score: str | None
+    rewind: str | None
+    clip: str | None
+    shrink: float | None
+    frames: int | None
+    force: bool
+    json_file: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetArguments:
+    """What was typed of the budget; None where it was not."""
+
+    target_ms: float | None
+    target_gmac: float | None
+    target_mb: float | None
+    runtime: str | None
+    size: tuple[int, int] | None
+    threads: int | None
+    multiple: str | None
+    with_flow: bool | None
+    folders: tuple[Path, ...]
+    tunings: int | None
+    tune_iterations: int | None
+    siblings: bool | None
+    recalibrate: bool | None
+
+    @property
+    def has_target(self) -> bool:
+        targets = (self.target_ms, self.target_gmac, self.target_mb)
+        return any(target is not None for target in targets)
+
+
+DECIDED = (
+    "blocks", "channels", "flow_channels", "share_blocks", "sparsity", "rewind", "order",
+    "criterion", "merge", "score",
+)  # fmt: skip
 """What the search decides by itself, or does not do."""
 
-TUNED = {
-    "shrink": "--shrink", "frames": "--frames", "tunings": "--tunings",
-    "tune_iterations": "--tune-iterations",
-}  # fmt: skip
+TUNED = ("shrink", "frames", "tunings", "tune_iterations")
 """What says how to fine-tune and to judge."""
 
 
-def budget_options(function: Callable[..., None]) -> Callable[..., None]:
+def _flag(name: str) -> str:
+    """The option that a field was typed with."""
+    return "--data" if name == "folders" else f"--{name.replace('_', '-')}"
+
+
+def _typed(arguments: PruneArguments | BudgetArguments, names: tuple[str, ...]) -> list[str]:
+    """Flags of those fields that were typed."""
+    return [_flag(n) for n in names if getattr(arguments, n, None) not in (None, ())]
+
+
+def budget_options(function: Callable[[PruneArguments], None]) -> Callable[..., None]:
     """Add the options; with a target, the search runs in the command's place."""
 
-    @functools.wraps(function)
-    def choose(**fields: Any) -> None:
-        mine = {name: fields.pop(name) for name in NAMES}
-        if any(mine[name] is not None for name in TARGETS):
-            _prune(mine, fields)
+    def choose(**typed: Any) -> None:
+        names = tuple(f.name for f in fields(BudgetArguments))
+        budget = BudgetArguments(**{name: typed.pop(name) for name in names})
+        asked = PruneArguments(**typed)
+        if budget.has_target:
+            _prune(asked, budget)
             return
-        if given := [n for n in NAMES if mine[n] is not None and mine[n] != ()]:
-            flag = {"folders": "--data"}.get(given[0], f"--{given[0].replace('_', '-')}")
+        if given := _typed(budget, names):
             raise click.UsageError(
-                f"{flag} goes with a budget: add --target-ms, --target-gmac or --target-mb"
+                f"{given[0]} goes with a budget: add --target-ms, --target-gmac or --target-mb"
             )
-        function(**fields)
+        function(asked)
 
+    choose.__doc__ = function.__doc__
     decorated: Callable[..., None] = choose
     for option in reversed(OPTIONS):
         decorated = option(decorated)
     return decorated
 
 
-def _prune(mine: dict[str, Any], fields: dict[str, Any]) -> None:
+def _check(asked: PruneArguments, budget: BudgetArguments) -> None:
+    """Raise TecoError for what does not go with a budget."""
     from teco.core.errors import USAGE, TecoError
-    from teco.core.files import as_json, write_beside
-    from teco.core.machine import require_extra
 
-    if taken := [flag for name, flag in TAKEN.items() if fields.get(name) is not None]:
+    if taken := _typed(asked, DECIDED):
         raise TecoError(
             f"{taken[0]} says what to cut, and a budget lets the search decide it",
             hint=f"leave {taken[0]} or the target out",
             exit_code=USAGE,
         )
-    folders, clip = list(mine["folders"]), fields["clip"]
-    if bool(folders) != (clip is not None):
-        have, lack = ("--data", "--clip") if folders else ("--clip", "--data")
+    if bool(budget.folders) != (asked.clip is not None):
+        have, lack = ("--data", "--clip") if budget.folders else ("--clip", "--data")
         raise TecoError(
             f"{have} without {lack}: candidates are fine-tuned on --data and judged on --clip",
             hint=f"give {lack}, or leave both out and rank by published figures",
             exit_code=USAGE,
         )
-    asked = {**mine, **fields}
-    if not folders and (idle := [flag for name, flag in TUNED.items() if asked[name] is not None]):
+    idle = [*_typed(asked, TUNED), *_typed(budget, TUNED)]
+    if not budget.folders and idle:
         raise TecoError(
             f"{idle[0]} says how candidates are fine-tuned and judged, and there is nothing to do "
             "it on",
             hint=f"give --data and --clip, or leave {idle[0]} out",
             exit_code=USAGE,
         )
-    if mine["runtime"] == "auto":
+    if budget.runtime == "auto":
         raise TecoError(
             "a budget is for the one runtime that will serve, and auto is not one",
             hint="name it; `teco doctor` lists those of this machine",
             exit_code=USAGE,
         )
-    for module in ("torch", "safetensors", "onnx", "onnxscript"):
+
+
+def _prune(asked: PruneArguments, budget: BudgetArguments) -> None:
+    from teco.core.machine import require_extra
+
+    _check(asked, budget)
+    for module in ("torch", "safetensors", "onnx", "onnxscript", "scipy"):
         require_extra(module, "train", "pruning to a budget")
-    from teco.pruning.budget.calibrate import BudgetTarget
-    from teco.pruning.budget.run import BudgetOptions, prune_to_budget, write_outcome
-    from teco.pruning.budget.space import Budget
-    from teco.pruning.structured import check_output, default_output
-    from teco.runtimes import find
+    from teco.pruning.budget.run import prune_to_budget, write_outcome
+    from teco.pruning.structured import check_output
     from teco_models.checkpoint import load_weights
 
-    options = BudgetOptions(
-        budget=Budget(ms=mine["target_ms"], gmac=mine["target_gmac"], mb=mine["target_mb"]),
-        target=BudgetTarget(
-            runtime=find(mine["runtime"] or "onnxruntime"),
-            size=mine["size"] or (180, 320),
-            threads=mine["threads"],
-        ),
-        multiple=int(mine["multiple"] or 16),
-        flowless=not mine["with_flow"],
-        tunings=_or(mine["tunings"], TUNINGS),
-        calibrate_again=bool(mine["recalibrate"]),
-    )
-    source = weights_file(fields["weights"])
-    output: Path | None = fields["output"]
-    if output is not None:
-        check_output(output, [source], masks=False, overwrite=fields["force"])
+    options = _options(budget)
+    source = weights_file(asked.weights)
+    if asked.output is not None:
+        check_output(asked.output, [source], masks=False, overwrite=asked.force)
     teacher = load_weights(source)
     for note in teacher.notes:
         say(f"note: {note}")
     with progress("timing", "steps") as timing, progress("fine-tuning", "iterations") as tuning:
-        damage = _damage(teacher, folders, mine, fields, tuning) if folders else None
-        outcome = prune_to_budget(teacher, options, damage, say=say, report=timing)
-    files, left = write_outcome(
+        tune = _fine_tune(teacher, asked, budget, tuning) if budget.folders else None
+        outcome = prune_to_budget(teacher, options, tune, progress=timing)
+    written = write_outcome(
         outcome,
-        output,
+        asked.output,
         source=source,
-        siblings=bool(mine["siblings"]),
-        overwrite=fields["force"],
+        siblings=bool(budget.siblings),
+        overwrite=asked.force,
     )
-    report = outcome.report
-    if fields["json_file"] is not None:
+    _show(asked, outcome, written, source)
+
+
+def _options(budget: BudgetArguments) -> BudgetOptions:
+    from teco.pruning.budget.calibrate import BudgetTarget
+    from teco.pruning.budget.run import BudgetOptions
+    from teco.pruning.budget.space import Budget
+    from teco.runtimes import find
+
+    return BudgetOptions(
+        budget=Budget(ms=budget.target_ms, gmac=budget.target_gmac, mb=budget.target_mb),
+        target=BudgetTarget(
+            runtime=find(budget.runtime or "onnxruntime"),
+            size=budget.size or (180, 320),
+            threads=budget.threads,
+        ),
+        multiple=int(budget.multiple or 16),
+        flowless=not budget.with_flow,
+        tunings=TUNINGS if budget.tunings is None else budget.tunings,
+        calibrate_again=bool(budget.recalibrate),
+    )
+
+
+def _show(asked: PruneArguments, outcome: Outcome, written: Written, source: Path) -> None:
+    from teco.core.errors import USAGE, TecoError
+    from teco.core.files import as_json, write_beside
+    from teco.pruning.structured import default_output
+
+    report, files = outcome.report, written.files
+    if asked.json_file is not None:
         record = {"weights": str(source), "output": [str(f) for f in files], **report.as_dict()}
-        write_beside(fields["json_file"], as_json(record))
+        write_beside(asked.json_file, as_json(record))
     for file in files:
         click.echo(file)
-    if output is None and files[0] != (plain := default_output(outcome.chosen.variant)):
+    if asked.output is None and files[0] != (plain := default_output(outcome.chosen.variant)):
         say(f"note: {plain} exists and was left alone")
     say(report.to_text())
     for note in report.notes:
         say(f"note: {note}")
     for warning in report.warnings:
         say(f"warning: {warning}")
-    say(f"next: teco train --init {files[0]} --teacher {fields['weights']} ...")
-    if left:
-        taken = "exists and was" if len(left) == 1 else "exist and were"
+    say(f"next: teco train --init {files[0]} --teacher {asked.weights} ...")
+    if written.left:
+        taken = "exists and was" if len(written.left) == 1 else "exist and were"
         raise TecoError(
-            f"{', '.join(map(str, left))} {taken} left alone; the rest was written: "
+            f"{', '.join(map(str, written.left))} {taken} left alone; the rest was written: "
             f"{', '.join(map(str, files))}",
             hint="add --force to replace what exists",
             exit_code=USAGE,
         )
 
 
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _damage(
-    teacher: Any,
-    folders: list[Path],
-    mine: dict[str, Any],
-    fields: dict[str, Any],
-    report: Callable[[int, int | None], None],
-) -> Callable[..., float]:
+def _fine_tune(
+    teacher: Weights, asked: PruneArguments, budget: BudgetArguments, progress: Progress
+) -> FineTune:
     """Short fine-tunings on the user's clips."""
-    import numpy as np
     import torch
 
-    from teco.core.errors import USAGE, TecoError
     from teco.core.machine import usable_cores
-    from teco.pruning.budget.finetune import FineTune, FineTuneOptions
-    from teco.pruning.structured import read_truth
-    from teco.training.data.prepare import prepare
-    from teco.training.data.sequences import BLUR_MARGIN
-    from teco.training.validate import Validator
-    from teco_calibration.cache import cache_dir
+    from teco.pruning.budget.finetune import FineTuneOptions, fine_tune_on
 
-    threads = mine["threads"] or usable_cores()
+    threads = budget.threads or usable_cores()
     torch.set_num_threads(threads)
-    options = FineTuneOptions(threads=threads, iterations=_or(mine["tune_iterations"], ITERATIONS))
-    needed = options.crop + 2 * BLUR_MARGIN
-    # First, because what is wrong with a clip is found in a moment and preparing takes minutes.
-    truth = read_truth(fields["clip"], _or(fields["shrink"], 1.0), _or(fields["frames"], FRAMES))
-    smallest = min(truth[0].shape[:2])
-    if smallest < needed:
-        raise TecoError(
-            f"{fields['clip']} is {smallest} pixels high or wide after shrinking, judging "
-            f"fine-tunings needs {needed}",
-            hint="give a larger --clip, or a smaller --shrink",
-            exit_code=USAGE,
-        )
-    shots = prepare(folders, cache_dir() / "frames", say)
-    say(f"{len(shots)} shots, {sum(len(s.frames) for s in shots)} frames to fine-tune on")
-    largest = max(min(s.frames.shape[1:3]) for s in shots)
-    if largest < needed:
-        raise TecoError(
-            f"no clip in --data is at least {needed} pixels high and wide, which a fine-tuning "
-            f"needs (the largest is {largest} after shrinking)",
-            hint="give larger clips, or say in a clips.toml beside them that they are shrunk less",
-            exit_code=USAGE,
-        )
-    return FineTune(teacher, shots, Validator(np.stack(truth)), options, report=report)
+    assert asked.clip is not None
+    return fine_tune_on(
+        teacher,
+        list(budget.folders),
+        asked.clip,
+        FineTuneOptions(threads=threads, iterations=budget.tune_iterations or ITERATIONS),
+        shrink=1.0 if asked.shrink is None else asked.shrink,
+        frames=FRAMES if asked.frames is None else asked.frames,
+        progress=progress,
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from teco.cli.options import progress, say, weights_file
 
-_Decorator = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from teco.training.options import TrainOptions
 
 _COUNT = click.IntRange(min=1)
 _FROM_0 = click.IntRange(min=0)
@@ -62,6 +63,33 @@ WITH_TEACHER = {"distil_output": 1.0, "distil_flow": 0.05}
 """Distillation weights where a teacher is given and nothing is said of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """What was typed beside the fields of the recipe; see --help of each."""
+
+    folders: tuple[Path, ...]
+    photos: Path | None
+    photo_clips: int
+    out: Path | None
+    config: str | None
+    val_clip: str | None
+    val_shrink: float
+    val_frames: int
+    blocks: int | None
+    variant: str | None
+    init: str | None
+    teacher: str | None
+    masks: Path | None
+    discriminator: Path | None
+    crops: int
+    device: str
+    compile_: bool
+    threads: int | None
+    workers: int
+    checkpoint_every: int
+    validate_every: int
+
+
 def _field_options(command: Any) -> Any:
     for name, kind, text in reversed(FIELDS):
         command = click.option(f"--{name}", type=kind, help=text)(command)
@@ -73,11 +101,23 @@ def _field_options(command: Any) -> Any:
     "--data",
     "folders",
     multiple=True,
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Clips, frame folders, REDS or LMDB; a clips.toml in it says how each is used. "
     "Repeatable.",
+)
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Photographs, which are moved about as a camera would; beside --data or instead of it.",
+)
+@click.option(
+    "--photo-clips",
+    type=_COUNT,
+    default=200,
+    show_default=True,
+    help="With --photos: clips to make, 4 MB and half a second of a core each.",
 )
 @click.option(
     "--out",
@@ -127,28 +167,7 @@ def _field_options(command: Any) -> Any:
 @click.option("--workers", type=_FROM_0, default=1, show_default=True, help="Data processes.")
 @click.option("--checkpoint-every", type=_COUNT, default=200, show_default=True)
 @click.option("--validate-every", type=_COUNT, default=500, show_default=True)
-def command(
-    folders: tuple[Path, ...],
-    out: Path | None,
-    config: str | None,
-    val_clip: str | None,
-    val_shrink: float,
-    val_frames: int,
-    blocks: int | None,
-    variant: str | None,
-    init: str | None,
-    teacher: str | None,
-    masks: Path | None,
-    discriminator: Path | None,
-    crops: int,
-    device: str,
-    compile_: bool,
-    threads: int | None,
-    workers: int,
-    checkpoint_every: int,
-    validate_every: int,
-    **given: Any,
-) -> None:
+def command(**typed: Any) -> None:
     """Train a network: flow start, recurrent stage, GAN stage.
 
     Low-resolution frames are made on the fly by BD. Stop it with Ctrl-C and give the same command
@@ -160,60 +179,87 @@ def command(
     Several GPUs or machines: torchrun --nproc-per-node N -m teco train ... with the same options.
     """
     from teco.core.errors import USAGE, TecoError
-    from teco.core.machine import require_extra, usable_cores
+    from teco.core.machine import require_extra
 
-    if variant and blocks is not None:
+    if not typed["folders"] and typed["photos"] is None:
+        raise TecoError(
+            "there is nothing to train on",
+            hint="give --data DIR with clips, --photos DIR with photographs, or both",
+            exit_code=USAGE,
+        )
+    fields = {name.replace("-", "_"): typed.pop(name.replace("-", "_")) for name, _, _ in FIELDS}
+    given = {name: value for name, value in fields.items() if value is not None}
+    asked = TrainArguments(**typed)
+    if asked.variant and asked.blocks is not None:
         raise TecoError("--variant and --blocks say the same thing; give one", exit_code=USAGE)
     for module in ("torch", "safetensors", "tensorboard"):
         require_extra(module, "train", "training")
-    import torch
-
-    from teco.core.allocator import keep_freed_memory
     from teco.training.data.realworld import RealWorld
     from teco.training.distributed import process_group
-    from teco.training.options import LoopOptions, TrainOptions
-    from teco.training.recipe import load_recipe
+    from teco.training.options import LoopOptions
+    from teco.training.run import RunData, train
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TecoError(
-            f"--device cuda needs an NVIDIA GPU and driver; torch {torch.__version__} finds none",
-            hint="leave --device out to train on the CPU",
-            exit_code=3,
-        )
-    chosen: dict[str, Any] = load_recipe(config) if config else {}
-    count: int = threads or chosen.get("threads") or usable_cores()
-    torch.set_num_threads(count)
-    if device == "cpu":
-        keep_freed_memory()
-    chosen |= {name: value for name, value in given.items() if value is not None}
-    init_file = weights_file(init) if init else None
-    teacher_file = weights_file(teacher) if teacher else None
-    chosen["variant"] = _variant_name(variant, blocks, init_file, chosen.get("variant"))
-    if teacher_file is not None:
-        from teco_models.checkpoint import load_weights
-        from teco_models.variant import Variant
-
-        both = (load_weights(teacher_file).variant, Variant.parse(chosen["variant"]))
-        flows = all(v.has_flow for v in both)
-        chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
-    chosen["threads"] = count
-    options = TrainOptions(**chosen)
+    init = weights_file(asked.init) if asked.init else None
+    teacher = weights_file(asked.teacher) if asked.teacher else None
+    options = _options(asked, given, init, teacher)
     RealWorld.parse(options.real_world)  # before anything is decoded
-    named = out is not None
-    out = out or run_folder(config, options.variant)
+    out = asked.out or run_folder(asked.config, options.variant)
     loop = LoopOptions(
-        out=out, checkpoint_every=checkpoint_every, validate_every=validate_every,
-        workers=workers, device=device, compile=compile_, init=init_file,
-        teacher=teacher_file, masks=masks, discriminator=discriminator,
+        out=out, checkpoint_every=asked.checkpoint_every, validate_every=asked.validate_every,
+        workers=asked.workers, device=asked.device, compile=asked.compile_, init=init,
+        teacher=teacher, masks=asked.masks, discriminator=asked.discriminator,
     )  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TecoError(f"--out {out} cannot be made: {error.strerror}", exit_code=USAGE) from error
-    with process_group(device) as processes:
-        if processes.first and not named:
+    data = RunData(
+        folders=asked.folders, photos=asked.photos, photo_clips=asked.photo_clips,
+        crops=asked.crops, validation=asked.val_clip,
+        validation_shrink=asked.val_shrink, validation_frames=asked.val_frames,
+    )  # fmt: skip
+    with process_group(asked.device) as processes:
+        if processes.first and asked.out is None:
             say(f"run folder: {out}")
-        _train(options, loop, folders, crops, (val_clip, val_shrink, val_frames), processes)
+        weights = train(options, loop, data, processes, progress)
+        if processes.first:
+            click.echo(weights)
+            say(f"next: teco export --weights {weights}")
+
+
+def _options(
+    asked: TrainArguments, given: dict[str, Any], init: Path | None, teacher: Path | None
+) -> TrainOptions:
+    """What to compute: what was typed, else the recipe's, else the default."""
+    import torch
+
+    from teco.core.allocator import keep_freed_memory
+    from teco.core.errors import MACHINE, TecoError
+    from teco.core.machine import usable_cores
+    from teco.training.options import TrainOptions
+    from teco.training.recipe import load_recipe
+    from teco_models.checkpoint import load_weights
+    from teco_models.variant import Variant
+
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise TecoError(
+            f"--device cuda needs an NVIDIA GPU and driver; torch {torch.__version__} finds none",
+            hint="leave --device out to train on the CPU",
+            exit_code=MACHINE,
+        )
+    chosen: dict[str, Any] = load_recipe(asked.config) if asked.config else {}
+    threads: int = asked.threads or chosen.get("threads") or usable_cores()
+    torch.set_num_threads(threads)
+    if asked.device == "cpu":
+        keep_freed_memory()
+    chosen |= given
+    variant = _variant_name(asked.variant, asked.blocks, init, chosen.get("variant"))
+    if teacher is not None:
+        both = (load_weights(teacher).variant, Variant.parse(variant))
+        flows = all(v.has_flow for v in both)
+        chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
+    chosen |= {"variant": variant, "threads": threads}
+    return TrainOptions(**chosen)
 
 
 def run_folder(config: str | None, variant: str) -> Path:
@@ -252,75 +298,3 @@ def _variant_name(
     else:
         base = Variant.parse(recipe) if recipe else Variant(blocks=3)
     return base.name if blocks is None else replace(base, blocks=blocks).name
-
-
-def _train(
-    options: Any,
-    loop: Any,
-    folders: tuple[Path, ...],
-    crops: int,
-    validation: tuple[str | None, float, int],
-    processes: Any,
-) -> None:
-    """Prepare the data, then run stage after stage."""
-    from contextlib import nullcontext
-
-    from teco.training.data.prepare import StoreOptions, prepare
-    from teco.training.data.sequences import SampleOptions, notices
-    from teco.training.distributed import wait_for_first
-    from teco.training.loop import CHECKPOINT, WEIGHTS, Progress, Trainer
-    from teco.training.tensorboard import Board
-    from teco.training.validate import Validator, read_frames
-
-    def tell(line: str) -> None:
-        if processes.first:
-            say(line)
-
-    with wait_for_first(processes):
-        store = StoreOptions(crops=crops)
-        shots = prepare(list(folders), loop.out / "frames", tell, store=store)
-    tell(f"{len(shots)} shots, {sum(len(s.frames) for s in shots)} frames")
-    for line in notices(shots, SampleOptions(crop=options.crop, frames=options.frames)):
-        tell(f"note: {line}")
-    clip, shrink, frames = validation
-    validator = None
-    if clip is not None and processes.first:
-        validator = Validator(read_frames(clip, shrink, frames))
-    trainer = Trainer(options, loop, shots, validator, processes)
-    if trainer.resume():
-        done = f"{trainer.stage} {trainer.iteration}/{trainer.total}"
-        tell(f"going on from {loop.out / CHECKPOINT}: {done}")
-    with Board(loop.out / "tensorboard") if processes.first else nullcontext() as board:
-        more = True
-        while more:
-            stage = trainer.stage
-            with progress(f"{options.variant} {stage}", "iterations") as show:
-
-                def report(p: Progress) -> None:
-                    if board is None:
-                        return
-                    show(p.iteration, p.total)
-                    board.add(p)
-                    if p.validation:
-                        say(f"{p.stage} {p.iteration}: {describe(p)}")
-
-                more = trainer.run_stage(report)
-    if processes.first:
-        click.echo(loop.out / WEIGHTS)
-        say(f"next: teco export --weights {loop.out / WEIGHTS}")
-
-
-def describe(progress: Any) -> str:
-    """A validation in one line."""
-    v = progress.validation
-    parts = [
-        f"PSNR {v.psnr:.2f} dB ({v.gain:+.2f} over bicubic), temporal gain {v.temporal_gain:+.3f} "
-        "dB"
-    ]
-    if v.lpips is not None:
-        parts.append(f"LPIPS {v.lpips:.4f}")
-    if v.tof is not None:
-        parts.append(f"tOF {v.tof:.3f}")
-    if v.mean_flow is not None:
-        parts.append(f"mean flow {v.mean_flow:.2f} px, still error {v.still_error:.2f} of zero's")
-    return ", ".join(parts)

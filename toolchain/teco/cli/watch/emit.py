@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import model_option, runtime_option, say, threads_option
+from teco.cli.options import Renamed, model_option, runtime_option, say, threads_option
 
 SUMMARIES = {
     "vapoursynth": "a script for vspipe, editors and mpv's VapourSynth filter",
@@ -35,11 +35,13 @@ class _Command(click.Command):
 @runtime_option
 @threads_option
 @click.option(
-    "--warm-up",
+    "--pre-roll",
+    cls=Renamed,
+    older="--warm-up",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Frames run and dropped after a seek, where the player can give them.",
+    help="Frames run, and dropped, before the frame that was sought, where the player has them.",
 )
 @click.option("--force", is_flag=True, help="Replace a DIR that was emitted before.")
 @click.option("--check/--no-check", default=True, help="Try it in its program. [default: on]")
@@ -49,7 +51,7 @@ def command(
     model: str | None,
     runtime: str,
     threads: int | None,
-    warm_up: int,
+    pre_roll: int,
     force: bool,
     check: bool,
 ) -> None:
@@ -63,14 +65,14 @@ def command(
     from teco.players.base import EmitRequest
 
     chosen = find(target)
-    if target == "web" and (runtime != "auto" or threads is not None or warm_up):
+    if target == "web" and (runtime != "auto" or threads is not None or pre_roll):
         raise click.UsageError(
-            "--runtime, --threads and --warm-up are for players that run Python; the page has "
+            "--runtime, --threads and --pre-roll are for players that run Python; the page has "
             "choices of its own"
         )
     spec = DEFAULTS.get(target, DEFAULT_MODEL) if model is None else model
     request = EmitRequest(
-        model=open_model(spec), spec=spec, runtime=runtime, threads=threads, warm_up=warm_up
+        model=open_model(spec), spec=spec, runtime=runtime, threads=threads, pre_roll=pre_roll
     )
     if out is None:
         text = chosen.text(request)

@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Watch CLIP enlarged four times, now, in mpv or ffplay.
 
-    CLIP is a video file, a folder of pictures, or - for y4m on stdin. A frame that the network
+    CLIP is a video file, a folder of images, or - for y4m on stdin. A frame that the network
     cannot finish in time is enlarged by bicubic interpolation instead, and counted.
     """
     from teco.model.opening import check_frame_size, open_model
@@ -75,9 +75,7 @@ def command(
         start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args
     )
     with progress("playing") as show:
-        result = play(
-            make_session, clip, program, options, lambda stats, total: show(stats.frames, total)
-        )
+        result = play(make_session, clip, program, options, show)
     for notice in result.notices:
         say(f"note: {notice}")
     stats = result.stats

@@ -68,7 +68,7 @@ def command(
 
     spec = DEFAULT_MODEL if model is None else model
     request = EmitRequest(model=open_model(spec), spec=spec)
-    runtime = onnxruntime_web.find(ort_web, say=say)
+    runtime = onnxruntime_web.find(ort_web)
     with tempfile.TemporaryDirectory(prefix="teco-serve-") as scratch:
         made = Path(scratch) / "page"
         write(Web(runtime=runtime), request, made, force=False, check=False)

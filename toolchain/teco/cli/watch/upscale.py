@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from teco.cli.options import model_option, progress, runtime_option, say, threads_option
+from teco.cli.options import (
+    model_option,
+    progress,
+    reverse_warm_up_option,
+    runtime_option,
+    say,
+    threads_option,
+)
 
 
 @click.command("upscale")
@@ -16,7 +23,7 @@ from teco.cli.options import model_option, progress, runtime_option, say, thread
 @click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
 @click.option("--end", type=float, metavar="SECONDS", help="Stop before this.")
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--rate", type=float, help="Frames a second of a folder of pictures. [default: 25]")
+@click.option("--rate", type=float, help="Frames a second of a folder of images. [default: 25]")
 @click.option("--codec", help="Encoder. [default: libx264; libvpx-vp9 for .webm]")
 @click.option("--crf", type=float, default=16, show_default=True, help="Quality, lower is better.")
 @click.option("--preset", default="medium", show_default=True, help="Encoder speed.")
@@ -26,13 +33,7 @@ from teco.cli.options import model_option, progress, runtime_option, say, thread
 @click.option(
     "--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts. [default: on]"
 )
-@click.option(
-    "--warm-up",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Frames run backwards before a scene, and dropped.",
-)
+@reverse_warm_up_option
 @click.option("--force", is_flag=True, help="Replace an existing OUT.")
 def command(
     source: str,
@@ -49,12 +50,12 @@ def command(
     preset: str,
     pix_fmt: str,
     scene_cuts: bool,
-    warm_up: int,
+    reverse_warm_up: int,
     force: bool,
 ) -> None:
     """Enlarge the clip IN four times and write it to OUT.
 
-    IN is a video file, a folder of pictures, or - for y4m on stdin. OUT is a video file, a name
+    IN is a video file, a folder of images, or - for y4m on stdin. OUT is a video file, a name
     without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
     are copied. OUT appears only when it is complete.
     """
@@ -72,14 +73,15 @@ def command(
 
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        warm_up=warm_up, codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt, overwrite=force,
+        reverse_warm_up=reverse_warm_up, codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt,
+        overwrite=force,
     )  # fmt: skip
     with progress("upscaling") as show:
-        result = upscale(make_session, source, target, options, lambda p: show(p.done, p.total))
+        result = upscale(make_session, source, target, options, show)
     for notice in result.notices:
         say(f"note: {notice}")
-    kernel = result.frames / result.step_seconds if result.step_seconds else 0.0
+    alone = result.frames / result.step_seconds if result.step_seconds else 0.0
     say(
         f"{result.frames} frames, {result.scenes} scene{'s' if result.scenes != 1 else ''}, "
-        f"{result.seconds:.1f} s: {result.fps:.2f} fps (the network alone {kernel:.2f} fps)"
+        f"{result.seconds:.1f} s: {result.fps:.2f} fps (the network alone {alone:.2f} fps)"
     )

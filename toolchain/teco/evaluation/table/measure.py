@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 from teco.core import machine
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
+from teco.core.log import Progress, no_progress
 from teco.core.machine import usable_cores
 from teco.core.pixels import Pixels
 from teco.evaluation.quality import (
     BASELINES,
-    QualityRow,
+    Method,
+    Pairs,
+    QualityMeter,
+    count_frames,
+    degraded_pairs,
+    interpolation,
+    network,
     parse_metrics,
-    row_of,
-    truth_frames,
     truth_size,
 )
 from teco.evaluation.table.report import (
@@ -32,29 +35,23 @@ from teco.evaluation.table.report import (
     folder_of,
     is_baseline,
 )
-from teco.evaluation.table.sets import GIVEN_FOLDERS, ClipSet, Degradation, SetClip
-from teco.inference.stream import Stream
-from teco.measurement.latency import measure_latency, warnings_for
+from teco.evaluation.table.sets import GIVEN_FOLDERS, ClipSet, SetClip
+from teco.measurement.latency import measure_latency
 from teco.model.opening import Model, check_frame_size, open_model
-from teco.runtimes import Runtime, Session, SessionOptions, find, open_session
+from teco.runtimes import Runtime, SessionOptions, find, open_session
 from teco.video.clips import open_source
-from teco_calibration.degrade import baseline, degrade
-from teco_calibration.metrics.quality import Lpips, Metric, SequenceQuality, SequenceResult
+from teco_calibration.metrics.quality import Lpips, Metric
 from teco_models import zoo
-from teco_models.variant import SCALE
+from teco_models.variant import SCALE, Degradation
 
-Report = Callable[[int, "int | None"], None]
-Progress = Callable[[str, str], AbstractContextManager[Report]]
-"""Told (what, unit), gives a function of (done, total or None); see teco.cli.options.progress."""
-
-Enlarge = Callable[[Iterable[Pixels]], Iterator[Pixels]]
-"""Low-resolution pictures in order -> their enlargements in order."""
+ProgressBars = Callable[[str, str], AbstractContextManager[Progress]]
+"""(what is done, its unit) -> shows how far it is; see :func:`teco.cli.options.progress`."""
 
 
 @contextmanager
-def silent(_label: str, _unit: str) -> Generator[Report]:
-    """A :data:`Progress` that shows nothing."""
-    yield lambda done, total: None
+def silent(_label: str, _unit: str) -> Generator[Progress]:
+    """:data:`ProgressBars` that show nothing."""
+    yield no_progress
 
 
 def measurable(text: str) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
@@ -96,7 +93,7 @@ def make_table(
     options: TableOptions,
     *,
     left_out: tuple[str, ...] = (),
-    progress: Progress = silent,
+    progress: ProgressBars = silent,
 ) -> TableReport:
     """Measure interpolations and models on sets.
 
@@ -107,157 +104,104 @@ def make_table(
         specs: models as users name them, see :func:`open_models`.
         options: how.
         left_out: sentences of :func:`measurable`, for the record.
-        progress: shows how far it is.
+        progress: shows how far each of the two parts is.
 
     Raises:
         TecoError, ClipError, ModelError: a clip, a model or a runtime cannot be used.
     """
     here = machine.inspect()
     opened = open_models(specs)
-    names = _unique_names(opened)
-    degradations = _degradations(opened)
-    frames = _check_clips(sets, opened, degradations, options)
-    for _, model in opened:
+    models = [model for _, model in opened]
+    degradations = _degradations(models)
+    frames = _check_clips(sets, models, degradations, options)
+    for model in models:
         check_frame_size(model, *options.size)
-    runtimes = [_runtime_for(model, options) for _, model in opened]
-
+    entered = [
+        _Entered(model, runtime := _runtime_for(model, options),
+                 _entrant(name, spec, model, runtime, options))
+        for name, (spec, model) in zip(_unique_names(opened), opened, strict=True)
+    ]  # fmt: skip
     warnings: list[str] = []
-    entrants = [
-        _entrant(name, spec, model, runtime, options)
-        for name, (spec, model), runtime in zip(names, opened, runtimes, strict=True)
-    ]
-    if options.repetitions is not None and opened:
-        pairs = [(model, runtime) for (_, model), runtime in zip(opened, runtimes, strict=True)]
+    if options.repetitions is not None and entered:
         with progress("timing", "steps") as show:
-            timings = measure_latency(
-                pairs, options.size,
-                repetitions=options.repetitions, threads=options.threads, report=show,
-            )  # fmt: skip
-        # Under the table's names, which tell two files of one name apart.
-        timings = [replace(t, model=name) for t, name in zip(timings, names, strict=True)]
-        warnings += warnings_for(timings, here.load)
-        entrants = [
-            replace(entrant, timing=timing, details=timing.details)
-            for entrant, timing in zip(entrants, timings, strict=True)
-        ]
-
-    order = sorted(range(len(entrants)), key=lambda i: _cost_key(entrants[i]))
-    methods = len(BASELINES) * len(degradations) + len(entrants)
+            entered, warnings = _timed(entered, options, show)
+    entered.sort(key=lambda one: _cost_key(one.entrant))
+    methods = len(BASELINES) * len(degradations) + len(entered)
     with progress("quality", "frames") as show:
-        judge = _QualityPass(sets, options, show, None if frames is None else frames * methods)
-        judged: list[list[MethodResult]] = [[] for _ in sets]
-        for degradation in degradations:
-            for name in BASELINES:
-                label = name if len(degradations) == 1 else f"{name} ({degradation.upper()})"
-                rows = judge.rows(label, degradation, _interpolation(name, degradation))
-                for found, row in zip(judged, rows, strict=True):
-                    found.append(MethodResult(degradation, row))
-        for i in order:
-            entrant, (_, model), runtime = entrants[i], opened[i], runtimes[i]
-            session = runtime.open(model, SessionOptions(threads=options.threads))
-            try:
-                entrants[i] = entrant = replace(entrant, details=session.details)
-                degradation = model.variant.degradation
-                rows = judge.rows(entrant.name, degradation, _recurrence(session, options.warm_up))
-                for found, row in zip(judged, rows, strict=True):
-                    found.append(MethodResult(degradation, row, entrant))
-            finally:
-                session.close()
-
+        meter = QualityMeter(options.metrics, show, None if frames is None else frames * methods)
+        entrants, results = _measured(sets, entered, degradations, options, meter)
     return TableReport(
         options=options,
         threads=options.threads or usable_cores(),
-        entrants=tuple(entrants[i] for i in order),
-        sets=tuple(
-            SetResult(clips, tuple(found)) for clips, found in zip(sets, judged, strict=True)
-        ),
+        entrants=entrants,
+        sets=results,
         machine=here,
         left_out=left_out,
         warnings=tuple(warnings),
     )
 
 
-# --- quality ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Entered:
+    """A model that is going to be measured, and how."""
+
+    model: Model
+    runtime: Runtime
+    entrant: Entrant
 
 
-class _QualityPass:
-    """Runs one method after the other over all sets, with one LPIPS network for all."""
-
-    def __init__(
-        self, sets: Sequence[ClipSet], options: TableOptions, show: Report, total: int | None
-    ) -> None:
-        self._sets = sets
-        self._options = options
-        self._show = show
-        self._total = total
-        self._done = 0
-        self._lpips = Lpips() if {"lpips", "tlp"} & set(options.metrics) else None
-
-    def rows(
-        self, method: str, degradation: Degradation, fresh: Callable[[], Enlarge]
-    ) -> Iterator[QualityRow]:
-        """One row per set; ``fresh`` is asked for every clip, so that none sees another's state."""
-        for one in self._sets:
-            results: list[SequenceResult] = []
-            for clip in one.clips:
-                quality = SequenceQuality(self._options.metrics, lpips=self._lpips)
-                pairs = _pairs(clip, degradation, self._options)
-                judge_clip(fresh(), pairs, quality, self._count)
-                results.append(quality.result())
-            yield row_of(method, results)
-
-    def _count(self) -> None:
-        self._done += 1
-        self._show(self._done, self._total)
+def _timed(
+    entered: Sequence[_Entered], options: TableOptions, progress: Progress
+) -> tuple[list[_Entered], list[str]]:
+    """The models with the latency of their steps, and what makes it less sure."""
+    assert options.repetitions is not None
+    # Under the table's names, which tell two files of one name apart.
+    timed = measure_latency(
+        [(replace(one.model, name=one.entrant.name), one.runtime) for one in entered],
+        options.size, repetitions=options.repetitions, threads=options.threads, progress=progress,
+    )  # fmt: skip
+    return [
+        replace(one, entrant=replace(one.entrant, timing=timing, details=timing.details))
+        for one, timing in zip(entered, timed.results, strict=True)
+    ], [warning.text for warning in timed.warnings]
 
 
-def judge_clip(
-    enlarge: Enlarge,
-    pairs: Iterable[tuple[Pixels, Pixels]],
-    quality: SequenceQuality,
-    report: Callable[[], None] = lambda: None,
-) -> None:
-    """Enlarge a sequence and compare it.
+def _measured(
+    sets: Sequence[ClipSet],
+    entered: Sequence[_Entered],
+    degradations: Sequence[Degradation],
+    options: TableOptions,
+    meter: QualityMeter,
+) -> tuple[tuple[Entrant, ...], tuple[SetResult, ...]]:
+    """The quality of interpolations and models, set by set."""
+    found: list[list[MethodResult]] = [[] for _ in sets]
 
-    Args:
-        enlarge: gives as many pictures as it takes, in order; it may look ahead.
-        pairs: (truth, low resolution), uint8 (H, W, 3) and (h, w, 3) RGB.
-        quality: takes the comparison.
-        report: called after each frame.
-    """
-    inside: deque[Pixels] = deque()  # truths of frames inside, no more than it looks ahead
+    def add(method: Method, degradation: Degradation, entrant: Entrant | None = None) -> None:
+        for one, results in zip(sets, found, strict=True):
+            row = meter.row(method, (_pairs(c, degradation, options) for c in one.clips))
+            results.append(MethodResult(degradation, row, entrant))
 
-    def inputs() -> Iterator[Pixels]:
-        for truth, small in pairs:
-            inside.append(truth)
-            yield small
-
-    for picture in enlarge(inputs()):
-        quality.add(inside.popleft(), picture)
-        report()
-
-
-def _interpolation(
-    name: Literal["bicubic", "bilinear"], degradation: Degradation
-) -> Callable[[], Enlarge]:
-    one = baseline(name, degradation)
-    return lambda: lambda pictures: map(one, pictures)
+    for degradation in degradations:
+        for name in BASELINES:
+            shown = name if len(degradations) == 1 else f"{name} ({degradation.upper()})"
+            add(interpolation(name, degradation, shown), degradation)
+    entrants: list[Entrant] = []
+    for one in entered:
+        with closing(one.runtime.open(one.model, SessionOptions(threads=options.threads))) as s:
+            entrant = replace(one.entrant, details=s.details)
+            method = network(entrant.name, s, warm_up=options.warm_up)
+            add(method, one.model.variant.degradation, entrant)
+        entrants.append(entrant)
+    return tuple(entrants), tuple(
+        SetResult(one, tuple(results)) for one, results in zip(sets, found, strict=True)
+    )
 
 
-def _recurrence(session: Session, warm_up: int) -> Callable[[], Enlarge]:
-    """A stream of its own for every clip."""
-    return lambda: Stream(session, warm_up=warm_up).run
-
-
-def _pairs(
-    clip: SetClip, degradation: Degradation, options: TableOptions
-) -> Iterator[tuple[Pixels, Pixels]]:
+def _pairs(clip: SetClip, degradation: Degradation, options: TableOptions) -> Pairs:
     """(truth, low resolution) of a clip, as the options ask."""
     if options.inputs == "given":
-        yield from given_pairs(clip, degradation, options.max_frames)
-        return
-    for truth in truth_frames(clip.truth, options.shrink, options.max_frames):
-        yield truth, degrade(truth, degradation)
+        return given_pairs(clip, degradation, options.max_frames)
+    return degraded_pairs(clip.truth, degradation, options.shrink, options.max_frames)
 
 
 def given_pairs(
@@ -302,16 +246,16 @@ def given_pairs(
 # --- checks and choices before anything runs ---------------------------------------------------
 
 
-def _degradations(opened: Sequence[tuple[str, Model]]) -> list[Degradation]:
+def _degradations(models: Sequence[Model]) -> list[Degradation]:
     """The degradations that the models are for, BD first; BD where there are none."""
-    found = {model.variant.degradation for _, model in opened} or {"bd"}
+    found = {model.variant.degradation for model in models} or {"bd"}
     order: tuple[Degradation, ...] = ("bd", "bi")
     return [degradation for degradation in order if degradation in found]
 
 
 def _check_clips(
     sets: Sequence[ClipSet],
-    opened: Sequence[tuple[str, Model]],
+    models: Sequence[Model],
     degradations: Sequence[Degradation],
     options: TableOptions,
 ) -> int | None:
@@ -327,31 +271,29 @@ def _check_clips(
             hint="leave out --shrink or --inputs given",
             exit_code=USAGE,
         )
-    total: int | None = 0
-    for one in sets:
-        for clip in one.clips:
-            width, height = truth_size(clip.truth, options.shrink)
-            h, w = height // SCALE, width // SCALE
-            if options.inputs == "given":
-                for degradation in degradations:
-                    if degradation not in clip.given:
-                        folders = [k for k, v in GIVEN_FOLDERS.items() if v == degradation]
-                        raise TecoError(
-                            f"no {degradation.upper()} inputs lie beside {clip.truth}",
-                            hint=f"expected them in a folder {' or '.join(folders)} beside GT; "
-                            "or leave --inputs given out to make them from the truth",
-                            exit_code=USAGE,
-                        )
-                    with open_source(clip.given[degradation]) as source:
-                        h, w = source.height, source.width
-            for _, model in opened:
-                check_frame_size(model, h, w)
-            with open_source(clip.truth, max_frames=options.max_frames) as source:
-                count = source.count
-            if count is not None and options.max_frames is not None:
-                count = min(count, options.max_frames)
-            total = None if total is None or count is None else total + count
-    return total
+    clips = [clip for one in sets for clip in one.clips]
+    for clip in clips:
+        width, height = truth_size(clip.truth, options.shrink)
+        sizes = [(height // SCALE, width // SCALE)]
+        if options.inputs == "given":
+            sizes = [_given_size(clip, degradation) for degradation in degradations]
+        for model in models:
+            check_frame_size(model, *sizes[-1])
+    return count_frames((clip.truth for clip in clips), options.max_frames)
+
+
+def _given_size(clip: SetClip, degradation: Degradation) -> tuple[int, int]:
+    """(h, w) of the inputs that lie beside a truth."""
+    if degradation not in clip.given:
+        folders = [k for k, v in GIVEN_FOLDERS.items() if v == degradation]
+        raise TecoError(
+            f"no {degradation.upper()} inputs lie beside {clip.truth}",
+            hint=f"expected them in a folder {' or '.join(folders)} beside GT; "
+            "or leave --inputs given out to make them from the truth",
+            exit_code=USAGE,
+        )
+    with open_source(clip.given[degradation]) as source:
+        return source.height, source.width
 
 
 def _runtime_for(model: Model, options: TableOptions) -> Runtime:

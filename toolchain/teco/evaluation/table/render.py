@@ -181,7 +181,8 @@ def _notes(one: SetResult, report: TableReport, timed: bool) -> tuple[str, ...]:
     if report.entrants:
         what = f"GMAC of one step at {size} (LR)"
         if timed:
-            samples = len(report.entrants[0].timing.samples) if report.entrants[0].timing else 0
+            first = report.entrants[0].timing
+            samples = 0 if first is None else first.latency.host.summary.count
             runtimes = dict.fromkeys(entrant.runtime for entrant in report.entrants)
             m = report.machine
             threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"

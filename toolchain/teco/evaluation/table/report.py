@@ -10,10 +10,10 @@ from typing import Any, Literal
 from teco.core.machine import Machine
 from teco.evaluation.quality import BASELINES, QualityRow
 from teco.evaluation.table.published import STUDY_NOTE, STUDY_ROWS, Published, rows_for
-from teco.evaluation.table.sets import FRAMES, ClipSet, Degradation
-from teco.measurement.samples import LatencySamples
+from teco.evaluation.table.sets import FRAMES, ClipSet
+from teco.measurement.latency import LatencyResult
 from teco_calibration.metrics.quality import Metric
-from teco_models.variant import Cost, Variant
+from teco_models.variant import Cost, Degradation, Variant
 
 SCHEMA = 1
 """Version of the JSON's layout."""
@@ -77,7 +77,7 @@ class Entrant:
     sha256: str
     runtime: str
     details: str
-    timing: LatencySamples | None = None
+    timing: LatencyResult | None = None
 
     @property
     def gmac(self) -> float:
@@ -92,16 +92,18 @@ class Entrant:
     @property
     def milliseconds(self) -> float | None:
         """Median of a step."""
-        return None if self.timing is None else self.timing.p50 * 1e3
+        return None if self.timing is None else self.timing.p50_ms
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the derived figures beside the samples."""
         timing: dict[str, Any] | None = None
         if self.timing is not None:
-            t = self.timing
+            latency = self.timing.latency
+            host = latency.host.summary
             timing = {
-                "p50": t.p50, "p90": t.p90, "p99": t.p99, "fps": t.fps, "samples": list(t.samples),
-                "load_seconds": t.load_seconds, "first_seconds": t.first_seconds,
+                "p50": host.p50 / 1e3, "p90": host.p90 / 1e3, "p99": host.p99 / 1e3,
+                "fps": host.fps, "samples": [ms / 1e3 for ms in latency.host.all],
+                "load_seconds": latency.load_ms / 1e3, "first_seconds": latency.first_ms / 1e3,
             }  # fmt: skip
         return {
             "name": self.name,

@@ -17,12 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from teco.core.errors import USAGE, TecoError
 from teco.video.clips import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-
-Degradation = Literal["bd", "bi"]
+from teco_models.variant import Degradation
 
 OFFICIAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

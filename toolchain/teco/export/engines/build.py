@@ -11,20 +11,19 @@ float32. ONNX Runtime's CUDA provider is treated the same here.
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import platform
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.files import Output, check_target, write_errors
 from teco.core.garbage import no_collection
 from teco.core.machine import version_of
-from teco.model import manifest
 from teco.model.engine import precision
 from teco.model.engine.api import (
     PRODUCTS,
@@ -40,7 +39,7 @@ from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import Model
 from teco.runtimes.ports import shape_of
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".plan"
 
@@ -70,11 +69,11 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineKind:
-    """What distinguishes one kind of engine in the shared build.
+class EngineTarget:
+    """What distinguishes the engines of one product in the shared build.
 
     Attributes:
-        target: "rtx" or "tensorrt".
+        name: "rtx" or "tensorrt".
         configure: sets what only it has.
         facts: fields of :class:`EngineManifest` that only its builder knows.
         inspect: looks at the finished plan and gives the precision of the built layers; it may
@@ -82,7 +81,7 @@ class EngineKind:
         finish: called when the plan has its name, with the configuration it was built with.
     """
 
-    target: str
+    name: str
     configure: Callable[[Config], None]
     facts: dict[str, Any] = field(default_factory=dict)
     inspect: Callable[[bytes], precision.Proof | None] = lambda _: None
@@ -94,9 +93,8 @@ def build(
     model: Model,
     folder: Path,
     options: BuildOptions,
-    order: EngineKind,
+    target: EngineTarget,
     *,
-    say: Say,
     overwrite: bool,
 ) -> Path:
     """Parse, prove, build, then name.
@@ -106,8 +104,7 @@ def build(
         model: with an ONNX file and its manifest.
         folder: where the ``.plan`` and its ``.json`` go; must exist.
         options: what to build.
-        order: what is particular to the target.
-        say: told each phase with the seconds passed, one line each.
+        target: what is particular to it.
         overwrite: replace files of the same name.
 
     Returns:
@@ -124,47 +121,36 @@ def build(
         )
     source, contract = model.manifest, model.manifest.contract
     asked = options.precision or source.precision_asked
-    name = options.name or engine_name(model.name, source.size, asked, order.target)
+    name = options.name or engine_name(model.name, source.size, asked, target.name)
     path = folder / f"{name}{SUFFIX}"
-    check_target(path, overwrite)
+    check_engine_target(path, overwrite=overwrite)
     profile = profile_of(source, options.profile)
-    clock = _Clock(say)
+    clock = Clock()
     data = _read_onnx(model.onnx, source)
-
     clock.say(f"parsing {model.onnx.name}")
     log = make_logger(trt)
     parsed = parse(trt, data, log, model.onnx)
     proof = precision.of_network(parsed.network)
     precision.check_label(proof, asked, what=str(model.onnx))
     clock.say(proof.text(asked))
-
-    config = parsed.builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    config = _configured(trt, parsed, options)
     _add_profile(parsed, config, contract.inputs, profile, str(model.onnx))
     _check_outputs(parsed.network, contract.outputs, str(model.onnx))
-    order.configure(config)
-    monitor = make_monitor(trt, clock)
-    config.progress_monitor = monitor
-    with no_collection():
-        plan = parsed.builder.build_serialized_network(parsed.network, config)
-    if monitor.interrupted is not None:
-        raise monitor.interrupted
+    target.configure(config)
+    plan = _build_plan(trt, parsed, config, clock)
     if plan is None:
         raise TecoError(
-            f"{PRODUCTS[order.target]} {trt.__version__} could not build {model.onnx}: "
+            f"{PRODUCTS[target.name]} {trt.__version__} could not build {model.onnx}: "
             f"{log.first_error() or 'it gave no reason'}",
             hint="export the ONNX file again with `teco export`, or report this",
         )
-    content = to_bytes(plan)
-    built = order.inspect(content)
+    built = target.inspect(plan)
     if built is not None:
         precision.check_label(built, asked, what=f"the engine built from {model.onnx}")
     digest = hashlib.sha256(data).hexdigest()
     packages = ("teco", "onnx", "torch")
     manifest = EngineManifest(
-        target=order.target,
+        target=target.name,
         runtime_version=trt.__version__,
         os=platform.system(),
         arch=platform.machine(),
@@ -176,15 +162,38 @@ def build(
         model=replace(source, sha256=digest),
         onnx_sha256=digest,
         versions={p: v for p in packages if (v := version_of(p))},
-        sha256=hashlib.sha256(content).hexdigest(),
-        length=len(content),
-        **order.facts,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        length=len(plan),
+        **target.facts,
     )
     manifest.check()
-    _write(path, content, manifest.to_json().encode())
-    order.finish(config)
-    clock.say(f"{path.name}: {len(content) / 2**20:.1f} MiB")
+    with Output(path) as output:
+        with write_errors(path):
+            output.part.write_bytes(plan)
+        output.commit({manifest_path(path): manifest.to_json().encode()})
+    target.finish(config)
+    clock.say(f"{path.name}: {len(plan) / 2**20:.1f} MiB")
     return path
+
+
+def _configured(trt: Bindings, parsed: Parsed, options: BuildOptions) -> Config:
+    """What every engine is built with."""
+    config = parsed.builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    return config
+
+
+def _build_plan(trt: Bindings, parsed: Parsed, config: Config, clock: Clock) -> bytes | None:
+    """The long part; None where the builder cannot do it. Ctrl-C ends it."""
+    monitor = make_monitor(trt, clock)
+    config.progress_monitor = monitor
+    with no_collection():
+        plan = parsed.builder.build_serialized_network(parsed.network, config)
+    if monitor.interrupted is not None:
+        raise monitor.interrupted
+    return None if plan is None else to_bytes(plan)
 
 
 def engine_name(model: str, size: str, asked: str, target: str) -> str:
@@ -193,7 +202,7 @@ def engine_name(model: str, size: str, asked: str, target: str) -> str:
     return "-".join((model, *(x for x in (size, asked) if x not in known), target))
 
 
-def make_monitor(trt: Bindings, clock: _Clock) -> Any:
+def make_monitor(trt: Bindings, clock: Clock) -> Any:
     """A progress monitor that says the two outer phases and, in long ones, the seconds.
 
     Callbacks come from several threads and cover about 1% of a long build's time, so there is no
@@ -231,23 +240,28 @@ def make_monitor(trt: Bindings, clock: _Clock) -> Any:
     return Monitor()
 
 
-class _Clock:
-    """Says lines with the seconds since it was made."""
+class Clock:
+    """Logs lines with the seconds since it was made."""
 
-    def __init__(self, say: Say) -> None:
-        self._say, self._start, self._last = say, time.monotonic(), 0.0
+    def __init__(self) -> None:
+        self._start, self._last = time.monotonic(), 0.0
 
     def say(self, text: str) -> None:
         self._last = time.monotonic()
-        self._say(f"{text} ({self._last - self._start:.1f} s)")
+        logger.info("%s (%.1f s)", text, self._last - self._start)
 
     def remind(self, text: str) -> None:
         if time.monotonic() - self._last >= _SPEAK_EVERY:
             self.say(text)
 
 
-def check_target(path: Path, overwrite: bool) -> None:
-    """As the same of teco.model.opening; and no ONNX file loses its manifest to an engine."""
+def check_engine_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place for an engine before any work.
+
+    Raises:
+        TecoError: as of :func:`teco.core.files.check_target`, or an ONNX file would lose its
+            manifest to the engine's.
+    """
     foreign = path.with_suffix(".onnx")
     if path.parent.is_dir() and foreign.exists():
         raise TecoError(
@@ -255,7 +269,7 @@ def check_target(path: Path, overwrite: bool) -> None:
             hint="give the engine another name",
             exit_code=USAGE,
         )
-    manifest.check_target(path, overwrite)
+    check_target(path, manifest_path(path), overwrite=overwrite)
 
 
 def _read_onnx(path: Path, source: Manifest) -> bytes:
@@ -315,25 +329,3 @@ def _add_profile(
     if dynamic and config.add_optimization_profile(record) < 0:
         told = ", ".join(map(words, profile))
         raise TecoError(f"the builder refused the sizes {told}", exit_code=USAGE)
-
-
-def _write(path: Path, plan: bytes, manifest: bytes) -> None:
-    """Both files in full under other names first, so that a full disk leaves neither."""
-    beside = manifest_path(path)
-    parts = {p: p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)}
-    try:
-        for target, data in ((path, plan), (beside, manifest)):
-            with parts[target].open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        # An older manifest goes first: at no moment does one describe another file.
-        beside.unlink(missing_ok=True)
-        parts[path].replace(path)
-        parts[beside].replace(beside)
-    except OSError as error:
-        raise TecoError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)

@@ -11,16 +11,19 @@ run. Engines that this module builds have not yet been run on a GPU.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from teco.core.errors import USAGE, TecoError
-from teco.export.engines.build import BuildOptions, EngineKind, Say, build
+from teco.export.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import header
 from teco.model.engine.api import Config, RtxBindings, RtxConfig, load
 from teco.model.engine.precision import Proof
 from teco.model.opening import Model
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SM = (86, 89, 120)
 """Ampere, Ada and Blackwell GeForce, for which NVIDIA's own default is portable too."""
@@ -44,7 +47,6 @@ def build_rtx(
     folder: Path,
     options: RtxOptions | None = None,
     *,
-    say: Say = lambda _: None,
     overwrite: bool = False,
 ) -> Path:
     """Build an engine for TensorRT-RTX; needs no GPU.
@@ -53,7 +55,6 @@ def build_rtx(
         model: from :func:`teco.model.opening.open_model`, an ONNX file.
         folder: where the ``.plan`` and its ``.json`` go; must exist.
         options: what to build.
-        say: told each phase with the seconds passed.
         overwrite: replace files of the same name.
 
     Returns:
@@ -68,7 +69,7 @@ def build_rtx(
     trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
     sm = check_sm(trt, options.sm)
     if _TURING in sm and len(sm) > 1:
-        say(
+        logger.warning(
             "one engine for SM 75 and others can be slower on those than one without 75 "
             "(NVIDIA's support matrix)"
         )
@@ -96,8 +97,8 @@ def build_rtx(
             )
         return None
 
-    order = EngineKind(
-        target="rtx",
+    target = EngineTarget(
+        name="rtx",
         configure=configure,
         inspect=inspect,
         facts={
@@ -107,7 +108,7 @@ def build_rtx(
             "refittable": False,
         },
     )
-    return build(trt, model, folder, options, order, say=say, overwrite=overwrite)
+    return build(trt, model, folder, options, target, overwrite=overwrite)
 
 
 def known_sm(trt: RtxBindings) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ has are checked against its type stubs and NVIDIA's documentation.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import WriteError, write_beside
 from teco.core.garbage import no_collection
 from teco.core.gpu import Gpu
-from teco.export.engines.build import BuildOptions, EngineKind, Say, build
+from teco.export.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import precision
 from teco.model.engine.api import Bindings, Config, Engine, load, to_bytes
 from teco.model.engine.manifest import HARDWARE
 from teco.model.engine.network import make_logger
 from teco.model.opening import Model
+
+logger = logging.getLogger(__name__)
 
 _LEVELS = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
@@ -50,7 +53,6 @@ def build_tensorrt(
     folder: Path,
     options: TensorRtOptions | None = None,
     *,
-    say: Say = lambda _: None,
     overwrite: bool = False,
 ) -> Path:
     """Build an engine for TensorRT on this machine's first GPU.
@@ -59,7 +61,6 @@ def build_tensorrt(
         model: from :func:`teco.model.opening.open_model`, an ONNX file.
         folder: where the ``.plan`` and its ``.json`` go; must exist.
         options: what to build.
-        say: told each phase with the seconds passed; a build takes minutes.
         overwrite: replace files of the same name.
 
     Returns:
@@ -95,7 +96,7 @@ def build_tensorrt(
 
     def inspect(plan: bytes) -> precision.Proof:
         proof = precision.of_engine(describe(trt, plan))
-        say(f"built: {proof.text(options.precision or _asked(model))}")
+        logger.info(f"built: {proof.text(options.precision or _asked(model))}")
         return proof
 
     def finish(config: Config) -> None:
@@ -105,10 +106,10 @@ def build_tensorrt(
         try:
             write_beside(options.timing_cache, data)
         except WriteError as error:  # the engine is there, and complete without it
-            say(error.message)
+            logger.warning(error.message)
 
-    order = EngineKind(
-        target="tensorrt",
+    target = EngineTarget(
+        name="tensorrt",
         configure=configure,
         inspect=inspect,
         finish=finish,
@@ -119,7 +120,7 @@ def build_tensorrt(
             "refittable": options.refittable,
         },
     )
-    return build(trt, model, folder, options, order, say=say, overwrite=overwrite)
+    return build(trt, model, folder, options, target, overwrite=overwrite)
 
 
 def require() -> tuple[Bindings, Gpu]:
@@ -128,7 +129,7 @@ def require() -> tuple[Bindings, Gpu]:
     Raises:
         TecoError: one of the two is missing; exit code 3.
     """
-    found = gpu.find()
+    found = [g for g in gpu.find() if g.compute_capability]
     if not found:
         raise TecoError(
             "TensorRT builds an engine on the GPU that is to run it, and nvidia-smi finds none "

@@ -53,7 +53,7 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class CalibrationScenes:
     """Scenes of one size.
 
     Attributes:
@@ -77,23 +77,23 @@ def example_clip() -> Path | None:
     return path if path.is_file() else None
 
 
-def material(clips: Sequence[str], degradation: Literal["bd", "bi"]) -> Material:
+def read_scenes(clips: Sequence[str], degradation: Literal["bd", "bi"]) -> CalibrationScenes:
     """Read clips, degrade them, and cut all to one size.
 
     Raises:
-        TecoError: a clip's first scene is too short.
-        ClipError, ModelError: a clip cannot be read or is smaller than 32x32.
+        TecoError: a clip cannot be read, or its first scene is too short.
+        ClipError, ModelError: a clip is too small, smaller than 32x32.
     """
     if not clips:
         example = example_clip()
         if example is None:
             frames = default_frames(*CROP, MAX_FRAMES)
-            return Material(names=(), scenes=(GateClip(frames),))
+            return CalibrationScenes(names=(), scenes=(GateClip(frames),))
         clips = (str(example),)
     whole = [_read(clip, degradation) for clip in clips]
     h = min(CROP[0], *(s.frames[0].shape[0] for s in whole))
     w = min(CROP[1], *(s.frames[0].shape[1] for s in whole))
-    return Material(
+    return CalibrationScenes(
         names=tuple(Path(clip).name for clip in clips),
         scenes=tuple(_middle(scene, h, w) for scene in whole),
     )

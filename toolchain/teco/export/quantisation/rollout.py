@@ -49,8 +49,8 @@ class OnnxRollout:
         )
         self._fetched = [*contract.outputs, *extra]
         self._state: dict[str, NDArray[Any]] | None = None
-        self.picture: Array = np.zeros((1, 3, 0, 0), np.float32)
-        """The last output, (1, 3, 4h, 4w), not clipped where ports are float."""
+        self.hr: Array = np.zeros((1, 3, 0, 0), np.float32)
+        """The last HR frame, (1, 3, 4h, 4w), not clipped where ports are float."""
 
     def reset(self) -> None:
         self._state = None
@@ -62,18 +62,18 @@ class OnnxRollout:
         state = self._state or zeros(contract, *lr.shape[:2])
         feeds = {contract.frame: frame, **state}
         fetched = dict(zip(self._fetched, self._session.run(self._fetched, feeds), strict=True))
-        self.picture = from_port(contract, fetched[contract.picture])
+        self.hr = from_port(contract, fetched[contract.picture])
         if contract.check and not np.isfinite(fetched[contract.check]).all():
-            self.picture = np.full_like(self.picture, np.nan)  # as floats would show it
+            self.hr = np.full_like(self.hr, np.nan)  # as floats would show it
         values = {**feeds, **fetched}
         self._state = {s.input: values[s.source] for s in contract.states}
         return {name: values[tensor] for name, tensor in self._shown.items()}
 
-    def pictures(self, frames: Sequence[Pixels]) -> list[Array]:
-        """The outputs for a scene from a cold start."""
+    def hr_frames(self, frames: Sequence[Pixels]) -> list[Array]:
+        """The HR frames of a scene from a cold start."""
         self.reset()
         found: list[Array] = []
         for lr in frames:
             self.step(lr)
-            found.append(self.picture)
+            found.append(self.hr)
         return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Array, Pixels
 from teco.export.quantisation.qdq import insert
 from teco.export.quantisation.rollout import OnnxRollout
@@ -31,49 +32,47 @@ class Probe:
         contract: how it is driven.
         thresholds: see :func:`teco.export.quantisation.qdq.insert`.
         scenes: frames, uint8 (h, w, 3).
-        pictures: what the float32 step makes of each.
-        run: a model's pictures for scenes from a cold start, on the runtime that will serve; None
-            for ONNX Runtime. What a layer costs depends on it: OpenVINO 2026.4 is wrong by 20 dB
-            where a convolution in int8 reads a Concat of the graph's own inputs.
+        expected: HR frames that the float32 step makes of each.
+        run: the HR frames of a model for scenes from a cold start, on the runtime that will serve;
+            None for ONNX Runtime. What a layer costs depends on it: OpenVINO 2026.4 is wrong by 20
+            dB where a convolution in int8 reads a Concat of the graph's own inputs.
     """
 
     model: ModelProto
     contract: StreamContract
     thresholds: Mapping[str, float]
     scenes: Sequence[Sequence[Pixels]]
-    pictures: Sequence[Sequence[Array]]
+    expected: Sequence[Sequence[Array]]
     run: Callable[[ModelProto, Sequence[Sequence[Pixels]]], list[list[Array]]] | None = None
 
     def error(self, float_layers: set[str]) -> float:
-        """Mean squared difference from float32 with all layers but these in int8, of pictures in
-        [0, 1]; infinite where they are no numbers."""
+        """Mean squared difference from float32 with all layers but these in int8, of values in
+        [0, 1]; infinite where they are not finite."""
         quantised = insert(self.model, self.thresholds, float_layers)
         try:
             scenes = (self.run or self._run)(quantised, self.scenes)
         except FloatingPointError:
             return float("inf")
         errors = [
-            float(np.mean((found - expected) ** 2))
-            for scene, pictures in zip(scenes, self.pictures, strict=True)
-            for found, expected in zip(scene, pictures, strict=True)
+            float(np.mean((found - wanted) ** 2))
+            for scene, expected in zip(scenes, self.expected, strict=True)
+            for found, wanted in zip(scene, expected, strict=True)
         ]
         mean = float(np.mean(errors))
         return mean if np.isfinite(mean) else float("inf")
 
     def _run(self, model: ModelProto, scenes: Sequence[Sequence[Pixels]]) -> list[list[Array]]:
         rollout = OnnxRollout(model, self.contract)
-        return [rollout.pictures(frames) for frames in scenes]
+        return [rollout.hr_frames(frames) for frames in scenes]
 
 
-def alone(
-    probe: Probe, report: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, float]:
+def measure_sensitivity(probe: Probe, progress: Progress = no_progress) -> dict[str, float]:
     """What each layer costs when it alone is in int8: weight -> mean squared error, worst first."""
     layers = list(probe.thresholds)
     costs: dict[str, float] = {}
     for n, layer in enumerate(layers):
         costs[layer] = probe.error(set(layers) - {layer})
-        report(n + 1, len(layers))
+        progress(n + 1, len(layers))
     return dict(sorted(costs.items(), key=lambda item: -item[1]))
 
 
@@ -86,7 +85,7 @@ def keep_in_float(
     """How many of the worst layers must stay in float for the rest to err no more than allowed.
 
     Args:
-        costs: of :func:`alone`, worst first.
+        costs: of :func:`measure_sensitivity`, worst first.
         allowed: mean squared error.
         error: measures it with a set of layers in float.
         first: fewest to keep.

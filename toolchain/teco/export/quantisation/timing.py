@@ -32,14 +32,16 @@ def compare_speed(fp32: Model, int8: Model, target: str) -> tuple[Timing, ...]:
     size = int8.static_size or USUAL_SIZE
     names = runtimes_of(target)
     pairs = [(model, find(name)) for name in names for model in (fp32, int8)]
-    results = measure_latency(pairs, size, repetitions=SAMPLES)
+    timed = measure_latency(pairs, size, repetitions=SAMPLES)
+    timed.log_warnings()
+    results = timed.results
     return tuple(
         Timing(
             runtime=name,
             size=f"{size[0]}x{size[1]}",
             samples=SAMPLES,
-            fp32_ms=round(1000 * a.p50, 3),
-            int8_ms=round(1000 * b.p50, 3),
+            fp32_ms=round(a.p50_ms, 3),
+            int8_ms=round(b.p50_ms, 3),
         )
         for name, a, b in zip(names, results[::2], results[1::2], strict=True)
     )

@@ -17,7 +17,9 @@ from teco.core.errors import TecoError
 from teco.model.engine.api import PRODUCTS
 from teco.model.engine.precision import LABELS, Proof, check_label
 from teco.model.manifest import Manifest, manifest_path
+from teco_calibration.records import from_data
 from teco_models import zoo
+from teco_models.errors import ModelError
 
 SCHEMA = 1
 """Version of the layout; a reader refuses what it does not know."""
@@ -141,18 +143,9 @@ class EngineManifest:
                 hint=again,
             )
         try:
-            model = Manifest.from_json(json.dumps(data.pop("model")), source=f"model of {source}")
-            proof, built = data.pop("proof"), data.pop("built")
-            data["compute_capabilities"] = tuple(data["compute_capabilities"])
-            data["profile"] = tuple(data["profile"])
-            manifest = cls(
-                **data,
-                model=model,
-                proof=_proof(proof),
-                built=None if built is None else _proof(built),
-            )
+            manifest = from_data(cls, data, "manifest", defaults=True)
             manifest.check()
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (ValueError, ModelError) as error:
             raise TecoError(
                 f"{source} is not a complete engine manifest: {error}", hint=again
             ) from error
@@ -162,13 +155,8 @@ class EngineManifest:
         return manifest
 
     def check(self) -> None:
-        """Raise TypeError or ValueError for what its readers could not use or must not believe."""
-        for name, kind in (
-            ("version_compatible", bool), ("refittable", bool), ("versions", dict), ("length", int),
-            ("os", str), ("arch", str), ("compute_capabilities", tuple), ("profile", tuple),
-        ):  # fmt: skip
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} is {getattr(self, name)!r}")
+        """Raise ValueError or ModelError for what its readers could not use or must not believe."""
+        self.model.check()
         if self.target not in PRODUCTS:
             raise ValueError(f"target is {self.target!r}, expected {' or '.join(PRODUCTS)}")
         if self.hardware not in HARDWARE:
@@ -178,11 +166,10 @@ class EngineManifest:
         for name, pattern in (
             ("runtime_version", _VERSION), ("sha256", _SHA256), ("onnx_sha256", _SHA256),
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, str) or not pattern.fullmatch(value):
+            if not pattern.fullmatch(value := getattr(self, name)):
                 raise ValueError(f"{name} is {value!r}")
         capabilities = self.compute_capabilities
-        if not capabilities or not all(type(x) is int and 30 <= x < 1000 for x in capabilities):
+        if not capabilities or not all(30 <= x < 1000 for x in capabilities):
             raise ValueError(f"compute_capabilities is {list(capabilities)}")
         self._check_size()
 
@@ -212,14 +199,3 @@ def _weights(digest: str) -> str:
             if shipped["weights_sha256"] == digest:
                 return f"--model {entry.name}"
     return "--weights FILE"
-
-
-def _proof(data: dict[str, Any]) -> Proof:
-    proof = Proof(**data)
-    if proof.source not in ("network", "engine"):
-        raise ValueError(f"source of a proof is {proof.source!r}")
-    for name in ("layers", "convolutions", "warps", "grids"):
-        counts = getattr(proof, name)
-        if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
-            raise TypeError(f"{name} of a proof is {counts!r}")
-    return proof

@@ -53,7 +53,8 @@ def look(targets: Iterable[str] = tuple(TARGETS)) -> Host:
         targets: whose bindings to ask for their version; each is imported.
     """
     versions = {t: v for t in targets if (v := installed_version(t))}
-    return Host(gpu.find(), platform.system(), platform.machine(), versions)
+    gpus = tuple(g for g in gpu.find() if g.compute_capability)
+    return Host(gpus, platform.system(), platform.machine(), versions)
 
 
 def check(

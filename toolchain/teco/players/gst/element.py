@@ -24,7 +24,6 @@ from gi.repository import GLib, GObject, Gst, GstBase, GstVideo  # noqa: E402
 from teco.core.errors import TecoError  # noqa: E402
 from teco.inference.stream import Stream  # noqa: E402
 from teco.model.opening import DEFAULT_MODEL  # noqa: E402
-from teco.players.gst.ahead import Ahead  # noqa: E402
 from teco.players.gst.caps import (  # noqa: E402
     MOST,
     colour_of,
@@ -42,12 +41,15 @@ DEFAULTS: dict[str, Any] = {
     "model": DEFAULT_MODEL,
     "runtime": "auto",
     "threads": 0,
-    "warmup": 0,
-    "look-ahead": 0,
+    "pre-roll": 0,
+    "reverse-warm-up": 0,
     "scene-cuts": True,
     "deadline": True,
 }
 """Properties of an element that is told nothing; an emitted plugin sets its own."""
+
+OLDER = {"warmup": "pre-roll", "look-ahead": "reverse-warm-up"}
+"""Properties by the names they once had, which still work."""
 
 _DROPPED = Gst.FlowReturn.CUSTOM_SUCCESS  # GST_BASE_TRANSFORM_FLOW_DROPPED
 
@@ -97,6 +99,11 @@ def _answers(otherwise: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     return wrap
 
 
+def _setting(spec: GObject.ParamSpec) -> str:
+    name = str(spec.name)
+    return OLDER.get(name, name)
+
+
 class Teco(GstBase.BaseTransform):
     """``teco``: enlarges video four times, remembering the frames before."""
 
@@ -130,14 +137,20 @@ class Teco(GstBase.BaseTransform):
             int, "Threads", "CPU threads of a step; 0 for all", 0, 1024, 0,
             GObject.ParamFlags.READWRITE,
         ),
-        "warmup": (
-            int, "Warm-up", "Frames before the target of an accurate seek that are run, not shown",
+        "pre-roll": (
+            int, "Pre-roll", "Frames before the target of an accurate seek that are run, not shown",
             0, 64, 0, GObject.ParamFlags.READWRITE,
         ),
-        "look-ahead": (
-            int, "Look-ahead", "Frames held back at a scene's start and first run backwards", 0, 64,
-            0, GObject.ParamFlags.READWRITE,
+        "reverse-warm-up": (
+            int, "Reverse warm-up", "Frames held back at a scene's start and first run backwards",
+            0, 64, 0, GObject.ParamFlags.READWRITE,
         ),
+        **{  # not marked DEPRECATED, a flag that PyGObject cannot pass on
+            older: (
+                int, older, f"The older name of {name}", 0, 64, 0, GObject.ParamFlags.READWRITE,
+            )
+            for older, name in OLDER.items()
+        },
         "scene-cuts": (
             bool, "Scene cuts", "Start without a past at scene cuts", True,
             GObject.ParamFlags.READWRITE,
@@ -147,7 +160,7 @@ class Teco(GstBase.BaseTransform):
             "network (with qos=true they are dropped instead)", True, GObject.ParamFlags.READWRITE,
         ),
         "frames": (
-            GObject.TYPE_UINT64, "Frames", "Pictures given out", 0, GLib.MAXUINT64, 0,
+            GObject.TYPE_UINT64, "Frames", "Frames given out", 0, GLib.MAXUINT64, 0,
             GObject.ParamFlags.READABLE,
         ),
         "late-frames": (
@@ -162,8 +175,8 @@ class Teco(GstBase.BaseTransform):
 
     def __init__(self) -> None:
         super().__init__()
-        self._settings = dict(DEFAULTS)
-        self._ahead: Ahead[_Moment] | None = None
+        self._settings = {OLDER.get(name, name): value for name, value in DEFAULTS.items()}
+        self._stream: Stream | None = None
         self._format: FrameFormat | None = None
         self._incoming: Layout | None = None
         self._outgoing: Layout | None = None
@@ -178,30 +191,28 @@ class Teco(GstBase.BaseTransform):
     # --- properties ----------------------------------------------------------------------------
 
     def do_get_property(self, spec: GObject.ParamSpec) -> Any:
-        stats = self._ahead.stream.stats if self._ahead is not None else None
+        stats = self._stream.stats if self._stream is not None else None
         counted = {"frames": "frames", "late-frames": "fallbacks", "scenes": "resets"}
         if spec.name in counted:
             return getattr(stats, counted[spec.name]) if stats is not None else 0
-        return self._settings[spec.name]
+        return self._settings[_setting(spec)]
 
     def do_set_property(self, spec: GObject.ParamSpec, value: Any) -> None:
         if value is None:  # a string property's default
-            value = DEFAULTS[spec.name]
-        self._settings[spec.name] = value
+            value = DEFAULTS[_setting(spec)]
+        self._settings[_setting(spec)] = value
 
     # --- life ----------------------------------------------------------------------------------
 
     @_answers(False)
     def do_start(self) -> bool:
         settings = self._settings
-        stream = Stream.open(
+        self._stream = Stream.open(
             settings["model"],
             runtime=settings["runtime"],
             threads=settings["threads"] or None,
-            scene_cuts=False,  # they are looked for before frames are held
-        )
-        self._ahead = Ahead(
-            stream, warm_up=settings["look-ahead"], scene_cuts=settings["scene-cuts"]
+            scene_cuts=settings["scene-cuts"],
+            reverse_warm_up=settings["reverse-warm-up"],
         )
         self._earliest = self._shown_from = Gst.CLOCK_TIME_NONE
         self._fresh = True
@@ -214,10 +225,9 @@ class Teco(GstBase.BaseTransform):
 
     @_answers(False)
     def do_stop(self) -> bool:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.reset()
-            ahead.stream.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
         return True
 
     def fail(self, text: str, debug: str) -> None:
@@ -266,22 +276,22 @@ class Teco(GstBase.BaseTransform):
 
     @_answers(Gst.FlowReturn.ERROR)
     def do_transform(self, incoming: Gst.Buffer, outgoing: Gst.Buffer) -> Gst.FlowReturn:
-        ahead, form = self._ahead, self._format
-        if ahead is None or form is None or self._incoming is None:
+        stream, form = self._stream, self._format
+        if stream is None or form is None or self._incoming is None:
             return Gst.FlowReturn.NOT_NEGOTIATED
         if incoming.has_flags(Gst.BufferFlags.DISCONT) and not self._fresh:
             if (flow := self._drain()) != Gst.FlowReturn.OK:
                 return flow
-            ahead.reset()
+            stream.reset()
         self._fresh = False
         with incoming.map(Gst.MapFlags.READ) as memory:
-            picture = form.read(memory.data, placed(incoming, self._incoming))
+            frame = form.read(memory.data, placed(incoming, self._incoming))
         due = None
         if self._is_late(incoming):
             due = perf_counter()
             self._report_late(incoming)
         moment = _Moment.of(incoming, self._shown_from)
-        done = ahead.feed(picture, moment, due=due)
+        done = stream.feed(frame, moment, due=due)
         return self._show(done, moment, outgoing)
 
     def _show(
@@ -292,29 +302,29 @@ class Teco(GstBase.BaseTransform):
     ) -> Gst.FlowReturn:
         """Give frames out; the one that came just now in the buffer made for it."""
         given = _DROPPED if outgoing is not None else Gst.FlowReturn.OK
-        for moment, picture in done:
+        for moment, enlarged in done:
             if not moment.is_shown:
                 continue
             if outgoing is not None and moment is now:
-                self._write(picture, outgoing)
+                self._write(enlarged, outgoing)
                 given = Gst.FlowReturn.OK  # always the last one
                 continue
             buffer = Gst.Buffer.new_allocate(None, self._out_size, None)
             moment.give(buffer)
-            self._write(picture, buffer)
+            self._write(enlarged, buffer)
             flow = self.get_static_pad("src").push(buffer)
             if flow != Gst.FlowReturn.OK:
                 return flow
         return given
 
-    def _write(self, picture: Any, buffer: Gst.Buffer) -> None:
+    def _write(self, frame: Any, buffer: Gst.Buffer) -> None:
         assert self._format is not None
         assert self._outgoing is not None
         with buffer.map(Gst.MapFlags.WRITE) as memory:
-            self._format.write(picture, memory.data, placed(buffer, self._outgoing))
+            self._format.write(frame, memory.data, placed(buffer, self._outgoing))
 
     def _drain(self) -> Gst.FlowReturn:
-        return self._show(self._ahead.drain()) if self._ahead is not None else Gst.FlowReturn.OK
+        return self._show(self._stream.drain()) if self._stream is not None else Gst.FlowReturn.OK
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -349,13 +359,13 @@ class Teco(GstBase.BaseTransform):
         return GstBase.BaseTransform.do_src_event(self, event)
 
     def _earlier(self, event: Gst.Event) -> Gst.Event | None:
-        """The seek that also brings the frames of the warm-up; None where it stays as it is.
+        """The seek that also brings the frames of the pre-roll; None where it stays as it is.
 
         Everything begins there, sound too, so that it stays in time; frames are shown from the
         target on. A seek to a key frame is for those who want a picture at once.
         """
         rate, form, flags, start_type, start, stop_type, stop = event.parse_seek()
-        lead = self._settings["warmup"] * self._frame_time
+        lead = self._settings["pre-roll"] * self._frame_time
         if (
             not lead or rate <= 0 or form != Gst.Format.TIME or start_type != Gst.SeekType.SET
             or not flags & Gst.SeekFlags.FLUSH or flags & Gst.SeekFlags.KEY_UNIT
@@ -385,8 +395,8 @@ class Teco(GstBase.BaseTransform):
         return GstBase.BaseTransform.do_sink_event(self, event)
 
     def _forget(self) -> None:
-        if self._ahead is not None:
-            self._ahead.reset()
+        if self._stream is not None:
+            self._stream.reset()
         self._earliest = Gst.CLOCK_TIME_NONE
         self._fresh = True
 
@@ -400,8 +410,8 @@ class Teco(GstBase.BaseTransform):
         if not self.get_static_pad("sink").peer_query(query):
             return Gst.PadProbeReturn.OK
         live, least, most = query.parse_latency()
-        # A step may take as long as a frame is shown; with look-ahead, frames are held.
-        own = self._frame_time * (1 + self._settings["look-ahead"])
+        # A step may take as long as a frame is shown; with reverse warm-up, frames are held.
+        own = self._frame_time * (1 + self._settings["reverse-warm-up"])
         known = most != Gst.CLOCK_TIME_NONE
         query.set_latency(live, least + own, most + own if known else most)
         return Gst.PadProbeReturn.HANDLED

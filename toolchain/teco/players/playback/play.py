@@ -21,6 +21,7 @@ from time import perf_counter
 import numpy as np
 
 from teco.core.errors import TecoError
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
 from teco.inference.recurrence import StreamStats
 from teco.inference.stream import Stream
@@ -126,7 +127,7 @@ def play(
     path: str | Path,
     program: Program,
     options: PlayOptions,
-    report: Callable[[StreamStats, int | None], None] = lambda _stats, _total: None,
+    progress: Progress = no_progress,
 ) -> PlayResult:
     """Play a clip, enlarged four times.
 
@@ -135,7 +136,7 @@ def play(
         path: a clip, as :func:`teco.video.clips.open_source` takes it.
         program: the player.
         options: the rest.
-        report: told after each frame.
+        progress: told after each frame; the total may be an estimate, see FrameSource.count.
 
     Raises:
         TecoError: the clip cannot be read.
@@ -145,7 +146,7 @@ def play(
         check_size(source.height, source.width)
         session = make_session(source.height, source.width)
         try:
-            return play_source(session, source, program, options, report)
+            return play_source(session, source, program, options, progress)
         finally:
             session.close()
 
@@ -155,7 +156,7 @@ def play_source(
     source: FrameSource,
     program: Program,
     options: PlayOptions,
-    report: Callable[[StreamStats, int | None], None] = lambda _stats, _total: None,
+    progress: Progress = no_progress,
 ) -> PlayResult:
     """The same with a session and a source that are open, and stay so."""
     width, height = source.width * SCALE, source.height * SCALE
@@ -186,7 +187,7 @@ def play_source(
         began = perf_counter()
         closed = False
         try:
-            _Playing(stream, source, feed, schedule, control, process, options, report).run(lead)
+            _Playing(stream, source, feed, schedule, control, process, options, progress).run(lead)
             process.wait()
         except PlayerGone:
             closed = True
@@ -214,7 +215,7 @@ class _Playing:
     control: MpvControl | None
     process: subprocess.Popen[bytes]
     options: PlayOptions
-    report: Callable[[StreamStats, int | None], None]
+    progress: Progress
 
     def run(self, lead: int) -> None:
         """Every frame from the decoder to the player, ``lead`` of them ahead of it."""
@@ -244,7 +245,7 @@ class _Playing:
             if self.options.osd:
                 picture = screen.show(picture)
             writer.put(frame.with_pixels(picture))
-            self.report(stats, self.source.count)
+            self.progress(stats.frames, self.source.count)
             # Playing begins when the lead is full, or has taken long enough to fill.
             if stats.frames >= lead or perf_counter() - began > FILL_SECONDS:
                 self.feed.open.set()

@@ -5,7 +5,6 @@ They are Microsoft's, 41 MB, and not part of teco; :mod:`teco.core.npm_package` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -34,16 +33,15 @@ class WebRuntime:
         return {name: self.folder / name for name in FILES}
 
 
-def find(named: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> WebRuntime:
-    """onnxruntime-web's files.
+def find(named: Path | None = None) -> WebRuntime:
+    """onnxruntime-web's files; that they are downloaded is logged.
 
     Args:
         named: a folder that the user gave by ``--ort-web``. None looks at ``$TECO_ORT_WEB``, then
             the cache, then npm.
-        say: told about the download.
 
     Raises:
         TecoError: see :func:`teco.core.npm_package.find`.
     """
-    found = npm_package.find(ONNXRUNTIME_WEB, named, option="--ort-web", say=say)
+    found = npm_package.find(ONNXRUNTIME_WEB, named, option="--ort-web")
     return WebRuntime(next(iter(found.files.values())).parent, found.version)

@@ -40,8 +40,8 @@ before its past was shown only where it fits, ``teco_models.arch.backprojection.
 
 _PAGE = (
     "index.html", "style.css", "icon.svg", "page.js", "player.js", "divider.js", "worker.js",
-    "paint.js", "teco.js", "session.js", "stream.js", "scenecut.js", "pixels.js", "contract.js",
-    "errors.js", "sw.js",
+    "paint.js", "teco.js", "session.js", "stream.js", "scenecut.js", "scenecut.wasm",
+    "pixels.js", "contract.js", "errors.js", "sw.js",
 )  # fmt: skip
 _OTHER = ("licences/onnxruntime-web.txt", "README.md")
 
@@ -93,9 +93,7 @@ def site(models: Sequence[Model], runtime: WebRuntime) -> dict[str, str | bytes 
         runtime: onnxruntime-web's files.
     """
     page = resources.files("teco.players.web") / "page"
-    files: dict[str, str | bytes | Path] = {
-        name: (page / name).read_text(encoding="utf-8") for name in _PAGE
-    }
+    files: dict[str, str | bytes | Path] = {name: (page / name).read_bytes() for name in _PAGE}
     listed: list[dict[str, object]] = []
     for model in models:
         assert model.onnx is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class Web:
 
     def emission(self, request: EmitRequest) -> Emission:
         models = web_models(request.spec)
-        runtime = self.runtime or onnxruntime_web.find(say=lambda x: print(x, file=sys.stderr))
+        runtime = self.runtime or onnxruntime_web.find()
         files = site(models, runtime)
         first = models[0].onnx
         assert first is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.files import write_beside
+from teco.core.log import Progress, no_progress
 from teco.core.machine import Machine, inspect, usable_cores
 from teco.model.contract import StreamContract
 from teco.model.manifest import Manifest
@@ -31,6 +33,8 @@ from teco.runtimes import Runtime
 from teco_calibration.cache import cache_dir
 from teco_models.variant import Variant
 
+log = logging.getLogger(__name__)
+
 SCHEMA = 1
 """Version of the cache file's layout, and of what is measured."""
 
@@ -39,17 +43,6 @@ REPETITIONS = 9
 
 ATTEMPTS = 2
 """Calibrations before one that contradicts itself is used with a warning."""
-
-Say = Callable[[str], None]
-Report = Callable[[int, int | None], None]
-
-
-def _silent(_text: str) -> None:
-    pass
-
-
-def _no_report(_done: int, _total: int | None) -> None:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +86,12 @@ class Stopwatch:
     Attributes:
         target: runtime, size and threads.
         repetitions: samples of each.
-        say: told a line for each network that is made.
-        report: progress of the timing in steps.
+        progress: told the steps that are timed.
     """
 
     target: BudgetTarget
     repetitions: int = REPETITIONS
-    say: Say = _silent
-    report: Report = _no_report
+    progress: Progress = no_progress
 
     def __call__(self, variants: Sequence[Variant]) -> dict[Variant, tuple[float, ...]]:
         from teco.measurement.latency import measure_latency
@@ -108,18 +99,19 @@ class Stopwatch:
         with tempfile.TemporaryDirectory(prefix="teco-cost-") as folder:
             models: list[Model] = []
             for i, variant in enumerate(variants, start=1):
-                self.say(f"making {variant.name} ({i} of {len(variants)})")
+                log.info("making %s (%d of %d)", variant.name, i, len(variants))
                 models.append(random_model(variant, self.target, Path(folder)))
             found = measure_latency(
                 [(model, self.target.runtime) for model in models],
                 self.target.size,
                 repetitions=self.repetitions,
                 threads=self.target.threads,
-                report=self.report,
+                progress=self.progress,
             )
+        found.log_warnings()
         return {
-            variant: tuple(1e3 * s for s in candidate.samples)
-            for variant, candidate in zip(variants, found, strict=True)
+            variant: one.latency.host.all
+            for variant, one in zip(variants, found.results, strict=True)
         }
 
 
@@ -141,7 +133,7 @@ def random_model(variant: Variant, target: BudgetTarget, folder: Path) -> Model:
         path = folder / f"{variant.name}.safetensors"
         save_weights(path, generator)
         return Model(variant.name, variant, weights=path)
-    from teco.export.onnx import trace
+    from teco.export.trace import trace
     from teco_models.deploy.step import TARGETS, deploy_step
 
     rewrites = TARGETS[export_form(target.runtime)]
@@ -215,8 +207,7 @@ def calibrate(
     timer: Timer | None = None,
     again: bool = False,
     machine: Machine | None = None,
-    say: Say = _silent,
-    report: Report = _no_report,
+    progress: Progress = no_progress,
 ) -> LatencyCalibration:
     """The cost model of a space on a target: from the cache, or measured and put there.
 
@@ -229,8 +220,7 @@ def calibrate(
         timer: measures; None for the real one.
         again: measure even if the cache has it.
         machine: the key's part that says where this is; None for a look at this one.
-        say: told what is being done, a line each.
-        report: progress of the timing.
+        progress: told the steps that are timed.
 
     Raises:
         TecoError: the runtime cannot run here, or a measured time is impossible.
@@ -239,27 +229,29 @@ def calibrate(
     key = calibration_key(target, chosen, machine or inspect())
     path = cache_file(key)
     if not again and (known := _read(path, key, chosen)):
-        say(f"cost model of {target}: from {path}")
+        log.info("cost model of %s: from %s", target, path)
         return LatencyCalibration(
             fit(_medians(known), chosen, target.size), _named(known), path, ()
         )
     if timer is None:
         if reason := target.runtime.why_unavailable():
             raise TecoError(reason, exit_code=MACHINE)
-        timer = Stopwatch(target=target, say=say, report=report)
+        timer = Stopwatch(target=target, progress=progress)
     best: tuple[CostModel, Mapping[Variant, Sequence[float]]] | None = None
     for attempt in range(ATTEMPTS):
-        many = len(chosen.variants)
-        say(f"measuring the cost model of {target}: {many} networks of random weights")
+        log.info(
+            "measuring the cost model of %s: %d networks of random weights",
+            target, len(chosen.variants),
+        )  # fmt: skip
         samples = timer(chosen.variants)
         model = fit(_medians(samples), chosen, target.size)
         if best is None or model.worst < best[0].worst:
             best = model, samples
         if best[0].worst <= TOLERANCE:
-            _write(path, key, samples, say)
+            _write(path, key, samples)
             return LatencyCalibration(best[0], _named(samples), None, ())
         if attempt + 1 < ATTEMPTS:
-            say(f"it contradicts itself by {best[0].worst:.0%}; measuring once more")
+            log.info("it contradicts itself by %.0f%%; measuring once more", 100 * best[0].worst)
     assert best is not None
     name, error = max(best[0].errors.items(), key=lambda item: abs(item[1]))
     warning = (
@@ -293,13 +285,11 @@ def _read(
     return samples
 
 
-def _write(
-    path: Path, key: Mapping[str, Any], samples: Mapping[Variant, Sequence[float]], say: Say
-) -> None:
+def _write(path: Path, key: Mapping[str, Any], samples: Mapping[Variant, Sequence[float]]) -> None:
     record = {"key": key, "ms": {v.name: list(s) for v, s in samples.items()}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_beside(path, (json.dumps(record, indent=1) + os.linesep).encode())
     except OSError as error:
         # A cache that cannot be written costs a minute next time, not the work.
-        say(f"note: the cost model could not be kept in {path.parent}: {error.strerror}")
+        log.warning("the cost model could not be kept in %s: %s", path.parent, error.strerror)

@@ -29,9 +29,9 @@ from itertools import pairwise
 from statistics import median
 
 import numpy as np
+from scipy.optimize import nnls
 
 from teco.core.errors import TecoError
-from teco.pruning.budget.nnls import nnls
 from teco.pruning.budget.space import Space
 from teco_models.variant import Tail, Variant
 
@@ -291,7 +291,7 @@ def fit(measured: Mapping[Variant, float], chosen: AnchorPlan, size: tuple[int, 
     # share their sum is not determined; the sum is, and no more is asked of them.
     times = np.array([measured[v] for v in chosen.anchors])
     matrix = np.array([row(v) for v in chosen.anchors]) / times[:, None]
-    found = iter(nnls(matrix, np.ones(len(times))).tolist())
+    found = iter(nnls(matrix, np.ones(len(times)))[0].tolist())
 
     def take(at: tuple[int, ...], start: float | None = None) -> CostCurve:
         first = next(found) if start is None else start

@@ -1,20 +1,29 @@
-"""The measured damage of a cut: prune, fine-tune briefly, validate."""
+"""What a cut costs in quality, measured: prune, fine-tune briefly, validate."""
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from teco.core.errors import USAGE, TecoError
+from teco.core.log import Progress, no_progress
 from teco.pruning.budget.reduce import reduce_to
-from teco.training.data.sequences import Shot
-from teco.training.loop import DivergedError, Progress, Trainer
+from teco.pruning.structured import read_truth
+from teco.training.data import prepare
+from teco.training.data.sequences import BLUR_MARGIN, Shot
+from teco.training.loop import DivergedError, IterationRecord, Trainer
 from teco.training.options import LoopOptions, TrainOptions
 from teco.training.validate import Validator
+from teco_calibration.cache import cache_dir
 from teco_models.checkpoint import Weights, build, save_weights
 from teco_models.variant import Variant
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,7 @@ class FineTune:
         shots: training data.
         validator: judges teacher and candidates on a clip that is not trained on.
         options: the same for all.
-        report: told (iterations done, of how many) within each.
+        progress: told the iterations that are done, within each.
     """
 
     def __init__(
@@ -64,13 +73,13 @@ class FineTune:
         validator: Validator,
         options: FineTuneOptions | None = None,
         *,
-        report: Callable[[int, int | None], None] = lambda done, total: None,
+        progress: Progress = no_progress,
     ) -> None:
         self.teacher = teacher
         self.shots = shots
         self.validator = validator
         self.options = options or FineTuneOptions()
-        self.report = report
+        self.progress = progress
         self.reference = validator(build(teacher)).psnr
 
     def __call__(self, variant: Variant) -> float:
@@ -85,8 +94,8 @@ class FineTune:
             ema=max(0.0, 1 - 10 / o.iterations),
         )  # fmt: skip
 
-        def show(progress: Progress) -> None:
-            self.report(progress.iteration, progress.total)
+        def watch(done: IterationRecord) -> None:
+            self.progress(done.iteration, done.total)
 
         with tempfile.TemporaryDirectory(prefix="teco-tune-") as folder:
             start = Path(folder) / "start.safetensors"
@@ -97,7 +106,56 @@ class FineTune:
             )  # fmt: skip
             trainer = Trainer(options, loop, self.shots, None)
             try:
-                trainer.run(show)
+                trainer.run(watch)
             except DivergedError:
                 return math.nan
             return self.reference - self.validator(trainer.average).psnr
+
+
+def fine_tune_on(
+    teacher: Weights,
+    folders: list[Path],
+    clip: str,
+    options: FineTuneOptions,
+    *,
+    shrink: float,
+    frames: int,
+    progress: Progress = no_progress,
+) -> FineTune:
+    """Prepare a user's clips.
+
+    Args:
+        teacher: its weights.
+        folders: clips to train on.
+        clip: that candidates are judged on.
+        options: of each fine-tuning.
+        shrink: the clip is averaged by area to 1/shrink of its size first.
+        frames: of the clip.
+        progress: told the iterations that are done, within each.
+
+    Raises:
+        TecoError: the clip, or every clip to train on, is too small for a crop.
+        ClipError, ModelError: one cannot be read.
+    """
+    needed = options.crop + 2 * BLUR_MARGIN
+    # First, because what is wrong with a clip is found in a moment and preparing takes minutes.
+    truth = read_truth(clip, shrink, frames)
+    smallest = min(truth[0].shape[:2])
+    if smallest < needed:
+        raise TecoError(
+            f"{clip} is {smallest} pixels high or wide after shrinking, judging fine-tunings needs "
+            f"{needed}",
+            hint="give a larger --clip, or a smaller --shrink",
+            exit_code=USAGE,
+        )
+    shots = prepare.prepare(folders, cache_dir() / "frames")
+    log.info("%d shots, %d frames to fine-tune on", len(shots), sum(len(s.frames) for s in shots))
+    largest = max(min(s.frames.shape[1:3]) for s in shots)
+    if largest < needed:
+        raise TecoError(
+            f"no clip in --data is at least {needed} pixels high and wide, which a fine-tuning "
+            f"needs (the largest is {largest} after shrinking)",
+            hint="give larger clips, or say in a clips.toml beside them that they are shrunk less",
+            exit_code=USAGE,
+        )
+    return FineTune(teacher, shots, Validator(np.stack(truth)), options, progress=progress)

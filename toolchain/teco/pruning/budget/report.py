@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from teco.core.machine import Machine
-from teco.pruning.budget.damage import PRIOR
 from teco.pruning.budget.search import BudgetCandidate
+from teco.pruning.budget.sensitivity import PRIOR
 from teco.pruning.budget.space import Budget, figure
 
 SCHEMA = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +11,16 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.log import Progress, no_progress
 from teco.core.machine import inspect
-from teco.export.onnx import ExportOptions, export_onnx
+from teco.export.onnx import export_onnx
+from teco.export.options import ExportOptions
 from teco.model.opening import Model, open_model
 from teco.model.weights_digest import weights_digest
 from teco.pruning.budget.calibrate import (
     REPETITIONS,
     BudgetTarget,
     LatencyCalibration,
-    Report,
-    Say,
     Timer,
     calibrate,
     export_form,
@@ -27,13 +28,15 @@ from teco.pruning.budget.calibrate import (
 from teco.pruning.budget.cost_model import check_time, middle
 from teco.pruning.budget.reduce import reduce_to
 from teco.pruning.budget.report import BudgetReport, MeasuredCandidate
-from teco.pruning.budget.search import Damage, SearchResult, Tunings, search
+from teco.pruning.budget.search import SearchResult, Sensitivity, Tunings, search
 from teco.pruning.budget.space import Budget, Space, typed
 from teco.pruning.structured import default_output
 from teco_models.variant import Variant
 
 if TYPE_CHECKING:
     from teco_models.checkpoint import Weights
+
+log = logging.getLogger(__name__)
 
 ROUNDS = 3
 """Searches before a budget that no measured candidate met is given up."""
@@ -87,24 +90,22 @@ class Outcome:
 def prune_to_budget(
     teacher: Weights,
     options: BudgetOptions,
-    damage: Damage | None = None,
+    sensitivity: Sensitivity | None = None,
     *,
     timer: Timer | None = None,
     measure: Measure | None = None,
-    say: Say = lambda _: None,
-    report: Report = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Outcome:
     """Prune a teacher to the best variant that a budget leaves room for.
 
     Args:
         teacher: its weights.
         options: what is asked for.
-        damage: dB that a variant has lost after a short fine-tuning
+        sensitivity: dB that a variant has lost after a short fine-tuning
             (:class:`teco.pruning.budget.finetune.FineTune`); None ranks by the prior alone.
         timer: measures the cost model's networks; None for the real one.
         measure: measures the candidates; None exports, verifies and times them.
-        say: told what is being done, a line each.
-        report: progress of timings.
+        progress: told the steps that are timed.
 
     Returns:
         The candidates as predicted and as measured, and their weights. Pruned, not fine-tuned:
@@ -120,26 +121,22 @@ def prune_to_budget(
     space = Space.below(teacher.variant, multiple=o.multiple, flowless=o.flowless)
     known: LatencyCalibration | None = None
     if o.budget.ms is not None:
-        known = calibrate(
-            space, target, timer=timer, again=o.calibrate_again, say=say, report=report
-        )
-    tunings = Tunings(damage, o.tunings)
+        known = calibrate(space, target, timer=timer, again=o.calibrate_again, progress=progress)
+    tunings = Tunings(sensitivity, o.tunings)
     warnings = list(known.warnings if known else ())
     notes: list[str] = []
-    if damage is None:
+    if sensitivity is None:
         notes.append(
             "nothing was fine-tuned: the candidates are ranked by published figures alone; give "
             "--data and --clip to rank by short fine-tunings"
         )
-    measure = measure or (lambda networks: export_and_time(networks, o, say, report))
+    measure = measure or (lambda networks: export_and_time(networks, o, progress))
     scale, rounds = 1.0, 0
     while True:
         rounds += 1
-        found = search(
-            space, o.budget, target.size, cost=_scaled(known, scale), tunings=tunings, say=say
-        )
+        found = search(space, o.budget, target.size, cost=_scaled(known, scale), tunings=tunings)
         pruned = [reduce_to(teacher, c.variant, verified=True) for c in found.candidates]
-        say(f"measuring {', '.join(c.variant.name for c in found.candidates)}")
+        log.info("measuring %s", ", ".join(c.variant.name for c in found.candidates))
         measured = _beside(found, measure([weights for weights, _ in pruned]))
         inside = [
             i
@@ -163,7 +160,7 @@ def prune_to_budget(
             f"the candidates of search {rounds} took {median(ratios):.2f} of the predicted time "
             "and missed the budget; searched again with that in mind"
         )
-        say(note)
+        log.info(note)
         notes.append(note)
     chosen = min(inside, key=lambda i: (measured[i].candidate.db, measured[i].candidate.place))
     notes += [note for _, texts in pruned for note in texts]
@@ -218,16 +215,14 @@ def _beside(found: SearchResult, samples: Sequence[Sequence[float]]) -> list[Mea
 def export_and_time(
     networks: Sequence[Weights],
     options: BudgetOptions,
-    say: Say = lambda _: None,
-    report: Report = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> list[tuple[float, ...]]:
     """Export networks as ``teco export`` does, verification included, and time them in turns.
 
     Args:
         networks: to measure.
         options: target and repetitions.
-        say: told what is exported.
-        report: progress of the timing in steps.
+        progress: told the steps that are timed.
 
     Returns:
         Milliseconds of every step of each.
@@ -245,7 +240,7 @@ def export_and_time(
                 form = ExportOptions(
                     size=target.size, target=export_form(target.runtime), name=variant.name
                 )
-                models.append(open_model(str(export_onnx(weights, folder, form, say=say))))
+                models.append(open_model(str(export_onnx(weights, folder, form))))
             else:
                 path = folder / f"{variant.name}.safetensors"
                 save_weights(path, build(weights))
@@ -255,9 +250,10 @@ def export_and_time(
             target.size,
             repetitions=options.repetitions,
             threads=target.threads,
-            report=report,
+            progress=progress,
         )
-    return [tuple(1e3 * s for s in candidate.samples) for candidate in found]
+    found.log_warnings()
+    return [one.latency.host.all for one in found.results]
 
 
 class Written(NamedTuple):

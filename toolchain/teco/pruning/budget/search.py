@@ -1,25 +1,28 @@
 """The three best variants within a budget.
 
 All variants of a space are few enough to look at each: what they cost is computed, and those
-within the budget that no other contains are ranked by predicted damage. Where damage can be
+within the budget that no other contains are ranked by predicted loss. Where the loss can be
 measured, part of the fine-tunings goes to the best so far and part to where least is known, and
 the last to the winners themselves.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from teco.core.errors import TecoError
-from teco.pruning.budget.damage import Surrogate
+from teco.pruning.budget.sensitivity import Surrogate
 from teco.pruning.budget.space import Budget, Figures, Space, typed, undominated
 from teco_models.variant import Variant
 
+log = logging.getLogger(__name__)
+
 CANDIDATES = 3
 
-Damage = Callable[[Variant], float]
+Sensitivity = Callable[[Variant], float]
 """dB a variant has lost against the teacher after a short fine-tuning; costs minutes."""
 
 
@@ -28,7 +31,7 @@ class BudgetCandidate:
     """A variant that was found.
 
     Attributes:
-        place: 1 for the least damage, as far as it was known when the search ended.
+        place: 1 for the least loss, as far as it was known when the search ended.
         variant: what it is.
         figures: what a step is predicted to cost.
         predicted_db: loss predicted from the other variants' fine-tunings, without its own.
@@ -52,28 +55,28 @@ class Tunings:
     """Fine-tunings, each made once.
 
     Attributes:
-        damage: makes one; None where there is no data for it.
+        sensitivity: makes one; None where there is no data for it.
         allowed: how many may be made before the winners' own.
         done: variant -> dB lost.
-        failed: variants whose training came to no number.
+        failed: variants whose training diverged.
     """
 
-    damage: Damage | None = None
+    sensitivity: Sensitivity | None = None
     allowed: int = 5
     done: dict[Variant, float] = field(default_factory=dict[Variant, float])
     failed: set[Variant] = field(default_factory=set[Variant])
 
-    def make(self, variant: Variant, say: Callable[[str], None]) -> None:
+    def make(self, variant: Variant) -> None:
         """Fine-tune a variant, if that has not been done."""
-        if self.damage is None or variant in self.done or variant in self.failed:
+        if self.sensitivity is None or variant in self.done or variant in self.failed:
             return
-        db = self.damage(variant)
+        db = self.sensitivity(variant)
         if isfinite(db):
             self.done[variant] = db
-            say(f"{variant.name} lost {db:.2f} dB after its fine-tuning")
+            log.info("%s lost %.2f dB after its fine-tuning", variant.name, db)
         else:
             self.failed.add(variant)
-            say(f"{variant.name} came to no number in its fine-tuning and is left out")
+            log.info("%s diverged in its fine-tuning and is left out", variant.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,6 @@ def search(
     *,
     cost: Callable[[Variant], float] | None = None,
     tunings: Tunings | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> SearchResult:
     """Look at every variant of a space.
 
@@ -110,7 +112,6 @@ def search(
         size: (h, w) of the LR frame.
         cost: milliseconds of a variant; needed where the budget limits them.
         tunings: made before and to be made; goes on being filled.
-        say: told of each fine-tuning.
 
     Raises:
         TecoError: nothing meets the budget; the nearest is named with what it takes.
@@ -128,7 +129,7 @@ def search(
     best = undominated(within)
     tried = len(tunings.done)
     surrogate = Surrogate.fit(space, tunings.done)
-    while tunings.damage is not None and len(tunings.done) < tunings.allowed:
+    while tunings.sensitivity is not None and len(tunings.done) < tunings.allowed:
         open_ = [v for v in best if v not in tunings.done and v not in tunings.failed]
         if not open_:
             break
@@ -136,7 +137,7 @@ def search(
         # In turns: the most promising, and of the better half the one least is known about.
         promising = open_[: max(CANDIDATES, len(open_) // 2)]
         explore = tried % 2 == 1
-        tunings.make(max(promising, key=surrogate.doubt) if explore else open_[0], say)
+        tunings.make(max(promising, key=surrogate.uncertainty) if explore else open_[0])
         tried += 1
         surrogate = Surrogate.fit(space, tunings.done)
     within = [v for v in within if v not in tunings.failed]
@@ -162,11 +163,11 @@ def search(
     ]
     if not winners:
         raise TecoError(
-            f"every fine-tuning within {budget} came to no number",
+            f"every fine-tuning within {budget} diverged",
             hint="look at the training clips, and at the teacher",
         )
     for i, winner in enumerate(winners):
-        tunings.make(winner.variant, say)
+        tunings.make(winner.variant)
         winners[i] = replace(winner, tuned_db=tunings.done.get(winner.variant))
     return SearchResult(
         candidates=tuple(winners),

@@ -1,9 +1,7 @@
 """Engines as sessions, the part that TensorRT-RTX and TensorRT share.
 
-Every tensor that outlives a step exists twice, and steps take turns: on turn 0 the engine reads
-side 1 and writes side 0, on turn 1 the other way round. The last frame and the last picture are
-such tensors too, so nothing is copied to become state, and no state ever leaves the GPU. Each turn
-has its own CUDA graph, because a graph holds the addresses it was captured with.
+Tensors take turns as :mod:`teco.runtimes.nvidia.turns` says, the last LR and HR frame among them.
+Each turn has its own CUDA graph, because a graph holds the addresses it was captured with.
 
 Frames come from the host through page-locked memory, or from anywhere on the GPU by one copy there.
 Not yet run on a GPU; tests run every line of it on a device made of host memory.
@@ -20,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.core.errors import FAILED, USAGE, TecoError
-from teco.core.pixels import Array, Pixels
+from teco.core.errors import FAILED, TecoError
+from teco.core.pixels import Pixels
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
 from teco.runtimes.nvidia.device.interface import DeviceArray, borrow, is_device_array
 from teco.runtimes.nvidia.device.protocol import Bytes, CudaError, Device
-from teco.runtimes.ports import from_port, shape_of, shapes_of, size_of, to_port
+from teco.runtimes.nvidia.turns import TurnSession
+from teco.runtimes.ports import shape_of, shapes_of
 
 DTYPES = {
     "FLOAT": np.dtype(np.float32),
@@ -131,24 +130,16 @@ def check_ports(
             )
 
 
-@dataclass(frozen=True)
-class _EngineState:
-    """The state of a session after a step: all there is to say is which step it was."""
-
-    session: object
-    step: int
-
-
 @dataclass
 class _Sides:
     """Everything that depends on the frame's size.
 
     Attributes:
         size: (h, w).
-        addresses: source (frame, picture or output) -> its memory, for both sides.
+        addresses: source (LR frame, HR frame or output) -> its memory, for both sides.
         nbytes: source -> length.
         frames: page-locked memory of the frame, for both turns.
-        pictures: the same of the picture.
+        pictures: the same of the HR frame.
         checks: the same of the contract's check, empty where it has none.
         graphs: for both turns; empty where the engine cannot be captured.
     """
@@ -162,7 +153,7 @@ class _Sides:
     graphs: tuple[Any, ...] = ()
 
 
-class EngineSession:
+class EngineSession(TurnSession):
     """A deserialised engine with its memory; see :class:`teco.runtimes.base.Session`.
 
     Args:
@@ -194,18 +185,16 @@ class EngineSession:
         keep: Callable[[], None],
         first_error: Callable[[], str],
     ) -> None:
-        self.runtime = runtime
+        super().__init__(runtime, contract)
         self._details = details
         self._device = device
         self._context: Any = context
         self._ports = ports
-        self._contract = contract
         self._check_size = check_size
         self._capturable = capturable
         self._keep = keep
         self._first_error = first_error
         self._sides: _Sides | None = None
-        self._steps = 0
         self._unread = False
         """Whether steps were started whose end nobody has waited for."""
         self._all, self._sized = ExitStack(), ExitStack()
@@ -235,32 +224,7 @@ class EngineSession:
             return None
         return self._device.elapsed_ms(*self._events)
 
-    def step(self, lr: Any, state: State | None) -> tuple[Array, State]:
-        """See :meth:`teco.runtimes.base.Session.step`.
-
-        Args:
-            lr: (1, 3, h, w) floats on the host, or anything on this GPU with
-                ``__cuda_array_interface__`` of the port's own type and shape: what the contract
-                says, such as (1, h, w, 3) uint8.
-            state: of the last step, None for a new scene. An older one is gone: the memory of two
-                steps is all there is.
-
-        Raises:
-            TecoError: a size the engine was not built for, or that changes within a scene; a frame
-                that is not as it must be; an older state; CUDA or the engine failed.
-            FloatingPointError: see :meth:`teco.runtimes.base.Session.step`.
-        """
-        if not is_device_array(lr):
-            if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
-                raise TecoError(
-                    f"the frame is {_size(np.shape(lr))}, expected 1x3xHEIGHTxWIDTH",
-                    exit_code=USAGE,
-                )
-            lr = to_port(self._contract, np.asarray(lr, np.float32))
-        return from_port(self._contract, self._fetch(self._run(lr, state))), self._token()
-
     def _fetch(self, turn: int) -> NDArray[Any]:
-        """The picture of the step that was started, on the host and as the port gives it."""
         sides, contract = self._sized_sides, self._contract
         picture = contract.picture
         self._device.download(sides.pictures[turn], sides.addresses[picture][turn])
@@ -273,10 +237,10 @@ class EngineSession:
         return sides.pictures[turn].view(self._ports[picture].dtype).reshape(shape)
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
-        """The same with the picture left on the GPU, in the port's own type; does not wait.
+        """The same with the HR frame left on the GPU, in the port's own type; does not wait.
 
-        The array is promised until the step after next, or until the next scene starts: a last
-        picture that is state too is where zeros are then written. Its stream says when it is there.
+        The array is promised until the step after next, or until the next scene starts: a last HR
+        frame that is state too is where zeros are then written. Its stream says when it is there.
         NaN behind 8-bit ports is not seen, because that would be to wait.
         """
         turn = self._run(lr, state)
@@ -292,7 +256,7 @@ class EngineSession:
         return array, self._token()
 
     def close(self) -> None:
-        """Give everything back, once. Pictures on the host stay readable, those on the GPU do not.
+        """Give everything back, once. Frames on the host stay readable, those on the GPU do not.
 
         Raises:
             CudaError: CUDA failed earlier and says so now; what can be given back is.
@@ -314,70 +278,35 @@ class EngineSession:
         assert self._sides is not None
         return self._sides
 
-    def _token(self) -> _EngineState:
-        return _EngineState(self, self._steps)
-
     def _shape(self, source: str, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of the frame, the picture or an output, for LR frames of (h, w)."""
+        """Of the LR frame, the HR frame or an output, for LR frames of (h, w)."""
         contract = self._contract
         shapes = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
         return shape_of(shapes[source], *size)
 
-    def _run(self, lr: Any, state: State | None) -> int:
-        """Start a step; returns its turn."""
-        if self._context is None:
-            raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
-        size = self._size_of(lr)
-        self._take_state(state, size)
-        sides, device, turn = self._sized_sides, self._device, self._steps % 2
-        self._put_frame(lr, sides, turn)
+    @property
+    def _is_open(self) -> bool:
+        return self._context is not None
+
+    def _start_scene(self, size: tuple[int, int], past: int) -> None:
+        if self._size != size:
+            self._resize(size)
+        sides = self._sized_sides
+        for source in dict.fromkeys(s.source for s in self._contract.states):
+            self._device.zero(sides.addresses[source][past], sides.nbytes[source])
+
+    def _execute(self, turn: int) -> None:
+        sides, device = self._sized_sides, self._device
         device.record(self._events[0])
         if sides.graphs:
             device.launch(sides.graphs[turn])
         else:
             self._enqueue(sides, turn)
         device.record(self._events[1])
-        self._steps += 1
         self._unread = True
-        return turn
 
-    def _size_of(self, lr: Any) -> tuple[int, int]:
-        found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
-        shape = tuple(int(x) for x in found)
-        contract = self._contract
-        size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
-        if shape != self._shape(contract.frame, size):
-            expected = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}[contract.layout]
-            raise TecoError(f"the frame is {_size(shape)}, expected {expected}", exit_code=USAGE)
-        return size
-
-    def _take_state(self, state: State | None, size: tuple[int, int]) -> None:
-        """Have the right past in place: that of the last step, or zeros."""
-        if state is None:
-            if self._sides is None or self._sides.size != size:
-                self._resize(size)
-            sides, past = self._sized_sides, 1 - self._steps % 2
-            for source in dict.fromkeys(s.source for s in self._contract.states):
-                self._device.zero(sides.addresses[source][past], sides.nbytes[source])
-            return
-        if not isinstance(state, _EngineState) or state.session is not self or self._sides is None:
-            raise TecoError("the state is not one of this session's", exit_code=USAGE)
-        if state.step != self._steps:
-            raise TecoError(
-                f"the state is that of step {state.step} and the last step was {self._steps}; "
-                f"{self.runtime} keeps the last one only",
-                exit_code=USAGE,
-            )
-        if self._sides.size != size:
-            h, w = self._sides.size
-            raise TecoError(
-                f"the frame is {size[0]}x{size[1]} and the scene's are {h}x{w}",
-                hint="start a new scene (state None) where the size changes",
-                exit_code=USAGE,
-            )
-
-    def _put_frame(self, lr: Any, sides: _Sides, turn: int) -> None:
-        frame = self._contract.frame
+    def _put_frame(self, lr: Any, turn: int) -> None:
+        sides, frame = self._sized_sides, self._contract.frame
         target, dtype = sides.addresses[frame][turn], self._ports[frame].dtype
         if is_device_array(lr):
             found = borrow(lr, self._shape(frame, sides.size), dtype)
@@ -453,7 +382,7 @@ class EngineSession:
             device.synchronise()
             if device.can_capture and self._capturable():
                 sides.graphs = tuple(self._capture(sides, turn, undo) for turn in (0, 1))
-            self._sides = sides
+            self._sides, self._size = sides, size
             self._sized = undo.pop_all()
         self._keep()
 
@@ -487,7 +416,7 @@ class EngineSession:
             if self._sides is not None:
                 self._device.synchronise()
         finally:
-            self._sides, self._unread = None, False
+            self._sides, self._size, self._unread = None, None, False
             self._sized.close()
 
 
@@ -503,7 +432,7 @@ class EngineFrameSession(EngineSession):
         """
         given = frame if is_device_array(frame) else np.asarray(frame)[None]
         picture = self._fetch(self._run(given, state))
-        # The host memory is written again two steps on, and the picture is the caller's to keep.
+        # The host memory is written again two steps on, and the frame is the caller's to keep.
         return picture[0].copy(), self._token()
 
 

@@ -1,27 +1,26 @@
 """Stepping an ONNX Runtime session whose tensors stay on the GPU. Not yet run on a GPU.
 
-As in :mod:`teco.runtimes.nvidia.engine_session`: every tensor that outlives a step exists twice,
-and steps take turns, so that nothing is copied to become state. Two bindings hold the addresses of
-the two turns, and where CUDA graphs are on, ``gpu_graph_id`` tells them apart.
+Two bindings hold the addresses of the two turns (:mod:`teco.runtimes.nvidia.turns`), and where CUDA
+graphs are on, ``gpu_graph_id`` tells them apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.core.errors import USAGE, TecoError
-from teco.core.pixels import Array, Pixels
+from teco.core.errors import TecoError
+from teco.core.pixels import Pixels
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
 from teco.runtimes.nvidia import device
 from teco.runtimes.nvidia.device.interface import DeviceArray, borrow, is_device_array
 from teco.runtimes.nvidia.device.protocol import Device
-from teco.runtimes.ports import from_port, shape_of, shapes_of, size_of, to_port
+from teco.runtimes.nvidia.turns import TurnSession
+from teco.runtimes.ports import shape_of, shapes_of
 
 _DTYPES = {
     "tensor(float)": np.dtype(np.float32),
@@ -80,15 +79,7 @@ class PluginPlace(Place):
         return values
 
 
-@dataclass(frozen=True)
-class _BoundState:
-    """The state after a step: which session's, and which step it was."""
-
-    session: object
-    step: int
-
-
-class BoundSession:
+class BoundSession(TurnSession):
     """See :class:`teco.runtimes.base.Session`.
 
     Args:
@@ -110,44 +101,19 @@ class BoundSession:
         *,
         graphs: bool,
     ) -> None:
-        self.runtime = runtime
+        super().__init__(runtime, contract)
         self.details = details
         self._session: Any = session
-        self._contract = contract
         self._place = place
         self._graphs = graphs
         ports = [*session.get_inputs(), *session.get_outputs()]
         self._dtypes = {p.name: _dtype(p.name, p.type) for p in ports}
-        self._size: tuple[int, int] | None = None
         self._sides: dict[str, tuple[Any, Any]] = {}
         self._zeros: dict[str, Any] = {}
         self._bindings: list[Any] = []
-        self._steps = 0
         self._device: Device | None = None
 
-    def step(self, lr: Any, state: State | None) -> tuple[Array, State]:
-        """See :meth:`teco.runtimes.base.Session.step`.
-
-        Args:
-            lr: an array on the host, or anything on this GPU with ``__cuda_array_interface__`` of
-                the port's type, for which cuda-python or PyCUDA must be installed.
-            state: of the last step; an older one is gone.
-
-        Raises:
-            TecoError: the frame or the state is not as it must be.
-        """
-        if not is_device_array(lr):
-            if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
-                raise TecoError(
-                    f"the frame is {'x'.join(map(str, np.shape(lr)))}, expected 1x3xHEIGHTxWIDTH",
-                    exit_code=USAGE,
-                )
-            lr = to_port(self._contract, np.asarray(lr, np.float32))
-        picture = self._fetch(self._run(lr, state))
-        return from_port(self._contract, picture), _BoundState(self, self._steps)
-
     def _fetch(self, turn: int) -> NDArray[Any]:
-        """The picture of a step, on the host and as the port gives it."""
         contract = self._contract
         if contract.check and not np.isfinite(self._download(contract.check, turn)).all():
             raise FloatingPointError
@@ -158,7 +124,7 @@ class BoundSession:
         return self._place.download(value, tuple(value.shape()), self._dtypes[name])
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
-        """The same with the picture left on the GPU until the step after next or the next scene."""
+        """The same with the HR frame left on the GPU, until the step after next or a new scene."""
         turn = self._run(lr, state)
         picture = self._contract.picture
         value = self._sides[picture][turn]
@@ -169,7 +135,7 @@ class BoundSession:
             stream=1,  # a run returns when it is done, so any stream will do
             owner=self,
         )
-        return array, _BoundState(self, self._steps)
+        return array, self._token()
 
     def close(self) -> None:
         self._bindings, self._sides, self._zeros = [], {}, {}
@@ -178,23 +144,12 @@ class BoundSession:
             self._device.close()
             self._device = None
 
-    def _run(self, lr: Any, state: State | None) -> int:
-        if self._session is None:
-            raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
-        found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
-        contract, shape = self._contract, tuple(int(x) for x in found)
-        size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
-        if shape != shape_of(contract.inputs[contract.frame], *size):
-            expected = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}[contract.layout]
-            raise TecoError(
-                f"the frame is {'x'.join(map(str, shape))}, expected {expected}", exit_code=USAGE
-            )
-        self._take_state(state, size)
-        turn = self._steps % 2
-        self._put_frame(lr, self._sides[self._contract.frame][turn])
+    @property
+    def _is_open(self) -> bool:
+        return self._session is not None
+
+    def _execute(self, turn: int) -> None:
         self._session.run_with_iobinding(self._bindings[turn], self._run_options(turn))
-        self._steps += 1
-        return turn
 
     def _run_options(self, turn: int) -> Any:
         if not self._graphs:
@@ -205,31 +160,11 @@ class BoundSession:
         options.add_run_config_entry("gpu_graph_id", str(turn + 1))
         return options
 
-    def _take_state(self, state: State | None, size: tuple[int, int]) -> None:
-        if state is None:
-            if self._size != size:
-                self._resize(size)
-            past = 1 - self._steps % 2
-            for source, zeros in self._zeros.items():
-                self._place.upload(self._sides[source][past], zeros)
-            return
-        if (
-            not isinstance(state, _BoundState)
-            or state.session is not self
-            or state.step != self._steps
-            or self._size is None
-        ):
-            raise TecoError(
-                f"the state is not that of the last step, the only one that {self.runtime} keeps",
-                exit_code=USAGE,
-            )
+    def _start_scene(self, size: tuple[int, int], past: int) -> None:
         if self._size != size:
-            raise TecoError(
-                f"the frame is {size[0]}x{size[1]} and the scene's are "
-                f"{self._size[0]}x{self._size[1]}",
-                hint="start a new scene (state None) where the size changes",
-                exit_code=USAGE,
-            )
+            self._resize(size)
+        for source, zeros in self._zeros.items():
+            self._place.upload(self._sides[source][past], zeros)
 
     def _resize(self, size: tuple[int, int]) -> None:
         contract = self._contract
@@ -257,8 +192,9 @@ class BoundSession:
             self._bindings.append(binding)
         self._size = size
 
-    def _put_frame(self, lr: Any, target: Any) -> None:
-        dtype = self._dtypes[self._contract.frame]
+    def _put_frame(self, lr: Any, turn: int) -> None:
+        frame = self._contract.frame
+        dtype, target = self._dtypes[frame], self._sides[frame][turn]
         if not is_device_array(lr):
             self._place.upload(target, np.ascontiguousarray(lr, dtype=dtype))
             return
@@ -284,7 +220,7 @@ class BoundFrameSession(BoundSession):
         """
         given = frame if is_device_array(frame) else np.asarray(frame)[None]
         picture = self._fetch(self._run(given, state))
-        return picture[0], _BoundState(self, self._steps)
+        return picture[0], self._token()
 
 
 def _dtype(name: str, kind: str) -> np.dtype[Any]:

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from teco.core import gpu
 from teco.core.errors import MACHINE, TecoError
 from teco.core.files import sha256_of
-from teco.core.machine import missing_extra, nvidia_gpus
+from teco.core.machine import missing_extra
 from teco.model.opening import Model
 from teco.runtimes.base import (
     PACKAGES_OF_ONNXRUNTIME,
@@ -108,7 +109,7 @@ class OnnxRuntimeGpu:
         else:
             reason = linked.why_tensorrt_provider_cannot_load() if self.kind == "tensorrt" else None
             reason = reason and f"{self.name}: {reason}"
-        if reason is None and not nvidia_gpus():
+        if reason is None and not gpu.find():
             # The providers are there whether or not there is something to run them on.
             return f"{self.name} needs an NVIDIA GPU and driver; nvidia-smi finds none"
         return reason
@@ -200,10 +201,11 @@ class OnnxRuntimeGpu:
                 hint="check the CUDA, cuDNN and TensorRT versions that this ONNX Runtime wants",
                 exit_code=MACHINE,
             )
-        elsewhere = nodes_elsewhere(session, self.provider, frozenset() if static else SHAPE_OPS)
-        if elsewhere:
+        allowed = frozenset[str]() if static else SHAPE_OPS
+        others = nodes_on_other_providers(session, self.provider, allowed)
+        if others:
             raise TecoError(
-                f"{self.name} was asked for and ONNX Runtime left {', '.join(elsewhere)} to others",
+                f"{self.name} was asked for and ONNX Runtime left {', '.join(others)} to others",
                 hint="`teco export --for tensorrt` makes a file that it can run",
                 exit_code=MACHINE,
             )
@@ -214,7 +216,7 @@ def session_entries(kind: str, *, static: bool) -> dict[str, str]:
 
     With sizes fixed, and in the two that take a whole graph or none of it, nothing at all may be
     left to the CPU. The CUDA provider's dynamic graphs compute their sizes there, so the placement
-    of each node is asked for instead (:func:`nodes_elsewhere`).
+    of each node is asked for instead (:func:`nodes_on_other_providers`).
     """
     entries = {"session.record_ep_graph_assignment_info": "1"}
     if static or kind != "cuda":
@@ -287,8 +289,8 @@ def shape_profile(prefix: str, model: Model) -> dict[str, str]:
     }
 
 
-def nodes_elsewhere(session: Any, provider: str, allowed: frozenset[str]) -> list[str]:
-    """Operators that run elsewhere than on ``provider``, as "GridSample on CPUExecutionProvider".
+def nodes_on_other_providers(session: Any, provider: str, allowed: frozenset[str]) -> list[str]:
+    """Operators that run on another provider, such as "GridSample on CPUExecutionProvider".
 
     Args:
         session: made with ``session.record_ep_graph_assignment_info``.

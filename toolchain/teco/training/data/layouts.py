@@ -14,9 +14,9 @@ validation clips 000..029 are called 240..269, as is usual since EDVR (Wang et a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from teco.core.errors import USAGE, TecoError
 from teco.training.data.lmdb_store import LmdbSequence, is_lmdb, read_sequences
 from teco.video.clips import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from teco.video.image_folder import natural_key
+
+log = logging.getLogger(__name__)
 
 REDS4 = ("000", "011", "015", "020")
 REDS_TRAIN_CLIPS = 240
@@ -79,12 +81,11 @@ class LmdbClip:
 Clip = VideoClip | ImageClip | LmdbClip
 
 
-def find_clips(folder: Path, say: Callable[[str], None]) -> list[Clip]:
+def find_clips(folder: Path) -> list[Clip]:
     """The clips of a data folder: videos, then frames, then LMDB, each in natural order.
 
     Args:
         folder: what ``--data`` names.
-        say: told one line for whatever is left out.
 
     Raises:
         TecoError: it is missing, holds nothing that is known, or can be read in two ways.
@@ -97,7 +98,7 @@ def find_clips(folder: Path, say: Callable[[str], None]) -> list[Clip]:
             exit_code=USAGE,
         )
     if is_lmdb(folder):
-        return [*_lmdb_clips(folder, "", say)]
+        return [*_lmdb_clips(folder, "")]
     entries = _entries(folder)
     folders = [e for e in entries if e.is_dir()]
     clips: list[Clip] = [
@@ -106,16 +107,16 @@ def find_clips(folder: Path, say: Callable[[str], None]) -> list[Clip]:
     reds = [folder / place for place in _REDS_PLACES if (folder / place).is_dir()]
     taken = {place.relative_to(folder).parts[0] for place in reds}
     if _name(folder) in _REDS_PARTS:
-        clips += _reds_clips(folder, [folder], say)
+        clips += _reds_clips(folder, [folder])
     else:
-        clips += _reds_clips(folder, reds, say)
-        clips += _frame_folders(folder, entries, [f for f in folders if f.name not in taken], say)
+        clips += _reds_clips(folder, reds)
+        clips += _frame_folders(folder, entries, [f for f in folders if f.name not in taken])
     databases = [f for f in folders if is_lmdb(f)]
     for database in databases:
         if len(databases) > 1 and re.search(r"(?i)lr|bicubic|bd\d", database.stem):
-            say(f"left out {database}: low-resolution frames, by its name")
+            log.info("left out %s: low-resolution frames, by its name", database)
             continue
-        clips += _lmdb_clips(database, f"{database.name}/", say)
+        clips += _lmdb_clips(database, f"{database.name}/")
     if not clips:
         raise _unknown(folder, entries)
     return clips
@@ -139,9 +140,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
     return tuple(e for e in _entries(folder) if e.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def _frame_folders(
-    folder: Path, entries: list[Path], folders: list[Path], say: Callable[[str], None]
-) -> list[ImageClip]:
+def _frame_folders(folder: Path, entries: list[Path], folders: list[Path]) -> list[ImageClip]:
     """Clips of the sub-folders that hold pictures, or of the folder's own pictures."""
     own = tuple(e for e in entries if e.suffix.lower() in PICTURE_SUFFIXES and e.is_file())
     found = [(sub, files) for sub in folders if (files := _pictures(sub))]
@@ -154,7 +153,7 @@ def _frame_folders(
         )
     near = Path(os.path.abspath(folder)).parts[-2:]
     said = any(_REDS.search(part) for part in near) and not re.search("val|test", near[-1], re.I)
-    out = _reds4_by_name(folder, [sub.name for sub, _ in found], said, say)
+    out = _reds4_by_name(folder, [sub.name for sub, _ in found], said)
     label = _name(folder)
     clips = [ImageClip(".", label, own, whole=False)] if own else []
     return clips + [
@@ -164,7 +163,7 @@ def _frame_folders(
     ]
 
 
-def _reds_clips(folder: Path, parts: list[Path], say: Callable[[str], None]) -> list[ImageClip]:
+def _reds_clips(folder: Path, parts: list[Path]) -> list[ImageClip]:
     """Clips of REDS's sharp parts, under their names in the merged set of 270."""
     clips: dict[str, ImageClip] = {}
     out: list[str] = []
@@ -198,13 +197,11 @@ def _reds_clips(folder: Path, parts: list[Path], say: Callable[[str], None]) -> 
             place = sub.relative_to(folder).as_posix()
             clips[name] = ImageClip(place, f"REDS/{name}", files, whole=True)
     if out:
-        say(f"left out REDS4 ({', '.join(sorted(out))}), the test clips of REDS")
+        log.info("left out REDS4 (%s), the test clips of REDS", ", ".join(sorted(out)))
     return [clips[name] for name in sorted(clips)]
 
 
-def _reds4_by_name(
-    folder: Path, names: list[str], said: bool, say: Callable[[str], None]
-) -> set[str]:
+def _reds4_by_name(folder: Path, names: list[str], said: bool) -> set[str]:
     """Which clips to leave out of a set that is not laid out as REDS but looks like its training
     clips: all names have three digits, and there are as many, or it is ``said`` to be REDS."""
     if not names or not all(re.fullmatch(r"\d{3}", name) for name in names):
@@ -213,18 +210,18 @@ def _reds4_by_name(
         return set()
     out = set(names) & set(REDS4)
     if out:
-        say(
-            f"left out {', '.join(sorted(out))} of {folder}: it looks like REDS, and these are its "
-            "test clips REDS4"
-        )
+        log.info(
+            "left out %s of %s: it looks like REDS, and these are its test clips REDS4",
+            ", ".join(sorted(out)), folder,
+        )  # fmt: skip
     return out
 
 
-def _lmdb_clips(folder: Path, prefix: str, say: Callable[[str], None]) -> list[LmdbClip]:
+def _lmdb_clips(folder: Path, prefix: str) -> list[LmdbClip]:
     """Clips of an LMDB, without REDS4 if it is one of REDS."""
     title, sequences = read_sequences(folder)
     said = bool(_REDS.search(title) or _REDS.search(_name(folder)))
-    out = _reds4_by_name(folder, [s.name for s in sequences], said, say)
+    out = _reds4_by_name(folder, [s.name for s in sequences], said)
     return [LmdbClip(f"{prefix}{s.name}", folder, s) for s in sequences if s.name not in out]
 
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import re
 import shutil
 import tomllib
@@ -47,13 +47,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import write_beside
+from teco.core.files import write_beside, writing
 from teco.core.machine import usable_cores
 from teco.inference.scene_cuts import SceneCutDetector
 from teco.training.data import frame_store
@@ -63,6 +63,8 @@ from teco.training.data.lmdb_store import DATA, LmdbFrames
 from teco.training.data.sequences import Shot, cached_shots, mean_detail
 from teco.video.clips import open_source
 from teco_calibration.degrade import shrink_by_area
+
+log = logging.getLogger(__name__)
 
 LOSSY_SHRINK = 2.0
 _LOSSY_PICTURES = frozenset({".jpg", ".jpeg", ".webp"})
@@ -175,7 +177,6 @@ def _clip_options(
 def prepare(
     folders: list[Path],
     cache: Path,
-    say: Callable[[str], None],
     *,
     store: StoreOptions | None = None,
 ) -> list[Shot]:
@@ -185,7 +186,6 @@ def prepare(
         folders: of training data, see :mod:`teco.training.data.layouts`. A clip that lies in two of
             them is used once.
         cache: a writable folder; one ``.raw`` of (N, H, W, 3) uint8 and one ``.json`` a clip.
-        say: told one line for each clip that is decoded and for whatever is left out.
         store: where the pixels of picture folders come from.
 
     Raises:
@@ -194,7 +194,7 @@ def prepare(
         ClipError: a video cannot be read.
     """
     store = store or StoreOptions()
-    clips = _clips(folders, say)
+    clips = _clips(folders)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -202,10 +202,8 @@ def prepare(
     videos = [(clip, options) for clip, options in clips if isinstance(clip, VideoClip)]
     pictures = [(clip, options) for clip, options in clips if isinstance(clip, ImageClip)]
     databases = [(clip, options) for clip, options in clips if isinstance(clip, LmdbClip)]
-    shots = cached_shots(
-        dict(_decoded_video(clip, options, cache, say) for clip, options in videos)
-    )
-    shots += _picture_shots(pictures, cache, say, store)
+    shots = cached_shots(dict(_decoded_video(clip, options, cache) for clip, options in videos))
+    shots += _picture_shots(pictures, cache, store)
     shots += _lmdb_shots(databases, cache)
     frame_store.CACHE.clear()  # opening has looked at frames that no sample is about to need
     if not shots:
@@ -216,11 +214,11 @@ def prepare(
     return shots
 
 
-def _clips(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Clip, _Options]]:
+def _clips(folders: list[Path]) -> list[tuple[Clip, _Options]]:
     """All clips, each once, with their options; those of a single frame left out."""
     clips: dict[object, tuple[Clip, _Options]] = {}
     for folder in folders:
-        found = find_clips(folder, say)
+        found = find_clips(folder)
         options = read_clip_options(folder, {clip.name for clip in found})
         for clip in found:
             given = options.get(clip.name, ClipOptions())
@@ -233,7 +231,7 @@ def _clips(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Clip, 
                     identity = (clip.folder.resolve(), clip.sequence.name)
                     count = clip.sequence.count
             if identity in clips:
-                say(f"left out {clip.name} of {folder}: it is there already")
+                log.info("left out %s of %s: it is there already", clip.name, folder)
                 continue
             if count is not None:
                 used = len(range(count)[given.first : given.last])
@@ -241,7 +239,9 @@ def _clips(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Clip, 
                     name = clip.name
                     if isinstance(clip, ImageClip) and name == ".":
                         name = clip.files[0].name
-                    say(f"left out {name} of {folder}: it has {count} frame, 2 are needed")
+                    log.info(
+                        "left out %s of %s: it has %d frame, 2 are needed", name, folder, count
+                    )
                     continue
                 if used < 2:
                     raise TecoError(
@@ -256,16 +256,14 @@ def _clips(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Clip, 
 # --- videos ------------------------------------------------------------------------------------
 
 
-def _decoded_video(
-    clip: VideoClip, options: _Options, cache: Path, say: Callable[[str], None]
-) -> tuple[Path, str]:
+def _decoded_video(clip: VideoClip, options: _Options, cache: Path) -> tuple[Path, str]:
     """Where in the cache a video is, without ending, decoded if it was not there; and its name."""
     file = clip.path
     stat = file.stat()
     name = _name(file.name, (options, stat.st_size, stat.st_mtime_ns, CACHE_VERSION))
     target = cache / _key(name, file.parent)
     if not _is_kept(target):
-        say(f"decoding {file.name}, shrunk by {options.shrink:g}")
+        log.info("decoding %s, shrunk by %g", file.name, options.shrink)
         _keep(_video_frames(file, options), {target: None}, str(file), options.shrink, cuts=True)
     return target, name
 
@@ -325,7 +323,6 @@ class _ImageSet:
 def _picture_shots(
     clips: list[tuple[ImageClip, _Options]],
     cache: Path,
-    say: Callable[[str], None],
     store: StoreOptions,
 ) -> list[Shot]:
     """Shots of the picture folders, all of them kept in the same way."""
@@ -336,7 +333,7 @@ def _picture_shots(
         for s in sets:
             if not _is_kept(cache / s.key):
                 shrunk = f", shrunk by {s.options.shrink:g}" if s.options.shrink != 1 else ""
-                say(f"decoding the {len(s.files)} frames of {s.clip.label}{shrunk}")
+                log.info("decoding the %d frames of %s%s", len(s.files), s.clip.label, shrunk)
                 _keep(
                     s.decoded(), {cache / s.key: None}, s.clip.label, s.options.shrink,
                     cuts=not s.clip.whole,
@@ -344,15 +341,18 @@ def _picture_shots(
         return cached_shots({cache / s.key: s.name for s in sets})
     size = f"{total / 2**30:.1f} GiB when decoded"
     if store.crops:
-        say(f"{len(sets)} folders of frames, {size}: {store.crops} crops of each are kept decoded")
-        return _crop_shots(sets, cache, say, store)
-    say(f"{len(sets)} folders of frames, {size}: each is decoded when it is needed")
+        log.info(
+            "%d folders of frames, %s: %d crops of each are kept decoded",
+            len(sets), size, store.crops,
+        )  # fmt: skip
+        return _crop_shots(sets, cache, store)
+    log.info("%d folders of frames, %s: each is decoded when it is needed", len(sets), size)
     unknown = [
         s for s in sets
         if not s.clip.whole and _lazy_record(_record(cache, s.key), len(s.files)) is None
     ]  # fmt: skip
     if unknown:
-        say(f"looking for cuts in the {sum(len(s.files) for s in unknown)} frames, once")
+        log.info("looking for cuts in the %d frames, once", sum(len(s.files) for s in unknown))
     shots = _in_parallel(
         lambda s: _lazy_shots(
             s.lazy(), None if s.clip.whole else s.decoded(), s.name, _record(cache, s.key)
@@ -384,9 +384,7 @@ def _sized(clip: ImageClip, options: _Options, cache: Path) -> _ImageSet:
     return _ImageSet(clip, options, name, key, files, (height, width))
 
 
-def _crop_shots(
-    sets: list[_ImageSet], cache: Path, say: Callable[[str], None], store: StoreOptions
-) -> list[Shot]:
+def _crop_shots(sets: list[_ImageSet], cache: Path, store: StoreOptions) -> list[Shot]:
     """Shots of windows cut from each clip; see :class:`StoreOptions`."""
 
     def targets(s: _ImageSet) -> list[Path]:
@@ -405,7 +403,8 @@ def _crop_shots(
     step = max(1, usable_cores()) * 4
     for begin in range(0, len(missing), step):
         _in_parallel(cut, missing[begin : begin + step])
-        say(f"cut crops from {min(begin + step, len(missing))} of {len(missing)} clips")
+        done = min(begin + step, len(missing))
+        log.info("cut crops from %d of %d clips", done, len(missing))
     return cached_shots(
         {
             target: f"{s.name}-{store.crop_size}-{store.crops}-{n}"
@@ -569,13 +568,16 @@ def _keep(
     found: list[int] = []
     count = 0
     shapes: dict[Path, tuple[int, ...]] = {}
-    parts = {target: target.with_name(f".{target.name}.{os.getpid()}.part") for target in outputs}
     folder = next(iter(outputs)).parent
     try:
         # Written frame by frame: a long clip need not fit into memory, and a full disk is an error
         # of write() rather than of a memory access.
         with ExitStack() as stack:
-            files = {target: stack.enter_context(part.open("wb")) for target, part in parts.items()}
+            files: dict[Path, BinaryIO] = {}
+            for target in outputs:
+                # Each file is closed, and then gets its name, when the stack unwinds.
+                part = stack.enter_context(writing(target.with_name(f"{target.name}.raw")))
+                files[target] = stack.enter_context(part.open("wb"))
             for pixels in frames:
                 if detector is not None and detector.is_cut(pixels) and count:
                     found.append(count)
@@ -585,24 +587,16 @@ def _keep(
                     shapes[target] = cut.shape
                     files[target].write(np.ascontiguousarray(cut).tobytes())
                 count += 1
-            # On the disk before the record that vouches for them.
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        if count < 2:
-            raise TecoError(
-                f"{label} has {count} frames to train on, at least 2 are needed", exit_code=USAGE
-            )
-        for target, part in parts.items():
-            part.replace(target.with_name(target.name + ".raw"))
+            if count < 2:
+                raise TecoError(
+                    f"{label} has {count} frames to train on, at least 2 are needed",
+                    exit_code=USAGE,
+                )
     except OSError as error:
         raise TecoError(
             f"the frames of {label} could not be kept in {folder}: {error.strerror}",
             hint="free some space, or give another --out",
         ) from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
     for target, shape in shapes.items():
         record = {"shape": [count, *shape], "cuts": found, "source": label, "shrink": shrink}
         _write_record(target.with_name(target.name + ".json"), record)

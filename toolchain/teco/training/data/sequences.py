@@ -1,4 +1,4 @@
-"""Training sequences: which crops of which frames, with their degraded twin and their motion.
+"""Training sequences: which crops of which frames, with their degraded copies and their motion.
 
 Every sequence is a pure function of (seed, index of the batch, number in the batch): nothing is
 remembered between samples, so a resumed run sees exactly the data that an uninterrupted one would,

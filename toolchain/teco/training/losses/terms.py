@@ -112,7 +112,7 @@ def ping_pong(sequence: Tensor) -> Tensor:
 
 
 def ping_pong_loss(outputs: Tensor, kind: PingPongKind = "charbonnier") -> Tensor:
-    """Each frame on the way there against the same frame on the way back; the turn has no twin.
+    """Each frame on the way there against the same frame on the way back; the turn has none.
 
     Args:
         outputs: (B, 2T-1, 3, H, W), what the network made of :func:`ping_pong`'s sequence.

@@ -1,1 +1,1 @@
-"""A record as one HTML file that needs no network: page, tables, pictures, and what draws them."""
+"""A record as one HTML file that needs no network: page, tables, frames, and what draws them."""

@@ -1,4 +1,4 @@
-"""What the page's script draws, worked out here: labels, points, curves, pictures."""
+"""What the page's script draws, worked out here: labels, points, curves, frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from teco.benchmark.record.quality import Quality
 from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import TableRow
-from teco.benchmark.report.html.pictures import Shown
+from teco.benchmark.report.html.frames import Shown
 from teco_calibration.records import to_data
 from teco_models.variant import SCALE
 
@@ -41,7 +41,7 @@ def points_of(record: Record, lines: Sequence[TableRow]) -> list[dict[str, Any]]
 
 
 def _distinct(lines: Sequence[TableRow]) -> list[tuple[str, Quality]]:
-    """(label, quality) of each set of pictures that was measured, once."""
+    """(label, quality) of each run of frames that was measured, once."""
     found: dict[str, Quality] = {}
     for e in lines:
         if e.quality is not None:
@@ -72,7 +72,7 @@ def cold_of(lines: Sequence[TableRow]) -> list[dict[str, Any]]:
 
 
 def view_of(record: Record, shown: Shown, shows: Mapping[str, str]) -> dict[str, Any]:
-    """The viewer's pictures, their labels and each shown frame's PSNR."""
+    """The viewer's frames, their labels and each shown frame's PSNR."""
     runtimes: dict[str, list[str]] = {}
     quality: dict[str, Quality] = {q.method: q for q in record.interpolations}
     models: dict[str, str] = {}

@@ -1,20 +1,21 @@
 """D3 and Observable Plot, which draw the report's charts: out of npm's packages, into the page.
 
-They are not part of teco; :mod:`teco.core.npm_package` says how they come. A report holds both
-whole, so
-it holds their licences too: each package's own, and those of what the two bundle, whose texts the
-packages leave out (``bundled-licences.txt``).
+They are not part of teco; :mod:`teco.core.npm_package` says how they come. A report holds
+both whole, so it holds their licences too: each package's own, and those of what the two bundle,
+whose texts the packages leave out (``bundled-licences.txt``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from importlib.resources import files
 
 from teco.core import npm_package
 from teco.core.errors import USAGE, TecoError
 from teco.core.npm_package import D3, PLOT
+
+log = logging.getLogger(__name__)
 
 TITLES = {D3: "D3", PLOT: "Observable Plot"}
 """In the order in which a page has to load them."""
@@ -33,11 +34,8 @@ class Libraries:
     licences: str
 
 
-def find(*, say: Callable[[str], None] = lambda _: None) -> Libraries:
+def find() -> Libraries:
     """Both libraries from the folder that ``$TECO_REPORT_JS`` names, else the cache, else npm.
-
-    Args:
-        say: told about a download.
 
     Raises:
         TecoError: see :func:`teco.core.npm_package.find`; or a named file is no script that can
@@ -46,7 +44,7 @@ def find(*, say: Callable[[str], None] = lambda _: None) -> Libraries:
     scripts: list[str] = []
     licences: list[str] = []
     for package, title in TITLES.items():
-        found = npm_package.find(package, say=say)
+        found = npm_package.find(package)
         script, licence = (_read(found, name) for name in package.files)
         scripts.append(script)
         licences.append(f"{title} {found.version}".strip() + f":\n\n{licence.strip()}\n")

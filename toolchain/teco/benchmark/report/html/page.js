@@ -123,7 +123,7 @@
   const timed = points.filter((p) => p.own && p.p50 != null).sort((a, b) => a.p50 - b.p50);
   const DRAWN = 600; // lines for one row; more would only slow the page down
   const samples = timed.flatMap((p) => {
-    const all = record.rows[p.index].kernel.host.blocks.flat().sort(d3.ascending);
+    const all = record.rows[p.index].latency.host.blocks.flat().sort(d3.ascending);
     const every = Math.ceil(all.length / (DRAWN - 100));
     const kept = all.length <= DRAWN ? all : all.filter((_, n) => n % every === 0 || n >= all.length - 100);
     return kept.map((ms) => ({ key: p.key, ms }));

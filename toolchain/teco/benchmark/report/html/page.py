@@ -1,4 +1,4 @@
-"""The report: a record, and pictures where there are some, as one HTML file without a network.
+"""The report: a record, and frames where there are some, as one HTML file without a network.
 
 What it says stands in the page as text and tables; the script adds charts, sorting and the viewer.
 The page's own policy forbids every connection, so that it cannot need one.
@@ -18,8 +18,8 @@ from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import TITLES, TableRow, column, entries, pareto_front
 from teco.benchmark.report.html import tables
 from teco.benchmark.report.html.data import cold_of, means_of, points_of, series_of, view_of
+from teco.benchmark.report.html.frames import Shown, encode
 from teco.benchmark.report.html.libraries import Libraries
-from teco.benchmark.report.html.pictures import Shown, encode
 from teco.benchmark.report.markdown import conditions
 from teco.core.files import as_json, write_beside
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
@@ -41,12 +41,12 @@ def write_html(
     """Write the report under its final name.
 
     Args:
-        path: see :func:`teco.benchmark.outputs.check`, which is for before the measuring.
+        path: that can be written.
         record: what was measured.
         libraries: what draws the charts (:func:`teco.benchmark.report.html.libraries.find`, before
             the measuring too).
-        gallery: pictures of the truth, the interpolations and the candidates.
-        shows: row key -> the method in the gallery that shows its pictures.
+        gallery: frames of the truth, the interpolations and the candidates.
+        shows: row key -> the method in the gallery whose frames are the row's.
 
     Raises:
         WriteError: it cannot be written.
@@ -65,25 +65,7 @@ def page(
     ]
     view = view_of(record, shown, shows) if shown else None
     if view is not None and not view["middle"]:
-        view = None  # pictures of no row: there is nothing to compare
-    extra = {
-        "points": points_of(record, lines),
-        "interpolations": [
-            {"label": e.model, "quality": means_of(e)} for e in lines if e.row is None
-        ],
-        "metrics": [
-            {
-                "key": m,
-                "title": column(m).title,
-                "better": "high" if m in HIGHER_IS_BETTER else "low",
-            }
-            for m in metrics
-        ],
-        "fronts": {m: pareto_front(lines, m) for m in metrics},
-        "series": series_of(lines),
-        "cold": cold_of(lines),
-        "shown": view,
-    }
+        view = None  # frames of no row: there is nothing to compare
     sections = [
         ("summary-title", "Summary", _summary(lines)),
         ("pareto-title", "Quality against latency", _pareto(record, metrics)),
@@ -92,7 +74,7 @@ def page(
         ("roofline-title", "Distance to the limit", _roofline(record)),
         ("frames-title", "Quality frame by frame", _frames(record, metrics)),
         ("cold-title", "After a reset", _cold_start(lines)),
-        ("pictures-title", "Pictures", _pictures(shown, view)),
+        ("viewer-title", "Frames side by side", _viewer(shown, view)),
         ("distance-title", "Distance from float32", tables.distances(record)),
         ("gate-title", "The temporal gate", tables.gate(record)),
         ("memory-title", "Memory", tables.memory(record)),
@@ -117,11 +99,38 @@ def page(
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>'
         f'<main id="main">{body}</main>{_footer(record, libraries)}'
         f"{_data('record', as_json(to_data(record)).decode())}"
-        f"{_data('extra', as_json(extra).decode())}"
+        f"{_data('extra', as_json(_extra(record, lines, metrics, view)).decode())}"
         f"{''.join(f'<script>{script}</script>' for script in libraries.scripts)}"
         f"<script>{_resource('page.js')}</script>"
         f"<script>{_resource('viewer.js')}</script></body></html>\n"
     )
+
+
+def _extra(
+    record: Record,
+    lines: Sequence[TableRow],
+    metrics: Sequence[Metric],
+    view: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the script draws beside the record."""
+    return {
+        "points": points_of(record, lines),
+        "interpolations": [
+            {"label": e.model, "quality": means_of(e)} for e in lines if e.row is None
+        ],
+        "metrics": [
+            {
+                "key": m,
+                "title": column(m).title,
+                "better": "high" if m in HIGHER_IS_BETTER else "low",
+            }
+            for m in metrics
+        ],
+        "fronts": {m: pareto_front(lines, m) for m in metrics},
+        "series": series_of(lines),
+        "cold": cold_of(lines),
+        "shown": view,
+    }
 
 
 def _resource(name: str) -> str:
@@ -203,7 +212,7 @@ def _metric_picker(ident: str, metrics: Sequence[Metric]) -> str:
 
 
 def _pareto(record: Record, metrics: Sequence[Metric]) -> str:
-    if not metrics or not any(row.kernel and row.quality for row in record.rows):
+    if not metrics or not any(row.latency and row.quality for row in record.rows):
         return ""
     return _metric_picker("pareto-metric", metrics) + _figure(
         "pareto",
@@ -215,7 +224,7 @@ def _pareto(record: Record, metrics: Sequence[Metric]) -> str:
 
 
 def _spread(record: Record) -> str:
-    if not any(row.kernel for row in record.rows):
+    if not any(row.latency for row in record.rows):
         return ""
     body = _figure(
         "spread",
@@ -235,7 +244,7 @@ def _roofline(record: Record) -> str:
         "Roofline",
         "The lines are the most this machine was measured to do in this run: multiply-adds "
         "on the flat part, memory on the slope. A step below its line leaves that share unused. "
-        "Bytes are those that any implementation must move: weights, frame, state and picture, "
+        "Bytes are those that any implementation must move: weights, LR and HR frame and state, "
         "each once.",
     ) + tables.ceilings(record)
 
@@ -252,7 +261,7 @@ def _frames(record: Record, metrics: Sequence[Metric]) -> str:
             "frames",
             "Quality frame by frame",
             "Frames that count, by the official rules. Curves are named by the runtime that made "
-            "the pictures; on other float32 runtimes they are the same within one 8-bit step "
+            "the frames; on other float32 runtimes they are the same within one 8-bit step "
             "(see the distance from float32).",
         )
         + told
@@ -267,21 +276,22 @@ def _cold_start(lines: Sequence[TableRow]) -> str:
     metrics: list[Metric] = ["psnr", "lpips"] if any(c.lpips for c in curves) else ["psnr"]
     picker = _metric_picker("cold-metric", metrics)
     return (
-        "<p>What a picture lacks after the recurrence was reset, beside the same frame of a run "
-        "that began long before: the frames a player should run before the one it shows.</p>"
+        "<p>What a frame lacks after the recurrence was reset, beside the same frame of a run "
+        "that began long before. The pre-roll is as many frames as a player should run and drop "
+        "before the one it shows.</p>"
         + picker
         + '<fieldset class="legend" id="cold-legend" aria-label="Curves shown"></fieldset>'
         + _figure(
             "cold",
             "Quality missing after a reset",
-            "Above 0 the pictures are worse than without the reset; mean over the places at which "
+            "Above 0 the frames are worse than without the reset; mean over the places at which "
             "the recurrence was reset. The dotted line is the least that any suggestion allows.",
         )
         + table
     )
 
 
-def _pictures(shown: Shown | None, view: Mapping[str, Any] | None) -> str:
+def _viewer(shown: Shown | None, view: Mapping[str, Any] | None) -> str:
     if shown is None or view is None:
         return ""
     frames = [(str(n), str(frame)) for n, frame in enumerate(shown.frames)]
@@ -300,8 +310,8 @@ def _pictures(shown: Shown | None, view: Mapping[str, Any] | None) -> str:
         for n, what in enumerate(("left", "middle", "truth"))
     )
     return (
-        f"<p>Lossless pictures: left, middle, and the truth on the right.{cut} Move the dividers "
-        "with the sliders or by dragging; the pointer, or the arrow keys on the picture (with "
+        f"<p>Lossless frames: left, middle, and the truth on the right.{cut} Move the dividers "
+        "with the sliders or by dragging; the pointer, or the arrow keys on the frame (with "
         "Shift in larger steps), move the magnifier.</p>"
         '<div class="viewer"><div class="controls">'
         + _picker("view-frame", "Frame", frames)
@@ -329,10 +339,10 @@ def _method(record: Record) -> str:
         ("governor", c.governor or ""),
         ("load", "" if c.load_before is None else f"{c.load_before:.2f} before"
                  + ("" if c.load_after is None else f", {c.load_after:.2f} after")),
-        ("others took", "" if c.busy_share is None else f"{c.busy_share:.0%} of the processors"),
+        ("other programs", "" if c.busy_share is None else f"{c.busy_share:.0%} of the processors"),
         ("clock", f"{c.clock}; one reading takes {c.timer_overhead_ns:.0f} ns, its step is "
                   f"{c.timer_resolution_ns:.0f} ns"),
-        ("turns", f"at most {c.block} steps in a row, in random order (seed {c.seed})"),
+        ("order", f"at most {c.block} steps in a row, in random order (seed {c.seed})"),
         ("measured", f"{record.created}, in {record.seconds:.0f} s"),
         *[(f"noise, {n.row}", f"the same twice: {n.ratio:.3f} ({n.low:.3f} to {n.high:.3f})")
           for n in record.noise],

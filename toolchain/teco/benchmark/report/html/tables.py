@@ -124,19 +124,19 @@ def distances(record: Record) -> str:
 
 
 def cold_starts(lines: Sequence[TableRow]) -> str:
-    """What each curve suggests."""
+    """The pre-roll that each cold-start curve suggests."""
     rows: dict[str, list[str]] = {}
     for e in lines:
         if e.quality is None or (cold := e.quality.cold_start) is None:
             continue
         first = cold.settled_psnr[0] - cold.psnr[0]
-        frames = "not reached" if cold.warm_up is None else str(cold.warm_up)
+        frames = "not reached" if cold.pre_roll is None else str(cold.pre_roll)
         rows[f"{e.quality.method} on {e.quality.measured_on}"] = [
             f"{first:.2f} dB", frames, f"{cold.tolerance:.2f} dB", str(len(cold.starts)), cold.size,
         ]  # fmt: skip
-    header = ("pictures of", "missing on a first frame", "warm-up frames", "may be missing",
+    header = ("frames of", "missing on a first frame", "pre-roll frames", "may be missing",
               "resets", "LR size run")  # fmt: skip
-    return plain(header, [[name, *cells] for name, cells in rows.items()], "Suggested warm-up")
+    return plain(header, [[name, *cells] for name, cells in rows.items()], "Suggested pre-roll")
 
 
 def ratios(record: Record) -> str:

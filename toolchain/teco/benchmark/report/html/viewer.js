@@ -12,7 +12,7 @@
   view.width = shown.width;
   view.height = shown.height;
 
-  function picture(method, n) {
+  function imageOf(method, n) {
     const name = `${method}/${n}`;
     if (!cache.has(name)) {
       const image = new Image();
@@ -28,10 +28,10 @@
   function paint() {
     const n = Number(control.frame.value);
     const methods = [control.left.value, control.middle.value, "truth"];
-    const images = methods.map((method) => picture(method, n));
+    const images = methods.map((method) => imageOf(method, n));
     const edges = [0, Number(control.first.value), Number(control.second.value), 100]
       .map((share) => Math.round((share / 100) * shown.width));
-    if (!images.every(ready)) return; // its load paints; until then the last picture stays
+    if (!images.every(ready)) return; // its load paints; until then the last frame stays
     images.forEach((image, i) => {
       const left = edges[i], width = edges[i + 1] - left;
       if (width > 0) {

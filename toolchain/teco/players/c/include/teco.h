@@ -53,7 +53,7 @@ typedef enum teco_status {
     TECO_ERROR_CONTRACT = 4, /* an ONNX file that no teco wrote, or one of a kind not known here */
     TECO_ERROR_SIZE = 5,     /* the picture's size does not suit the model or the output */
     TECO_ERROR_MEMORY = 6,
-    TECO_ERROR_RUN = 7 /* ONNX Runtime failed, or the network gave values that are no numbers */
+    TECO_ERROR_RUN = 7 /* ONNX Runtime failed, or the network gave values that are not finite */
 } teco_status;
 
 typedef enum teco_format {

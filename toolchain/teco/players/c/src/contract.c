@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "contract.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,9 +15,25 @@ static bool take_name(char *out, const char *name) {
     return true;
 }
 
-static bool take_type(element *out, const char *name) {
-    if (name && strcmp(name, "float32") && strcmp(name, "uint8")) return false;
-    *out = name && !strcmp(name, "uint8") ? UINT8 : FLOAT32; /* what is not said is float32 */
+/* A string member, or what it is where it is not said; NULL where it is no string. */
+static const char *text_or(const json *object, const char *key, const char *usual) {
+    return json_member(object, key) ? json_string(object, key) : usual;
+}
+
+static bool take_type(element *out, const json *object) {
+    const char *name = text_or(object, "dtype", "float32");
+    if (!name || (strcmp(name, "float32") && strcmp(name, "uint8"))) return false;
+    *out = strcmp(name, "uint8") ? FLOAT32 : UINT8;
+    return true;
+}
+
+/* Whether every member is one of these names, which end with NULL. */
+static bool knows_all(const json *object, const char *const *names) {
+    for (const json *m = object ? object->first : NULL; m; m = m->next) {
+        const char *const *name = names;
+        while (*name && strcmp(*name, m->key)) name++;
+        if (!*name) return false;
+    }
     return true;
 }
 
@@ -65,13 +80,17 @@ static int find_output(const contract *c, const char *name) {
 }
 
 static bool read_state(contract *c, const json *s) {
+    static const char *const known[] = {"input", "source", "shape", "zero", "dtype", NULL};
     const char *source = json_string(s, "source");
     const json *shape = json_member(s, "shape");
+    if (s->kind != JSON_OBJECT || !knows_all(s, known)) return false;
     if (c->state_count == MAX_STATES || !shape || shape->kind != JSON_ARRAY) return false;
     state *into = &c->states[c->state_count];
     port *p = &into->input;
     if (!take_name(p->name, json_string(s, "input"))) return false;
-    if (!take_type(&p->type, json_string(s, "dtype"))) return false;
+    if (!take_type(&p->type, s) || !strcmp(p->name, c->frame.name)) return false;
+    for (int i = 0; i < c->state_count; i++)
+        if (!strcmp(p->name, c->states[i].input.name)) return false;
     for (const json *e = shape->first; e; e = e->next) {
         if (p->rank == 4 || e->kind != JSON_STRING) return false;
         if (!take_extent(&p->shape[p->rank++], e->text)) return false;
@@ -83,7 +102,7 @@ static bool read_state(contract *c, const json *s) {
         into->source = find_output(c, source);
         if (into->source < 0) {
             port fresh = *p;
-            if (!take_name(fresh.name, source)) return false;
+            if (fresh.type != FLOAT32 || !take_name(fresh.name, source)) return false;
             into->source = c->output_count;
             c->outputs[c->output_count++] = fresh; /* room: at most one each, beside the picture */
         }
@@ -101,32 +120,41 @@ static bool read_range(const json *range, double white) {
            low->next->kind == JSON_NUMBER && low->next->number == white && !low->next->next;
 }
 
+static bool integer_is(const json *object, const char *key, int expected) {
+    int found;
+    return json_integer(object, key, &found) && found == expected;
+}
+
 /* What is wrong with it, or NULL. */
 static const char *read_contract(contract *c, const json *j) {
+    static const char *const known[] = {
+        "frame", "picture", "states", "scale", "reset", "warm_up", "multiple_of", "minimum", "colour",
+        "range", "dtype", "layout", "check", NULL};
+    if (!j || j->kind != JSON_OBJECT) return "form";
+    if (!knows_all(j, known)) return "field";
     if (!take_name(c->frame.name, json_string(j, "frame"))) return "frame";
     if (!take_name(c->outputs[0].name, json_string(j, "picture"))) return "picture";
     c->output_count = 1;
-    if (!take_type(&c->frame.type, json_string(j, "dtype"))) return "dtype";
+    if (!take_type(&c->frame.type, j)) return "dtype";
     c->outputs[0].type = c->frame.type;
-    const char *layout = json_string(j, "layout");
+    const char *layout = text_or(j, "layout", "NCHW");
     bool pictures = c->frame.type == UINT8;
-    if (strcmp(layout ? layout : "NCHW", pictures ? "NHWC" : "NCHW")) return "layout";
-    if (!json_integer(j, "scale", &c->scale) || c->scale < 1 || c->scale > 16) return "scale";
-    if (!json_integer(j, "minimum", &c->minimum) || c->minimum < 1) return "minimum";
-    if (!json_integer(j, "multiple_of", &c->multiple_of) || c->multiple_of < 1) return "multiple_of";
+    if (!layout || strcmp(layout, pictures ? "NHWC" : "NCHW")) return "layout";
+    if (!integer_is(j, "scale", c->scale = SCALE)) return "scale";
+    if (!integer_is(j, "minimum", MINIMUM)) return "minimum";
+    if (!integer_is(j, "multiple_of", 1)) return "multiple_of";
     if (!says(j, "colour", "RGB")) return "colour";
     if (!read_range(json_member(j, "range"), pictures ? 255 : 1)) return "range";
-    int warm_up;
-    if (!json_integer(j, "warm_up", &warm_up) || warm_up) return "warm_up";
+    if (!integer_is(j, "warm_up", 0)) return "warm_up"; /* frames that are run and not shown */
     picture_shape(&c->frame, 1, pictures);
     picture_shape(&c->outputs[0], c->scale, pictures);
     const json *states = json_member(j, "states");
     if (!states || states->kind != JSON_ARRAY) return "states";
     for (const json *s = states->first; s; s = s->next)
         if (!read_state(c, s)) return "states";
-    const char *check = json_string(j, "check");
+    const char *check = text_or(j, "check", "");
     c->check = -1;
-    if ((check && *check) != pictures) return "check";
+    if (!check || !!*check != pictures) return "check";
     if (pictures) {
         port *p = &c->outputs[c->check = c->output_count++];
         if (!take_name(p->name, check)) return "check";
@@ -136,44 +164,49 @@ static const char *read_contract(contract *c, const json *j) {
     return NULL;
 }
 
+/* "dynamic", or height and width in at most five digits each. */
+static bool read_size(contract *c, const char *size) {
+    if (!size || !strcmp(size, "dynamic")) return size;
+    const char *digits = "0123456789";
+    size_t high = strspn(size, digits), wide = size[high] ? strspn(size + high + 1, digits) : 0;
+    if (high > 5 || size[high] != 'x' || wide > 5 || size[high + 1 + wide]) return false;
+    c->height = atoi(size);
+    c->width = atoi(size + high + 1);
+    return c->height >= MINIMUM && c->width >= MINIMUM;
+}
+
 teco_status contract_read(contract *c, const char *manifest, const char *model) {
     memset(c, 0, sizeof *c);
     json *root = json_parse(manifest);
     teco_status status = TECO_OK;
-    const char *wrong = NULL, *size;
-    int schema;
-    char end;
-    if (!json_integer(root, "schema", &schema) || !take_name(c->variant, json_string(root, "variant")))
+    const char *wrong = NULL;
+    int schema = 0;
+    if (!root)
         status = teco_fail(TECO_ERROR_CONTRACT, "the manifest inside %s is damaged" AGAIN, model);
-    else if (schema != SCHEMA)
+    else if (!json_integer(root, "schema", &schema) || schema != SCHEMA)
         status = teco_fail(
             TECO_ERROR_CONTRACT, "%s has manifest schema %d, this libteco reads %d" AGAIN, model,
             schema, SCHEMA);
+    else if (!take_name(c->variant, json_string(root, "variant")))
+        status = teco_fail(TECO_ERROR_CONTRACT, "the manifest inside %s names no variant" AGAIN, model);
     else if ((wrong = read_contract(c, json_member(root, "contract"))))
         status = teco_fail(
             TECO_ERROR_CONTRACT,
             "the stream contract of %s has a %s that libteco " TECO_VERSION
-            " cannot drive (it drives RGB with float32 or uint8 ports)" AGAIN,
+            " cannot drive (it drives RGB with float32 or uint8 ports, and shows every frame)" AGAIN,
             model, wrong);
-    else if (!(size = json_string(root, "size")) ||
-             (strcmp(size, "dynamic") &&
-              (sscanf(size, "%dx%d%c", &c->height, &c->width, &end) != 2 || c->height < c->minimum ||
-               c->width < c->minimum)))
+    else if (!read_size(c, json_string(root, "size")))
         status = teco_fail(TECO_ERROR_CONTRACT, "the size in the manifest of %s is damaged" AGAIN, model);
     json_free(root);
     return status;
 }
 
 teco_status contract_check_size(const contract *c, int width, int height) {
-    if (width < c->minimum || height < c->minimum)
+    if (width < MINIMUM || height < MINIMUM)
         return teco_fail(
             TECO_ERROR_SIZE,
             "a picture of %dx%d (width x height) is too small; the network needs at least %dx%d", width,
-            height, c->minimum, c->minimum);
-    if (width % c->multiple_of || height % c->multiple_of)
-        return teco_fail(
-            TECO_ERROR_SIZE, "a picture is %dx%d (width x height), expected multiples of %d", width,
-            height, c->multiple_of);
+            height, MINIMUM, MINIMUM);
     if (c->width && (width != c->width || height != c->height))
         return teco_fail(
             TECO_ERROR_SIZE,

@@ -1,5 +1,6 @@
-/* The stream contract: how a model's step is driven, as the file's own manifest says
- * (teco/artifact.py writes it). SPDX-License-Identifier: Apache-2.0 */
+/* The stream contract: how a model's step is driven, as the file's own manifest says. Python
+ * (teco/model/contract.py) and the page for browsers (page/contract.js) read it by the same rules:
+ * tests/fixtures/contract. SPDX-License-Identifier: Apache-2.0 */
 #ifndef TECO_CONTRACT_H
 #define TECO_CONTRACT_H
 
@@ -9,6 +10,8 @@
 
 #define METADATA_KEY "teco.manifest"
 #define SCHEMA 1
+#define SCALE 4
+#define MINIMUM 8
 #define MAX_STATES 8
 #define MAX_OUTPUTS (MAX_STATES + 2)
 #define MAX_NAME 64
@@ -41,8 +44,8 @@ typedef struct {
     int output_count;
     state states[MAX_STATES];
     int state_count;
-    int check; /* output that is finite exactly where the picture is numbers; -1: the picture shows it */
-    int scale, minimum, multiple_of;
+    int check; /* output that is finite exactly where the HR frame is; -1: the frame itself shows it */
+    int scale;
     int width, height; /* the only size; 0: any */
 } contract;
 

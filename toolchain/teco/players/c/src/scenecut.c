@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scenecut.h"
 
+#ifndef __wasm__ /* what is used of it, web/scenecut_wasm.c declares */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+#endif
 
-/* The names and the reasons are those of teco/scenecut.py. Where OpenCV computes there, its
+/* The names and the reasons are those of teco/inference/scene_cuts.py. Where OpenCV computes there, its
  * arithmetic is repeated here: integer or float32, and rounded as there, since a level more or less
  * can decide a cut. This file is compiled without fused multiplications for the same reason. */
 #define BLOCK 16
@@ -18,46 +19,49 @@
 #define CAUTION 0.4
 
 static int minimum(int a, int b) { return a < b ? a : b; }
+static double smaller(double a, double b) { return a < b ? a : b; }
+static double larger(double a, double b) { return a > b ? a : b; }
 
 /* --- shrinking ------------------------------------------------------------------------------- */
 
 /* A thinned view of a picture: every step-th pixel from an offset. */
 typedef struct {
-    const uint8_t *rgb;
-    int stride, step, offset, width, height;
+    const uint8_t *pixels;
+    int channels, stride, step, offset, width, height;
 } thinned;
 
 static const uint8_t *pixel(const thinned *t, int x, int y) {
-    return t->rgb + (size_t)(y * t->step + t->offset) * (size_t)t->stride +
-           (size_t)(x * t->step + t->offset) * 3;
+    return t->pixels + (size_t)(y * t->step + t->offset) * (size_t)t->stride +
+           (size_t)((x * t->step + t->offset) * t->channels);
 }
 
 static uint8_t rounded(float x) {
-    long n = lrintf(x); /* ties to even */
+    int n = (int)rintf(x); /* ties to even */
     return (uint8_t)(n < 0 ? 0 : n > 255 ? 255 : n);
 }
 
-/* One source cell's share in an output cell, as OpenCV's area resize lists them. */
+/* What an output cell covers: a share of the source cell before first, whole cells up to last, a share
+ * of last. As OpenCV's area resize has them; a share that is 0 is left out. */
 typedef struct {
-    int to, from;
-    float share;
-} share;
+    int first, last;
+    float before, whole, after;
+} cover;
 
-/* At most two partial cells and the whole ones between, for each output cell. */
-static int area_shares(int from, int to, double scale, share *list) {
-    int n = 0;
+static void take_covers(int from, int to, double scale, cover *list) {
     for (int d = 0; d < to; d++) {
         const double begin = d * scale, end = begin + scale;
-        const double cell = fmin(scale, from - begin);
-        int first = (int)ceil(begin), last = (int)floor(end);
-        last = minimum(last, from - 1);
-        first = minimum(first, last);
-        if (first - begin > 1e-3) list[n++] = (share){d, first - 1, (float)((first - begin) / cell)};
-        for (int s = first; s < last; s++) list[n++] = (share){d, s, (float)(1.0 / cell)};
-        if (end - last > 1e-3)
-            list[n++] = (share){d, last, (float)(fmin(fmin(end - last, 1.0), cell) / cell)};
+        const double cell = smaller(scale, from - begin);
+        const int last = minimum((int)floor(end), from - 1), first = minimum((int)ceil(begin), last);
+        list[d] = (cover){
+            first, last, first - begin > 1e-3 ? (float)((first - begin) / cell) : 0.f,
+            (float)(1.0 / cell),
+            end - last > 1e-3 ? (float)(smaller(smaller(end - last, 1.0), cell) / cell) : 0.f};
     }
-    return n;
+}
+
+/* The share that an output cell has of a source cell from first - 1 to last. */
+static float share_of(const cover *c, int at) {
+    return at < c->first ? c->before : at < c->last ? c->whole : c->after;
 }
 
 /* Both scales whole numbers: the mean of whole cells. */
@@ -78,21 +82,27 @@ static void shrink_whole(const thinned *t, int w, int h, int across, int down, u
 }
 
 static void shrink_by_shares(
-    const thinned *t, int w, const share *xs, int x_count, const share *ys, int y_count, uint8_t *out) {
-    float line[3 * SKETCH_SIDE], sum[3 * SKETCH_SIDE];
-    const int n = 3 * w;
-    memset(sum, 0, sizeof sum);
-    for (int j = 0; j < y_count; j++) {
-        memset(line, 0, sizeof line);
-        for (int i = 0; i < x_count; i++) {
-            const uint8_t *p = pixel(t, xs[i].from, ys[j].from);
-            for (int k = 0; k < 3; k++) line[3 * xs[i].to + k] += (float)p[k] * xs[i].share;
+    const thinned *t, int w, int h, const cover *xs, const cover *ys, uint8_t *out) {
+    for (int y = 0; y < h; y++, out += 3 * w) {
+        float sum[3 * SKETCH_SIDE];
+        bool fresh = true;
+        for (int v = ys[y].first - 1; v <= ys[y].last; v++) {
+            const float down = share_of(&ys[y], v);
+            if (down == 0) continue;
+            for (int x = 0; x < w; x++) {
+                float line[3] = {0, 0, 0};
+                for (int u = xs[x].first - 1; u <= xs[x].last; u++) {
+                    const float across = share_of(&xs[x], u);
+                    if (across == 0) continue;
+                    const uint8_t *p = pixel(t, u, v);
+                    for (int k = 0; k < 3; k++) line[k] += (float)p[k] * across;
+                }
+                for (int k = 0; k < 3; k++)
+                    sum[3 * x + k] = fresh ? down * line[k] : sum[3 * x + k] + down * line[k];
+            }
+            fresh = false;
         }
-        const bool fresh = !j || ys[j].to != ys[j - 1].to;
-        for (int i = 0; i < n; i++)
-            sum[i] = fresh ? ys[j].share * line[i] : sum[i] + ys[j].share * line[i];
-        if (j + 1 == y_count || ys[j + 1].to != ys[j].to)
-            for (int i = 0; i < n; i++) out[(size_t)ys[j].to * (size_t)n + (size_t)i] = rounded(sum[i]);
+        for (int i = 0; i < 3 * w; i++) out[i] = rounded(sum[i]);
     }
 }
 
@@ -104,8 +114,8 @@ static void area_taps(int from, int to, double scale, int *at, int *left, int *r
         f = f <= 0 ? 0.f : f - floorf(f);
         if (s >= from - 1) s = from - 1, f = 0;
         at[d] = s;
-        left[d] = (int)lrintf((1.f - f) * 2048.f);
-        right[d] = (int)lrintf(f * 2048.f);
+        left[d] = (int)rintf((1.f - f) * 2048.f);
+        right[d] = (int)rintf(f * 2048.f);
     }
 }
 
@@ -128,47 +138,43 @@ static void enlarge(const thinned *t, int w, int h, double across, double down, 
 }
 
 /* cv2.resize(..., INTER_AREA) */
-static bool shrink(const thinned *t, int w, int h, uint8_t *out) {
+static void shrink(const thinned *t, int w, int h, uint8_t *out) {
     /* OpenCV takes the inverse of the inverse. */
     const double across = 1.0 / ((double)w / t->width), down = 1.0 / ((double)h / t->height);
+    const int whole_x = (int)rint(across), whole_y = (int)rint(down);
     if (across < 1 || down < 1) {
         enlarge(t, w, h, across, down, out);
-        return true;
-    }
-    const int whole_x = (int)lrint(across), whole_y = (int)lrint(down);
-    if (fabs(across - whole_x) < 2.220446049250313e-16 && fabs(down - whole_y) < 2.220446049250313e-16) {
+    } else if (
+        fabs(across - whole_x) < 2.220446049250313e-16 && fabs(down - whole_y) < 2.220446049250313e-16) {
         shrink_whole(t, w, h, whole_x, whole_y, out);
-        return true;
+    } else {
+        cover xs[SKETCH_SIDE], ys[SKETCH_SIDE];
+        take_covers(t->width, w, across, xs);
+        take_covers(t->height, h, down, ys);
+        shrink_by_shares(t, w, h, xs, ys, out);
     }
-    share *xs = malloc(sizeof *xs * 2 * ((size_t)t->width + (size_t)t->height));
-    if (!xs) return false;
-    share *ys = xs + 2 * (size_t)t->width;
-    const int x_count = area_shares(t->width, w, across, xs);
-    const int y_count = area_shares(t->height, h, down, ys);
-    shrink_by_shares(t, w, xs, x_count, ys, y_count, out);
-    free(xs);
-    return true;
 }
 
 /* --- sketches -------------------------------------------------------------------------------- */
 
 /* Half the mean distance of the levels from 128; every sum here is a whole number below 2^24. */
 static void take_amount(sketch *s, int count) {
-    long sum = 0;
-    for (int i = 0; i < count; i++) sum += labs((long)s->detail[i] - 128);
+    int sum = 0;
+    for (int i = 0; i < count; i++) sum += s->detail[i] > 128 ? s->detail[i] - 128 : 128 - s->detail[i];
     s->amount = (double)((float)sum / (float)count) / GAIN;
 }
 
 static int reflected(int x, int n) { return x < 0 ? -x : x >= n ? 2 * n - 2 - x : x; }
 
-static bool make_sketch(const uint8_t *rgb, int width, int height, int w, int h, sketch *s) {
+static void make_sketch(
+    const uint8_t *pixels, int channels, int width, int height, int w, int h, sketch *s) {
     const int fewest = minimum(height / h, width / w) / 4, step = fewest > 1 ? fewest : 1;
     const thinned t = {
-        rgb, 3 * width, step, step / 2, (width - step / 2 + step - 1) / step,
+        pixels, channels, channels * width, step, step / 2, (width - step / 2 + step - 1) / step,
         (height - step / 2 + step - 1) / step};
     uint8_t small[3 * SKETCH_SIDE * SKETCH_SIDE];
     int luma[SKETCH_SIDE * SKETCH_SIDE];
-    if (!shrink(&t, w, h, small)) return false;
+    shrink(&t, w, h, small);
     for (int i = 0; i < w * h; i++) {
         const uint8_t *p = small + 3 * i;
         luma[i] = (9798 * p[0] + 19235 * p[1] + 3735 * p[2] + (1 << 14)) >> 15;
@@ -191,7 +197,6 @@ static bool make_sketch(const uint8_t *rgb, int width, int height, int w, int h,
         }
     }
     take_amount(s, w * h);
-    return true;
 }
 
 static void dim(const sketch *full, double part, int count, sketch *out) {
@@ -243,10 +248,10 @@ static double change(const sketch *previous, const sketch *current, int w, int h
     sketch dimmed;
     const double ratio = (current->amount + FLOOR_) / (previous->amount + FLOOR_);
     if (ratio > 1) {
-        dim(current, fmax(1 / ratio, 1 / RELIT), w * h, &dimmed);
+        dim(current, larger(1 / ratio, 1 / RELIT), w * h, &dimmed);
         current = &dimmed;
     } else {
-        dim(previous, fmax(ratio, 1 / RELIT), w * h, &dimmed);
+        dim(previous, larger(ratio, 1 / RELIT), w * h, &dimmed);
         previous = &dimmed;
     }
     double sum = unexplained(current, previous, w, h);
@@ -272,7 +277,7 @@ static int sketch_side(int side, double scale) {
     return (blocks > 1 ? blocks : 1) * BLOCK;
 }
 
-bool scenecut_is_cut(scenecut *s, const uint8_t *rgb, int width, int height) {
+bool scenecut_is_cut(scenecut *s, const uint8_t *pixels, int channels, int width, int height) {
     if (width != s->width || height != s->height) {
         scenecut_reset(s);
         const double scale = (double)SKETCH_SIDE / (width > height ? width : height);
@@ -282,7 +287,7 @@ bool scenecut_is_cut(scenecut *s, const uint8_t *rgb, int width, int height) {
         s->h = sketch_side(height, scale);
     }
     sketch current;
-    if (!make_sketch(rgb, width, height, s->w, s->h, &current)) return false;
+    make_sketch(pixels, channels, width, height, s->w, s->h, &current);
     const bool first = !s->has_previous;
     s->score = first ? 0 : change(&s->previous, &current, s->w, s->h);
     s->previous = current;

@@ -1,5 +1,6 @@
-/* Where a new shot begins: teco/scenecut.py, restated, with the same answers. That file says how it
- * works and how good it is. SPDX-License-Identifier: Apache-2.0 */
+/* Where a new shot begins: teco/inference/scene_cuts.py, restated, with the same answers. That file
+ * says how it works and how good it is. Compiled for the page for browsers, too, where there is no C
+ * library (web/scenecut_wasm.c). SPDX-License-Identifier: Apache-2.0 */
 #ifndef TECO_SCENECUT_H
 #define TECO_SCENECUT_H
 
@@ -27,8 +28,8 @@ typedef struct {
 /* The next picture is a first picture. */
 void scenecut_reset(scenecut *s);
 
-/* Take the next picture, packed RGB; a first one, also at a new size, is no cut. False, and nothing
- * learnt, where memory ran out. */
-bool scenecut_is_cut(scenecut *s, const uint8_t *rgb, int width, int height);
+/* Take the next picture, packed, of RGB (channels 3) or RGBA (4); a first one, also at a new size, is
+ * no cut. */
+bool scenecut_is_cut(scenecut *s, const uint8_t *pixels, int channels, int width, int height);
 
 #endif

@@ -185,7 +185,7 @@ static teco_status run(teco *t) {
         (size_t)c->output_count, outputs);
 }
 
-/* The packed RGB picture that the last run made, NULL where it is no numbers. */
+/* The packed RGB picture that the last run made, NULL where it is not finite. */
 static const uint8_t *picture(teco *t) {
     const contract *c = &t->contract;
     const void *made = t->outputs[0][t->turn].data;
@@ -245,7 +245,7 @@ static teco_status step(teco *t, const teco_image *in, const teco_image *out) {
         t->repeats++;
         return TECO_OK;
     }
-    const bool cut = t->scene_cuts && !repeats && scenecut_is_cut(&t->detector, t->lr, in->width, in->height);
+    const bool cut = t->scene_cuts && !repeats && scenecut_is_cut(&t->detector, t->lr, 3, in->width, in->height);
     const bool starts = cut || !t->in_scene;
     if (starts) forget(t);
     t->in_scene = true; /* the past is what it must be, also where the run fails */
@@ -262,7 +262,7 @@ static teco_status step(teco *t, const teco_image *in, const teco_image *out) {
     if ((status = run(t))) return status;
     if (!(t->shown = picture(t)))
         return teco_fail(
-            TECO_ERROR_RUN, "the model gave values that are no numbers at picture %llu",
+            TECO_ERROR_RUN, "the model gave values that are not finite at frame %llu",
             (unsigned long long)t->frames);
     t->turn = 1 - t->turn;
     t->scenes += starts;
@@ -311,8 +311,8 @@ teco_status teco_get_info(teco *t, teco_info *info) {
     *info = (teco_info){
         .size = sizeof *info,
         .scale = c->scale,
-        .minimum = c->minimum,
-        .multiple_of = c->multiple_of,
+        .minimum = MINIMUM,
+        .multiple_of = 1,
         .width = c->width,
         .height = c->height,
         .frames = t->frames,

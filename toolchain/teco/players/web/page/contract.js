@@ -3,7 +3,7 @@
  * How a model is driven, as the manifest beside it says: names and shapes of the state, sizes,
  * colour and range. Nothing else in these pages knows a name or a shape of any network.
  *
- * The same record as `teco.model.opening.StreamContract` in Python.
+ * The same record as `teco.model.contract.StreamContract` in Python.
  */
 import { PlayerError } from "./errors.js";
 
@@ -23,9 +23,6 @@ import { PlayerError } from "./errors.js";
  * @property {string} picture graph output, (1, 3, scale * h, scale * w), not clamped
  * @property {StatePort[]} states
  * @property {number} scale
- * @property {number} warm_up frames to run and drop after a reset
- * @property {number} multiple_of of h and w
- * @property {number} minimum smallest h and w
  */
 
 /**
@@ -38,10 +35,22 @@ import { PlayerError } from "./errors.js";
  */
 
 const SCHEMA = 1;
-const EXTENT = /^(\d+|h|w)(\*(\d+|h|w))*$/;
+const SCALE = 4;
+const MINIMUM = 8;
+const MOST_STATES = 8;
+const MOST_NAME = 63;
+const MOST_FACTOR = 2 ** 20;
+const EXTENT = /^([1-9][0-9]{0,6}|h|w)(\*([1-9][0-9]{0,6}|h|w))*$/;
+const FIELDS = [
+  "frame", "picture", "states", "scale", "reset", "warm_up", "multiple_of", "minimum", "colour",
+  "range", "dtype", "layout", "check",
+];
+const STATE_FIELDS = ["input", "source", "shape", "zero", "dtype"];
+const AGAIN = "make it again with `teco export --for web`";
 
 /**
- * Read and check a manifest.
+ * Read and check a manifest, by the rules of `teco.model.contract` in Python and of libteco in C:
+ * `tests/fixtures/contract` holds all three to the same answers.
  *
  * @param {string} text JSON
  * @param {string} source where it comes from, for messages
@@ -56,61 +65,75 @@ export function readManifest(text, source) {
   } catch {
     throw new PlayerError(`${source} is no manifest: it is not JSON`, AGAIN);
   }
-  if (data?.schema !== SCHEMA) {
-    throw new PlayerError(
-      `${source} has manifest schema ${data?.schema}, this player reads ${SCHEMA}`, AGAIN);
-  }
-  const c = data.contract;
-  if (typeof c !== "object" || c === null || !Array.isArray(c.states)) {
-    throw new PlayerError(`${source} has no stream contract`, AGAIN);
-  }
-  const range = Array.isArray(c.range) ? c.range.join(" to ") : String(c.range);
-  // A player that ignored these would show wrong pictures without a word.
-  const needs = [
-    ["ports of", c.dtype ?? "float32", "float32"],
-    ["layout", c.layout ?? "NCHW", "NCHW"],
-    ["colour", c.colour, "RGB"],
-    ["range", range, "0 to 1"],
-  ];
-  for (const [what, found, expected] of needs) {
-    if (found !== expected) {
-      throw new PlayerError(
-        `${source} says ${what} ${found}, this player knows ${expected}`,
-        "export the model with `teco export --for web`");
-    }
-  }
-  for (const name of ["scale", "multiple_of", "minimum"]) {
-    if (!Number.isInteger(c[name]) || c[name] < 1) {
-      throw new PlayerError(`${source} says ${name} is ${c[name]}`, AGAIN);
-    }
-  }
-  if (!Number.isInteger(c.warm_up) || c.warm_up < 0) {
-    throw new PlayerError(`${source} says warm_up is ${c.warm_up}`, AGAIN);
-  }
-  const size = String(data.size);
-  if (!/^(dynamic|\d+x\d+)$/.test(size)) {
-    throw new PlayerError(`${source} says the size is ${size}`, AGAIN);
-  }
-  for (const state of c.states) {
-    const shape = state?.shape;
-    const known = Array.isArray(shape) && shape.length === 4 && shape.every((x) => EXTENT.test(x));
-    if (!known || typeof state.input !== "string" || typeof state.source !== "string") {
-      throw new PlayerError(`${source} has a state that says no shape or name`, AGAIN);
-    }
-    if ((state.dtype ?? "float32") !== "float32") {
-      throw new PlayerError(`${source} keeps ${state.input} as ${state.dtype}, not float32`, AGAIN);
-    }
-  }
-  return {
-    variant: String(data.variant),
-    size,
-    contract: c,
-    sha256: String(data.sha256 ?? ""),
-    data_sha256: data.data_sha256 ?? {},
+  /** @type {(wrong: boolean, name: string, found: unknown, expected?: unknown) => void} */
+  const refuse = (wrong, name, found, expected) => {
+    if (!wrong) return;
+    const knows = expected === undefined ? "" : `, this player knows ${JSON.stringify(expected)}`;
+    throw new PlayerError(`${source} says ${name} is ${JSON.stringify(found)}${knows}`, AGAIN);
   };
+  refuse(data?.schema !== SCHEMA, "the manifest schema", data?.schema, SCHEMA);
+  const { variant, size, contract: c } = data;
+  refuse(!isName(variant), "variant", variant);
+  const high = /^(dynamic|[0-9]{1,5}x[0-9]{1,5})$/.test(size) ? size.split("x") : ["0"];
+  refuse(size !== "dynamic" && Math.min(...high.map(Number)) < MINIMUM, "size", size);
+  refuse(!isRecord(c, FIELDS), "the stream contract", c);
+  refuse(!isName(c.frame), "frame", c.frame);
+  refuse(!isName(c.picture), "picture", c.picture);
+  // A player that ignored these would show wrong pictures without a word.
+  for (const [name, usual, left] of /** @type {[string, unknown, unknown][]} */ ([
+    ["dtype", "float32", "float32"], ["layout", "NCHW", "NCHW"], ["scale", SCALE, undefined],
+    ["minimum", MINIMUM, undefined], ["multiple_of", 1, undefined], ["colour", "RGB", undefined],
+    ["warm_up", 0, undefined], ["check", "", ""],
+  ])) refuse((name in c ? c[name] : left) !== usual, name, c[name], usual);
+  refuse(JSON.stringify(c.range) !== "[0,1]", "range", c.range, [0, 1]);
+  refuse(!Array.isArray(c.states) || c.states.length > MOST_STATES, "states", c.states);
+  // What a state is taken from must fit, since its values go over as they are.
+  const shapes = new Map([
+    [c.frame, shapeKey(["1", "3", "h", "w"])],
+    [c.picture, shapeKey(["1", "3", `${SCALE}*h`, `${SCALE}*w`])],
+  ]);
+  const taken = new Set([c.frame]);
+  for (const state of c.states) {
+    refuse(!isRecord(state, STATE_FIELDS), "one of states", state);
+    const { input, source: from, shape, dtype = "float32" } = state;
+    const key = shapeKey(shape);
+    const fits = key && key === (shapes.get(from) ?? key) && dtype === "float32";
+    refuse(!fits || !isName(input) || !isName(from) || taken.has(input), "one of states", state);
+    shapes.set(from, key);
+    taken.add(input);
+  }
+  return { variant, size, contract: c, sha256: String(data.sha256 ?? ""),
+    data_sha256: data.data_sha256 ?? {} };
 }
 
-const AGAIN = "make it again with `teco export --for web`";
+/** @param {unknown} value */
+function isName(value) {
+  return typeof value === "string" && value.length > 0 && value.length <= MOST_NAME;
+}
+
+/** Whether it is an object with no fields but these. @param {unknown} value @param {string[]} names */
+function isRecord(value, names) {
+  return typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => names.includes(name));
+}
+
+/**
+ * What is the same for equal shapes; "" for what is no shape of four products of numbers, h and w.
+ *
+ * @param {unknown} shape
+ * @returns {string}
+ */
+function shapeKey(shape) {
+  if (!Array.isArray(shape) || shape.length !== 4) return "";
+  const keys = shape.map((text) => {
+    if (typeof text !== "string" || !EXTENT.test(text)) return "";
+    const parts = text.split("*");
+    const sides = parts.filter((part) => part === "h" || part === "w").sort();
+    const factor = parts.reduce((product, part) => product * (Number(part) || 1), 1);
+    return factor <= MOST_FACTOR && sides.length <= 2 ? [factor, ...sides].join("*") : "";
+  });
+  return keys.every((key) => key) ? keys.join() : "";
+}
 
 /**
  * Evaluate a contract's shape.
@@ -154,16 +177,10 @@ export function dimensions(contract, h, w) {
  * @throws {PlayerError} the model does not take frames of this size
  */
 export function checkSize(manifest, h, w) {
-  const { minimum, multiple_of: multiple } = manifest.contract;
-  if (Math.min(h, w) < minimum) {
+  if (Math.min(h, w) < MINIMUM) {
     throw new PlayerError(
-      `the video is ${w}×${h}, too small for this model, which takes ${minimum}×${minimum} or more`,
+      `the video is ${w}×${h}, too small for this model, which takes ${MINIMUM}×${MINIMUM} or more`,
       "choose a larger video");
-  }
-  if (h % multiple || w % multiple) {
-    throw new PlayerError(
-      `the video is ${w}×${h}, this model takes multiples of ${multiple}`,
-      "choose another size or model");
   }
   if (manifest.size !== "dynamic" && manifest.size !== `${h}x${w}`) {
     const [height, width] = manifest.size.split("x");

@@ -30,7 +30,7 @@ export function toPlanes(rgba, h, w) {
  * @param {Float32Array} planes (3, h, w)
  * @param {number} h
  * @param {number} w
- * @returns {Uint8ClampedArray<ArrayBuffer> | null} (h, w, 4), or null where a value is no number
+ * @returns {Uint8ClampedArray<ArrayBuffer> | null} (h, w, 4), or null where a value is not finite
  */
 export function toPicture(planes, h, w) {
   const count = h * w;

@@ -278,7 +278,7 @@ export class Player {
     const { stats } = this;
     this.#moments = [...this.#moments.filter((x) => now - x < SECOND), now];
     if (shown.seconds) this.#steps = [...this.#steps.slice(1 - RECENT), shown.seconds * 1000];
-    if (!shown.warming) stats.shown++;
+    stats.shown++;
     if (shown.reason) stats.scenes++;
     stats.fps = this.#moments.length;
     stats.milliseconds = median(this.#steps);

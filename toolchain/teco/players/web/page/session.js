@@ -138,7 +138,7 @@ export class Session {
       const { picture, state } = await made.step(new Float32Array(3 * h * w).fill(0.5), null);
       const values = /** @type {Float32Array} */ (await picture.getData());
       if (!Number.isFinite(values.reduce((sum, x) => sum + x, 0))) {
-        throw new PlayerError("the model gives values that are no numbers", "try another runtime");
+        throw new PlayerError("the model gives values that are not finite", "try another runtime");
       }
       made.release(state);
     } catch (error) {

@@ -3,8 +3,6 @@
  * When the recurrence starts afresh: the stream contract's rules for frames that come from a player,
  * which seeks, loops, cuts and leaves frames out.
  */
-import { SceneCutDetector } from "./scenecut.js";
-
 /** @typedef {"" | "first" | "size" | "seek" | "back" | "gap" | "cut"} Reason "" goes on */
 /** @typedef {Reason | "same"} Kind "same" repeats the frame before it: nothing is to be computed */
 
@@ -17,15 +15,15 @@ import { SceneCutDetector } from "./scenecut.js";
 
 export class Stream {
   /**
-   * @param {object} [options]
-   * @param {boolean} [options.sceneCuts] start afresh at scene cuts
+   * @param {object} options
+   * @param {import("./scenecut.js").SceneCutDetector | null} options.detector start afresh at scene
+   *     cuts; null where they are not looked for
    * @param {number} [options.gap] most frames that may be missing between two; beyond, afresh
    */
-  constructor({ sceneCuts = true, gap = 0 } = {}) {
-    this.sceneCuts = sceneCuts;
+  constructor({ detector, gap = 0 }) {
+    this.detector = detector;
     this.gap = gap;
     this.scenes = 0;
-    this.detector = new SceneCutDetector();
     this.size = "";
     /** @type {number | null} */
     this.time = null;
@@ -38,7 +36,7 @@ export class Stream {
   reset() {
     this.started = false;
     this.seen = null;
-    this.detector.reset();
+    this.detector?.reset();
   }
 
   /**
@@ -59,8 +57,8 @@ export class Stream {
       this.time = moment.time;
       return "same";
     }
-    if (reason && reason !== "gap") this.detector.reset();
-    const cut = this.sceneCuts && this.detector.isCut(rgba, h, w);
+    if (reason && reason !== "gap") this.detector?.reset();
+    const cut = this.detector?.isCut(rgba, h, w);
     this.size = `${h}x${w}`;
     this.time = moment.time;
     this.started = true;

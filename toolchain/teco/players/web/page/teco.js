@@ -11,6 +11,7 @@
 import { checkSize, readManifest } from "./contract.js";
 import { PlayerError, explained } from "./errors.js";
 import { toPicture, toPlanes } from "./pixels.js";
+import { SceneCutDetector } from "./scenecut.js";
 import { Session, loadRuntime, whyNot } from "./session.js";
 import { Stream } from "./stream.js";
 
@@ -36,7 +37,6 @@ export { PlayerError } from "./errors.js";
  * @property {number} width W
  * @property {number} height H
  * @property {Reason} reason why the frame started a scene, or ""
- * @property {boolean} warming whether the contract wants it dropped, being one of the first
  * @property {number} seconds the step took; 0 for a frame that repeats the one before it
  */
 
@@ -57,7 +57,6 @@ export class Upscaler {
   #state = null;
   /** What the last step gave. @type {Step | null} */
   #last = null;
-  #scene = 0;
   #busy = false;
 
   /**
@@ -65,15 +64,16 @@ export class Upscaler {
    * @param {import("./session.js").Ort} ort
    * @param {Backend} backend
    * @param {string} fallback why it is not WebGPU although that was wanted, or ""
-   * @param {Options} options
+   * @param {Stream} stream
+   * @param {(text: string) => void} say told what is being done
    */
-  constructor(files, ort, backend, fallback, options) {
+  constructor(files, ort, backend, fallback, stream, say) {
     this.files = files;
     this.ort = ort;
     this.backend = backend;
     this.fallback = fallback;
-    this.say = options.say ?? (() => {});
-    this.stream = new Stream(options);
+    this.stream = stream;
+    this.say = say;
   }
 
   /**
@@ -92,7 +92,9 @@ export class Upscaler {
     say("loading onnxruntime-web");
     const folder = options.runtime ?? new URL("ort/", import.meta.url);
     const ort = await loadRuntime(backend, folder);
-    return new Upscaler(files, ort, backend, fallback, options);
+    const detector = options.sceneCuts ?? true ? await SceneCutDetector.open() : null;
+    const stream = new Stream({ detector, gap: options.gap ?? 0 });
+    return new Upscaler(files, ort, backend, fallback, stream, say);
   }
 
   /** What it runs on, for people. */
@@ -144,7 +146,6 @@ export class Upscaler {
     if (reason) {
       session.release(this.#state);
       this.#state = null;
-      this.#scene = 0;
     }
     const given = this.#state;
     // The step takes its state for good, whether it succeeds or not.
@@ -161,13 +162,11 @@ export class Upscaler {
         "reload the page, or choose another runtime");
     }
     this.#state = result.state;
-    this.#scene++;
     this.#last = {
       picture: result.picture,
       width: contract.scale * w,
       height: contract.scale * h,
       reason,
-      warming: this.#scene <= contract.warm_up,
       seconds: (performance.now() - began) / 1000,
     };
     return this.#last;
@@ -218,12 +217,12 @@ export class Upscaler {
  *
  * @param {Step} step
  * @returns {Promise<Uint8ClampedArray<ArrayBuffer>>} (H, W, 4) RGBA
- * @throws {PlayerError} it holds values that are no numbers
+ * @throws {PlayerError} it holds values that are not finite
  */
 export async function pictureOf(step) {
   const values = /** @type {Float32Array} */ (await step.picture.getData());
   const rgba = toPicture(values, step.height, step.width);
-  if (!rgba) throw new PlayerError("the model gives values that are no numbers", "try another runtime");
+  if (!rgba) throw new PlayerError("the model gives values that are not finite", "try another runtime");
   return rgba;
 }
 

@@ -28,7 +28,6 @@ import { Upscaler, pictureOf } from "./teco.js";
  * @property {string} reason why a scene started, or ""
  * @property {number} scenes started so far
  * @property {number} seconds the step took
- * @property {boolean} warming whether the picture was held back
  * @property {Uint8ClampedArray<ArrayBuffer>} [rgba] where pixels were asked for
  * @typedef {{id: number, error?: {message: string, hint: string}, say?: string,
  *     opened?: {details: string, fallback: string}, shown?: Shown}} Answer
@@ -100,18 +99,15 @@ async function show(id, frame) {
     reader.drawImage(bitmap, 0, 0, width, height);
     const pixels = reader.getImageData(0, 0, width, height);
     const step = await upscaler.step(pixels, frame);
-    // A picture that is held back leaves the last one of both; they belong together.
-    if (!step.warming) {
-      before.canvas.width = width;
-      before.canvas.height = height;
-      before.drawImage(desk, 0, 0);
-      after ??= await painter(canvas, upscaler);
-      await after.paint(step);
-    }
+    before.canvas.width = width;
+    before.canvas.height = height;
+    before.drawImage(desk, 0, 0);
+    after ??= await painter(canvas, upscaler);
+    await after.paint(step);
     /** @type {Shown} */
     const shown = {
       width: step.width, height: step.height, reason: step.reason, seconds: step.seconds,
-      scenes: upscaler.stream.scenes, warming: step.warming,
+      scenes: upscaler.stream.scenes,
     };
     if (frame.pixels) shown.rgba = await pictureOf(step);
     answer({ id, shown }, shown.rgba ? [shown.rgba.buffer] : []);

@@ -76,7 +76,7 @@ class Device(Protocol):
     def alloc_host(self, size: int) -> Bytes:
         """``size`` bytes of page-locked host memory, which the GPU copies to and from by itself.
 
-        Freed with the last array that looks at it, so that a picture that was handed out stays
+        Freed with the last array that looks at it, so that a frame that was handed out stays
         readable whatever becomes of its session.
         """
         ...

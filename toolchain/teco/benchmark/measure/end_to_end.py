@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from teco.inference.upscale import UpscaleOptions, UpscaleProgress, upscale
+from teco.inference.upscale import UpscaleOptions, upscale
 from teco.runtimes.base import FrameSession, Session
 
 OPTIONS = UpscaleOptions()
@@ -28,7 +28,7 @@ class _Kept:
 
 
 class _KeptFrames(_Kept):
-    """The same for one that makes pictures."""
+    """The same for one that takes and makes 8-bit frames."""
 
     def __init__(self, session: Any) -> None:
         super().__init__(session)
@@ -38,16 +38,16 @@ class _KeptFrames(_Kept):
 def run(session: Session, clip: Path, folder: Path, frames: int) -> dict[str, Any]:
     """Enlarge the first frames of a clip into a file in ``folder``; times in ms.
 
-    Gaps are between one picture handed to the encoder and the next: while its queue has room that
+    Gaps are between one frame handed to the encoder and the next: while its queue has room that
     is decoding and stepping, and when it has none the encoder's own pace.
     """
     kept = _KeptFrames(session) if isinstance(session, FrameSession) else _Kept(session)
     times: list[float] = []
 
-    def note(_: UpscaleProgress) -> None:
+    def note(_done: int, _total: int | None) -> None:
         times.append(1000 * perf_counter())
 
-    target = folder / "pipeline.mp4"
+    target = folder / "end_to_end.mp4"
     options = UpscaleOptions(max_frames=frames, overwrite=True)
     try:
         result = upscale(lambda h, w: kept, clip, target, options, note)

@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from math import log2
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
 
-from teco.pruning.budget.nnls import Matrix, Vector, nnls
 from teco.pruning.budget.space import Space
 from teco_models.variant import Variant
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 
 NOISE = 0.05
 """dB by which a short fine-tuning and the surrogate may differ without either being wrong; an
@@ -87,13 +91,14 @@ class Surrogate:
         losses = np.array(list(tuned.values()), dtype=np.float64)
         a = np.vstack([rows / NOISE, np.diag(1 / spreads)])
         b = np.concatenate([losses / NOISE, means / spreads])
-        return cls(space, nnls(a, b), np.asarray(np.linalg.inv(a.T @ a), np.float64))
+        weights, _ = nnls(a, b)
+        return cls(space, weights, np.asarray(np.linalg.inv(a.T @ a), np.float64))
 
     def __call__(self, variant: Variant) -> float:
         """dB lost, at least 0."""
         return float(features(self.space, variant) @ self.weights)
 
-    def doubt(self, variant: Variant) -> float:
+    def uncertainty(self, variant: Variant) -> float:
         """dB of standard deviation: how little is known about the variant's mix of cuts."""
         x = features(self.space, variant)
         return float(np.sqrt(x @ self.inverse @ x))

@@ -1,4 +1,4 @@
-"""A worker process (:mod:`teco.benchmark.measure.worker`), asked and ended from outside."""
+"""The other end of a worker process (:mod:`teco.benchmark.measure.worker`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -19,7 +18,7 @@ LEAVE = 10.0
 
 
 class WorkerError(TecoError):
-    """A candidate failed in its own process; message and hint are what it said."""
+    """A candidate failed in its own process, with this message and hint."""
 
 
 class WorkerProcess:
@@ -80,7 +79,7 @@ class WorkerProcess:
         return Block(tuple(found["host"]), tuple(found["device"]))
 
     def close(self) -> None:
-        """End it: it closes its model and leaves, or is ended."""
+        """Let it close its model and leave; end it where it does not."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(OSError):  # what was still to be written has no reader any more
@@ -102,12 +101,3 @@ class WorkerProcess:
         if code == -9:
             hint = "the system may have been out of memory; give fewer candidates at once"
         return WorkerError(f"the process of {self.what} ended with {how}", hint=hint)
-
-
-def close_all(workers: Sequence[WorkerProcess]) -> None:
-    """End all, also where one makes difficulties."""
-    for worker in workers:
-        try:
-            worker.close()
-        except OSError:
-            continue

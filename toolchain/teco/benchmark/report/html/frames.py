@@ -1,4 +1,4 @@
-"""Pictures for the report's viewer: lossless, in the page, within a budget."""
+"""Frames for the report's viewer: lossless, in the page, within a budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teco.core.errors import TecoError
 from teco.core.pixels import Pixels
 
 PIXELS = 10_000_000
-"""Of all pictures of a report together: lossless WebP of video takes 1 to 1.5 bytes of each, and a
+"""Of all frames of a report together: lossless WebP of video takes 1 to 1.5 bytes of each, and a
 third more as text, so a report stays below about 20 MB."""
 
 
@@ -23,8 +23,8 @@ class Shown:
 
     Attributes:
         frames: of the clip.
-        top, left, height, width: what was cut out of each picture, in pixels.
-        full_height, full_width: of the pictures.
+        top, left, height, width: what was cut out of each frame, in pixels.
+        full_height, full_width: of a whole frame.
         images: method -> a ``data:`` URI for each frame.
     """
 
@@ -39,17 +39,17 @@ class Shown:
 
 
 def encode(gallery: Gallery, pixels: int = PIXELS) -> Shown | None:
-    """The gallery's pictures as they go into a page: fewer frames, then the middle, if too many.
+    """The gallery's frames as they go into a page: fewer of them, then their middle, if too many.
 
     Args:
-        gallery: every method with a picture of each of its frames; others are left out.
-        pixels: of all pictures together.
+        gallery: every method with each of its frames; others are left out.
+        pixels: of all frames together.
 
     Returns:
         None where there is no truth to compare with.
     """
     count = len(gallery.frames)
-    whole = {name: shots for name, shots in gallery.pictures.items() if len(shots) == count}
+    whole = {name: shots for name, shots in gallery.pixels.items() if len(shots) == count}
     if not count or "truth" not in whole:
         return None
     height, width = whole["truth"][0].shape[:2]
@@ -74,11 +74,11 @@ def encode(gallery: Gallery, pixels: int = PIXELS) -> Shown | None:
     )
 
 
-def data_uri(picture: Pixels) -> str:
+def data_uri(pixels: Pixels) -> str:
     """(H, W, 3) uint8 RGB as a lossless WebP in a ``data:`` URI."""
     import cv2
 
-    bgr = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR)
     # Above 100 is lossless.
     done, coded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, 101])
     if not done:

@@ -1,0 +1,227 @@
+"""What ``teco export`` is asked for: which models, in which precisions and formats, for which GPUs.
+
+What contradicts itself is refused here, before anything heavy is imported or done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from teco.core.errors import USAGE, TecoError
+from teco.core.files import check_target
+from teco.export.engines.build import SUFFIX, check_engine_target
+from teco.export.engines.rtx import DEFAULT_SM, check_sm
+from teco.export.engines.tensorrt import require
+from teco.export.options import ExportOptions, Precision
+from teco.model.engine.api import RtxBindings, load
+from teco.model.manifest import manifest_path
+from teco_models import zoo
+from teco_models.errors import ModelError
+from teco_models.variant import Variant
+
+FORMATS = ("onnx", "rtx", "tensorrt")
+ENGINE_FORM = "tensorrt"
+"""Key of :data:`teco_models.deploy.step.TARGETS` for both kinds of engine."""
+
+_CHANNELS = 64
+_GAN = "-gan"
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """A model to export.
+
+    Attributes:
+        weights: its file.
+        name: first part of the file names; None for the variant's name.
+    """
+
+    weights: Path
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is wanted of one model.
+
+    Attributes:
+        formats: of :data:`FORMATS`, each once.
+        sm: compute capabilities of an RTX engine.
+        onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.
+        form: key of TARGETS; None for what suits the formats.
+        base: first part of the file names; None for the variant's name.
+    """
+
+    formats: tuple[str, ...] = ("onnx",)
+    sm: tuple[int, ...] = DEFAULT_SM
+    onnx: ExportOptions = field(default_factory=ExportOptions)
+    form: str | None = None
+    base: str | None = None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        return tuple(x for x in self.formats if x != "onnx")
+
+    def onnx_options(self, base: str) -> ExportOptions:
+        """Of the ONNX file, with its target and its name."""
+        usual = ENGINE_FORM if self.engines else self.onnx.target
+        options = replace(self.onnx, target=self.form or usual)
+        return replace(options, name=options.name or base + options.suffix)
+
+    def engine_name(self, base: str, target: str) -> str:
+        """``teco-x4-b3-c64-180x320-fp16-rtx``: the deploy form is told by the target."""
+        words = [base, self.onnx.size_text, self.onnx.precision]
+        words += [f"{self.onnx.io}io"] if self.onnx.io != "fp32" else []
+        return "-".join((*words, target))
+
+    def in_precisions(self, precisions: Sequence[Precision]) -> list[ExportRequest]:
+        """The same in each of these."""
+        return [replace(self, onnx=replace(self.onnx, precision=p)) for p in precisions]
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """ "onnx,rtx" -> ("onnx", "rtx").
+
+    Raises:
+        TecoError: none, or one that is not in :data:`FORMATS`; exit code 2.
+    """
+    asked = [x for x in (part.strip() for part in text.split(",")) if x]
+    unknown = [x for x in asked if x not in FORMATS]
+    if not asked or unknown:
+        what = f"{unknown[0]!r} is no format" if unknown else "--formats names no format"
+        raise TecoError(
+            f"{what}; expected some of {', '.join(FORMATS)}, separated by commas",
+            hint="for example --formats onnx,rtx",
+            exit_code=USAGE,
+        )
+    return tuple(x for x in FORMATS if x in asked)
+
+
+def parse_sm(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:
+    """ "75,8.9" -> (75, 89); the default where nothing is given.
+
+    Raises:
+        TecoError: something that is no compute capability, or no format that takes one; exit code
+            2.
+    """
+    if text is None:
+        return DEFAULT_SM
+    if "rtx" not in formats:
+        raise TecoError(
+            f"--sm chooses GPUs for a TensorRT-RTX engine, and --formats is {','.join(formats)}",
+            hint="add rtx: --formats onnx,rtx",
+            exit_code=USAGE,
+        )
+    parts = [x for x in (part.strip() for part in text.split(",")) if x]
+    values = [x.lower().removeprefix("sm").replace(".", "", 1) for x in parts]
+    if not values or not all(x.isdecimal() and len(x) < 5 for x in values):
+        raise TecoError(
+            f"--sm {text!r} is no list of compute capabilities",
+            hint="for example --sm 75,86,89,120; `nvidia-smi --query-gpu=compute_cap --format=csv` "
+            "tells a GPU's own",
+            exit_code=USAGE,
+        )
+    return tuple(int(x) for x in values)
+
+
+def parse_precisions(
+    *, fp32: bool, fp16: bool, int8: bool, half_weights: bool, of_int8: str
+) -> list[Precision]:
+    """What the flags ask for; float32 where there are none.
+
+    Args:
+        fp32, fp16, int8: flags of the precisions.
+        half_weights: whether weights are to be stored as float16.
+        of_int8: an option that was given and is for int8 only, or "".
+
+    Raises:
+        TecoError: two of these contradict each other; exit code 2.
+    """
+    flags: dict[Precision, bool] = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    precisions: list[Precision] = [name for name, given in flags.items() if given] or ["fp32"]
+    if of_int8 and not int8:
+        raise TecoError(
+            f"{of_int8} is for int8, and --int8 was not given", hint="add --int8", exit_code=USAGE
+        )
+    if half_weights and precisions != ["fp32"]:
+        why = (
+            "--fp16 makes a float16 network, which stores them so anyway"
+            if fp16
+            else "with --int8 they are stored in a byte each anyway"
+        )
+        raise TecoError(
+            f"--half-weights stores the weights of a float32 network as float16; {why}",
+            hint="leave --half-weights out",
+            exit_code=USAGE,
+        )
+    return precisions
+
+
+def find_sources(
+    blocks: int | str | None, model: str | None, weights: Path | None
+) -> list[WeightsSource]:
+    """What --blocks, --model or --weights names.
+
+    Raises:
+        TecoError: none or two of them were given, or no such model is shipped; exit code 2.
+    """
+    if sum(x is not None for x in (blocks, model, weights)) != 1:
+        raise TecoError(
+            "say what to export with one of --blocks, --model or --weights",
+            hint="for example `teco export --blocks 3`",
+            exit_code=USAGE,
+        )
+    if weights is not None:
+        return [WeightsSource(weights)]
+    shipped = zoo.entries()
+    if blocks == "all":
+        return [WeightsSource(entry.weights, entry.name) for entry in shipped]
+    if isinstance(blocks, int):
+        name, entry = f"teco-x4-b{blocks}-c64", shipped_with(blocks)
+    else:
+        assert model is not None
+        name, entry = model, zoo.find(model)
+    if entry is None:
+        raise TecoError(
+            f"no shipped model is called {name}",
+            hint=f"shipped: {', '.join(e.name for e in shipped)}; "
+            "or train one (`teco train`) and give --weights",
+            exit_code=USAGE,
+        )
+    return [WeightsSource(entry.weights, entry.name)]
+
+
+def shipped_with(blocks: int) -> zoo.Entry | None:
+    """The shipped x4 model of that many blocks and 64 channels.
+
+    Of several that differ in their suffixes, a PSNR form comes before a GAN form, and then the one
+    with most in it (back-projection, refined flow), which is the better one.
+    """
+    found: list[tuple[bool, int, str, zoo.Entry]] = []
+    for entry in zoo.entries():
+        gan = entry.name.endswith(_GAN)
+        try:
+            variant = Variant.parse(entry.name.removesuffix(_GAN))
+        except ModelError:
+            continue  # a name of its own
+        if variant.blocks == blocks and variant.channels == _CHANNELS and variant.has_flow:
+            found.append((gan, -entry.name.count("-"), entry.name, entry))
+    return min(found)[3] if found else None
+
+
+def check_request(request: ExportRequest, folder: Path, base: str, *, overwrite: bool) -> None:
+    """Raise TecoError for engines that cannot be built here or written there, before any work."""
+    if "rtx" in request.engines:
+        trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
+        check_sm(trt, request.sm)
+    if "tensorrt" in request.engines:
+        require()
+    if "onnx" in request.formats:
+        path = folder / f"{request.onnx_options(base).name}.onnx"
+        check_target(path, manifest_path(path), overwrite=overwrite)
+    for target in request.engines:
+        path = folder / f"{request.engine_name(base, target)}{SUFFIX}"
+        check_engine_target(path, overwrite=overwrite)

@@ -1,0 +1,150 @@
+"""A network's deploy form, and the ONNX graph that PyTorch traces of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from teco.core.errors import TecoError
+from teco.core.garbage import no_collection
+from teco.model.contract import StreamContract
+from teco.runtimes.ports import shape_of
+from teco.verification.parity import DYNAMIC_SIZES
+from teco_models.variant import MIN_SIZE, SCALE
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import nn
+
+    from teco.export.options import ExportOptions
+    from teco_models.checkpoint import Weights
+
+OPSET = 18
+"""Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
+takes NEAREST for opset 20's "linear" (TensorRT#4646). Browsers get 17
+(:mod:`teco.export.web_graph`)."""
+
+
+@dataclass(frozen=True)
+class DeployForm:
+    """What is traced: the step of a network in the form that suits a runtime.
+
+    Attributes:
+        step: the network between its ports.
+        contract: names and shapes of the ports, and how the step is driven.
+        rewrites: exact rewrites that were used, as a manifest names them.
+    """
+
+    step: nn.Module
+    contract: StreamContract
+    rewrites: dict[str, bool]
+
+    @classmethod
+    def of(cls, weights: Weights, options: ExportOptions) -> DeployForm:
+        """The form that the options ask for; for int8 the float32 one, which is quantised later."""
+        from teco_models.checkpoint import build
+        from teco_models.deploy.ports import with_ports
+        from teco_models.deploy.step import TARGETS, deploy_step
+
+        rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
+        inner = "fp16" if options.precision == "fp16" else "fp32"
+        step = with_ports(deploy_step(build(weights), rewrites, inner), options.io)
+        contract = StreamContract.of(weights.variant, options.io)
+        return cls(step, contract, asdict(rewrites))
+
+    def graph(self, size: tuple[int, int] | None) -> ModelProto:
+        """The form as an ONNX model, see :func:`trace`."""
+        return trace(self.step, self.contract, size)
+
+
+def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | None) -> ModelProto:
+    """A step as an ONNX model.
+
+    Args:
+        step: the deploy form between its ports; its arguments are the contract's inputs in order.
+        contract: names and shapes.
+        size: static (h, w), or None for symbolic h and w, which the state's shapes follow.
+
+    Raises:
+        TecoError: PyTorch wrote what other importers misread.
+    """
+    import torch
+    from torch.export import Dim
+
+    # 45 x 75 as the example of a dynamic size: no multiple of 8, so the mirroring is traced.
+    h, w = size or DYNAMIC_SIZES[0]
+    ports = contract.inputs
+    kinds = (contract.dtype, *(state.dtype for state in contract.states))
+    example = tuple(
+        torch.zeros(shape_of(shape, h, w), dtype=getattr(torch, kind))
+        for shape, kind in zip(ports.values(), kinds, strict=True)
+    )
+    shapes: Any = None
+    if size is None:
+        dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
+        dims |= {f"{SCALE}*{name}": SCALE * dim for name, dim in dims.items()}
+        shapes = tuple({n: dims[x] for n, x in enumerate(s) if x in dims} for s in ports.values())
+    with _without_exporters_chatter(), no_collection():
+        program = torch.onnx.export(
+            step.requires_grad_(False),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            dynamic_shapes=shapes,
+            input_names=list(ports),
+            output_names=list(contract.outputs),
+            verbose=False,
+        )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    _check_graph(model)
+    return model
+
+
+def forget_origins(model: ModelProto) -> None:
+    """Remove source paths, stack traces and every other note of the machine that traced it."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def _check_graph(model: ModelProto) -> None:
+    """Raise TecoError for what other importers misread."""
+    import onnx
+
+    opset = {x.domain: x.version for x in model.opset_import}
+    if opset.get("", 0) != OPSET:
+        raise TecoError(
+            f"torch.onnx wrote opset {opset.get('')}, asked for {OPSET}",
+            hint="install the versions of torch and onnxscript that pyproject.toml names",
+        )
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "GridSample" and attribute.name == "mode":
+                mode = onnx.helper.get_attribute_value(attribute).decode()
+                if mode != "bilinear":
+                    raise TecoError(f"torch.onnx wrote GridSample mode {mode!r}, not bilinear")
+
+
+@contextlib.contextmanager
+def _without_exporters_chatter() -> Generator[None]:
+    """torch.onnx reports its progress to stdout and deprecations of its own insides as warnings."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
