@@ -39,7 +39,7 @@ def test_inside(at: Home, tiny_onnx: Path, static_onnx: Path, tmp_path: Path) ->
     """tests/inside_vapoursynth.py, in that Python."""
     done = at.run(
         at.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest",
-        f"--basetemp={tmp_path / 'inside'}", SUPPORT / "inside_vapoursynth.py",
+        "-o", "addopts=", f"--basetemp={tmp_path / 'inside'}", SUPPORT / "inside_vapoursynth.py",
         TECO_TEST_MODEL=str(tiny_onnx), TECO_TEST_STATIC=str(static_onnx),
     )  # fmt: skip
     assert done.returncode == 0, said(done)
