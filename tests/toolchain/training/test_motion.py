@@ -51,7 +51,7 @@ def test_the_flow_is_what_moves_the_frames(photographs, covered) -> None:
     motion = Motion(still=0, fast=0.3, covered=covered, cut=0, soft=0.5)
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        clip = render(photographs, rng, size=SIZE, frames=5, motion=motion)
+        clip = render(photographs, rng, size=SIZE, frames=5, motion=motion, with_flow=True)
         assert clip.frames.shape == (5, SIZE, SIZE, 3)
         assert clip.flow.shape == (4, 2, SIZE, SIZE)
         for t in range(4):
@@ -64,7 +64,14 @@ def test_the_flow_is_what_moves_the_frames(photographs, covered) -> None:
 def test_what_is_covered_or_uncovered_is_unknown(photographs) -> None:
     motion = Motion(still=1, fast=1, covered=1, cut=0, soft=0)
     clips = [
-        render(photographs, np.random.default_rng(s), size=SIZE, frames=4, motion=motion)
+        render(
+            photographs,
+            np.random.default_rng(s),
+            size=SIZE,
+            frames=4,
+            motion=motion,
+            with_flow=True,
+        )
         for s in range(8)
     ]
     unknown = [np.isnan(c.flow[:, 0]).mean() for c in clips]
@@ -73,20 +80,25 @@ def test_what_is_covered_or_uncovered_is_unknown(photographs) -> None:
 
 def test_a_cut_is_known_of_nowhere(photographs) -> None:
     motion = Motion(cut=1)
-    clip = render(photographs, np.random.default_rng(3), size=SIZE, frames=6, motion=motion)
+    clip = render(
+        photographs, np.random.default_rng(3), size=SIZE, frames=6, motion=motion, with_flow=True
+    )
     assert [bool(np.isnan(f).all()) for f in clip.flow].count(True) == 1
 
 
 def test_a_still_camera_repeats_its_frame(photographs) -> None:
     motion = Motion(still=1, covered=0, cut=0)
-    clip = render(photographs, np.random.default_rng(0), size=SIZE, frames=3, motion=motion)
+    clip = render(
+        photographs, np.random.default_rng(0), size=SIZE, frames=3, motion=motion, with_flow=True
+    )
     assert (clip.frames == clip.frames[0]).all()
     assert np.abs(clip.flow).max() < 1e-4
 
 
 def test_the_seed_decides_everything(photographs) -> None:
     one, same, other = (
-        render(photographs, np.random.default_rng(seed), size=SIZE, frames=4) for seed in (5, 5, 6)
+        render(photographs, np.random.default_rng(s), size=SIZE, frames=4, with_flow=True)
+        for s in (5, 5, 6)
     )
     assert np.array_equal(one.frames, same.frames)
     assert np.array_equal(one.flow, same.flow, equal_nan=True)

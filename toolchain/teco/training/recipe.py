@@ -2,7 +2,7 @@
 
 A recipe is flat; its keys are the fields of :class:`teco.training.options.TrainOptions`. What it
 leaves out stays at the default, and what the command line says goes before it. Shipped ones lie in
-``teco/train/recipes`` and are found by name.
+``teco/training/recipes`` and are found by name.
 """
 
 from __future__ import annotations

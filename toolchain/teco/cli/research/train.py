@@ -117,7 +117,7 @@ def _field_options(command: Any) -> Any:
     type=_COUNT,
     default=200,
     show_default=True,
-    help="With --photos: clips to make, 4 MB and half a second of a core each.",
+    help="With --photos: clips to make, 4 MB of the disk each.",
 )
 @click.option(
     "--out",

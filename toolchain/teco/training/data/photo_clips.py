@@ -47,7 +47,7 @@ class PhotoClipOptions:
     """What is made of the photographs.
 
     Attributes:
-        clips: how many; one takes about half a second of a core, and 4 MB of the disk.
+        clips: how many; one takes a tenth of a second of a core (Zen 5), and 4 MB of the disk.
         size: height and width of a clip; twice that is looked at in a photograph.
         frames: of each clip.
         seed: of everything random.
