@@ -2,7 +2,8 @@
 
     python scripts/make_before_after.py examples/city_hr.mp4 examples/before_after.png
 
-The clip is the truth. It is degraded (BD), upscaled, and one crop of one frame is enlarged.
+The clip is the truth. It is made small as ordinary clips are (Lanczos, x264), upscaled by the usual
+model, and one crop of one frame is enlarged.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import argparse
 import cv2
 import numpy as np
 
-from teco.evaluation.quality import truth_frames
+from teco.evaluation.quality import degraded_pairs
 from teco.inference.stream import Stream
 from teco.model.opening import DEFAULT_MODEL, open_model
 from teco.runtimes import SessionOptions, open_session
-from teco_calibration.degrade import bicubic_bd, degrade_bd
+from teco_calibration.degrade import bicubic_real
 from teco_calibration.metrics.quality import psnr_y
 
 
@@ -28,19 +29,23 @@ def main() -> None:
     parser.add_argument("--crop", default="280,90,200,150", help="x,y,width,height of the truth")
     parser.add_argument("--zoom", type=int, default=2)
     parser.add_argument("--shrink", type=float, default=1.0)
+    parser.add_argument("--codec", default="x264:23", help="and its quality")
     arguments = parser.parse_args()
     x, y, w, h = (int(v) for v in arguments.crop.split(","))
     session = open_session(open_model(DEFAULT_MODEL), "auto", SessionOptions())
     stream = Stream(session)
-    for n, truth in enumerate(truth_frames(arguments.clip, arguments.shrink, arguments.frame + 1)):
-        lr = degrade_bd(truth)
+    pairs = degraded_pairs(
+        arguments.clip, "real", arguments.shrink, arguments.frame + 1, codec=arguments.codec
+    )
+    for n, pair in enumerate(pairs):
+        truth, lr = pair
         ours = stream.push(lr)
         if n == arguments.frame:
             break
     else:
         raise SystemExit(f"{arguments.clip} has no frame {arguments.frame}")
     panels: list[np.ndarray] = []
-    for label, picture in (("bicubic", bicubic_bd(lr)), ("teco", ours), ("truth", truth)):
+    for label, picture in (("bicubic", bicubic_real(lr)), ("teco", ours), ("truth", truth)):
         crop = np.ascontiguousarray(picture[y : y + h, x : x + w])
         text = label
         if label != "truth":

@@ -15,7 +15,7 @@ from teco.core import log
 from teco.export.onnx import export_onnx
 from teco.export.options import ExportOptions
 from teco_models import zoo
-from teco_models.checkpoint import build, load_weights, save_weights
+from teco_models.checkpoint import build_any, load_weights, save_weights
 from teco_models.deploy.step import TARGETS
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     weights = load_weights(arguments.weights)
     entry = zoo.Entry(arguments.name or weights.variant.name)
     entry.folder.mkdir(exist_ok=True)
-    save_weights(entry.weights, build(weights), metadata=weights.metadata, half=True)
+    save_weights(entry.weights, build_any(weights), metadata=weights.metadata, half=True)
     # From the rounded weights, so that both files are the same network.
     options = ExportOptions(
         half_weights=True,

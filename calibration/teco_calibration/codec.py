@@ -7,6 +7,7 @@ afterwards. Encoders are those of the FFmpeg in PyAV; what an FFmpeg lacks is na
 from __future__ import annotations
 
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -194,6 +195,8 @@ def _there_and_back(frames: Pixels, codec: Codec, quality: int, preset: str) -> 
 def _encode(buffer: io.BytesIO, frames: Pixels, codec: Codec, quality: int, preset: str) -> None:
     import av
 
+    if codec.encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors alone, else it writes to stderr by itself
     options = dict(codec.options) | _repeatable(codec)
     if codec.quality == "crf":
         options["crf"] = str(quality)

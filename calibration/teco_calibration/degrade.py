@@ -7,7 +7,9 @@ are uint8 (., ., 3), full range; nothing here depends on the order of the channe
 ``LR[i] = blur[4i]``. Its pixel centres lie on top of every fourth HR pixel, so what undoes it
 is phase-aligned: ``HR[4i] = LR[i]``. **BI** (bicubic): MATLAB's ``imresize`` with antialiasing.
 Its pixels are centred in 4x4 HR pixels (half-pixel convention), and so is what undoes it.
-Mixing the two shifts a picture by 1.5 HR pixels and costs several dB.
+Mixing the two shifts a picture by 1.5 HR pixels and costs several dB. **Real** (what people's
+clips went through): shrunk about the centres of 4x4 HR pixels, by their mean or as FFmpeg does it;
+then usually a codec (:mod:`teco_calibration.codec`).
 
 Every operation here is the same two steps: pad by the rule of the operation, then apply a few
 fixed taps along each axis, in float64, rounding once at the end (to nearest, then clip). OpenCV
@@ -17,7 +19,7 @@ is imported on first use and only pads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,10 @@ import numpy.typing as npt
 from teco_calibration.errors import ClipError
 
 Pixels = npt.NDArray[np.uint8]
-Degradation = Literal["bd", "bi"]
-Interpolation = Literal["bicubic", "bilinear"]
+Degradation = Literal["bd", "bi", "real"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos"]
+Filter = Literal["area", "bicubic", "lanczos"]
+"""What shrinks an ordinary clip."""
 _Floats = npt.NDArray[np.float64]
 _Border = Literal["reflect", "symmetric", "replicate"]
 
@@ -64,6 +68,11 @@ def _linear(x: _Floats) -> _Floats:
     return np.maximum(0.0, 1 - np.abs(x))
 
 
+def _lanczos(x: _Floats) -> _Floats:
+    """Lanczos' kernel of three lobes, on [-3, 3]."""
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
 def _normalised(taps: _Floats) -> _Floats:
     return taps / taps.sum(axis=-1, keepdims=True)
 
@@ -82,6 +91,9 @@ _UP: dict[tuple[str, str], _Floats] = {
     ("bilinear", "bd"): _linear(_TO_BD - np.arange(0, 2)),
     ("bicubic", "bi"): _normalised(_cubic(_TO_BI - np.arange(-2, 3), a=-0.5)),
     ("bilinear", "bi"): _linear(_TO_BI - np.arange(-1, 2)),
+    ("bicubic", "real"): _cubic(_TO_BI - np.arange(-2, 3), a=-0.75),
+    ("bilinear", "real"): _linear(_TO_BI - np.arange(-1, 2)),
+    ("lanczos", "real"): _normalised(_lanczos(_TO_BI - np.arange(-3, 4))),
 }
 
 CUBIC_BD_TAPS = _UP["bicubic", "bd"]
@@ -121,8 +133,10 @@ def shrink_by_area(picture: Pixels, factor: float) -> Pixels:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def degrade(hr: Pixels, kind: Degradation) -> Pixels:
-    """:func:`degrade_bd` or :func:`degrade_bi`, by name."""
+def degrade(hr: Pixels, kind: Degradation, filter: Filter = "area") -> Pixels:
+    """:func:`degrade_bd`, :func:`degrade_bi` or, with a filter, :func:`degrade_real`, by name."""
+    if kind == "real":
+        return degrade_real(hr, filter)
     return degrade_bd(hr) if kind == "bd" else degrade_bi(hr)
 
 
@@ -164,6 +178,32 @@ def degrade_bi(hr: Pixels) -> Pixels:
     """
     _check_down(hr)
     return _round(_along_both(hr, lambda x: _decimate(_pad(x, 6, 6, "symmetric"), _BI_TAPS)))
+
+
+def degrade_real(hr: Pixels, filter: Filter = "area") -> Pixels:
+    """Shrink by 4 about pixel centres: LR pixel i covers the HR pixels 4i to 4i + 3.
+
+    Args:
+        hr: uint8 (H, W, 3); H and W multiples of 4, at least 8.
+        filter: "area" the mean of every 4x4 pixels, rounded to 8 bits once; the others are
+            FFmpeg's (swscale).
+
+    Returns:
+        uint8 (H/4, W/4, 3).
+
+    Raises:
+        ClipError: another type, shape or size.
+    """
+    _check_down(hr)
+    height, width = (n // SCALE for n in hr.shape[:2])
+    if filter != "area":
+        import av
+
+        frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(hr), "rgb24")
+        small = frame.reformat(width, height, "rgb24", interpolation=filter.upper())
+        return np.asarray(small.to_ndarray(), np.uint8)
+    blocks = hr.reshape(height, SCALE, width, SCALE, 3)
+    return _round(blocks.mean(axis=(1, 3), dtype=np.float64))
 
 
 # --- up --------------------------------------------------------------------------------------
@@ -209,11 +249,32 @@ def bilinear_bi(lr: Pixels) -> Pixels:
     return _upsample(lr, _UP["bilinear", "bi"], 1, 1, "symmetric")
 
 
+def bicubic_real(lr: Pixels) -> Pixels:
+    """Upsample an ordinary picture by 4 as PyTorch and OpenCV do: cubic a = -0.75, half-pixel.
+
+    Replicate padding. uint8 (h, w, 3) -> uint8 (4h, 4w, 3), rounded, then clipped.
+    """
+    return _upsample(lr, _UP["bicubic", "real"], 2, 2, "replicate")
+
+
+def bilinear_real(lr: Pixels) -> Pixels:
+    """Upsample an ordinary picture by 4, linear, half-pixel, replicate padding."""
+    return _upsample(lr, _UP["bilinear", "real"], 1, 1, "replicate")
+
+
+def lanczos_real(lr: Pixels) -> Pixels:
+    """Upsample an ordinary picture by 4, Lanczos of three lobes, half-pixel, replicate padding."""
+    return _upsample(lr, _UP["lanczos", "real"], 3, 3, "replicate")
+
+
 _BASELINES: dict[tuple[str, str], Callable[[Pixels], Pixels]] = {
     ("bicubic", "bd"): bicubic_bd,
     ("bilinear", "bd"): bilinear_bd,
     ("bicubic", "bi"): bicubic_bi,
     ("bilinear", "bi"): bilinear_bi,
+    ("bicubic", "real"): bicubic_real,
+    ("bilinear", "real"): bilinear_real,
+    ("lanczos", "real"): lanczos_real,
 }
 
 
@@ -221,7 +282,7 @@ def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Pixels]
     """The interpolation that fits a degradation: uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
 
     Args:
-        name: ``bicubic`` or ``bilinear``.
+        name: ``bicubic`` or ``bilinear``; ``lanczos`` for "real" alone.
         degradation: how the picture was made small; it decides the phase.
     """
     return _BASELINES[name, degradation]

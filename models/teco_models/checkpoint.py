@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.arch.discriminator import Discriminator
 from teco_models.arch.generator import Generator
 from teco_models.arch.ops import CUBIC_KERNELS
@@ -31,6 +32,8 @@ _KERNELS = ("upsample_func.kernels", "srnet.upsample_func.kernels")
 _NORM = "fnet.norm.eps"
 _BACK = "srnet.back.spread"
 _REFINE = "refine.eps"
+_ALIGNED = frozenset({"base", "spread", "head.weight", "tail.weight"})
+_ALIGNED_BLOCK = re.compile(r"body\.(\d+)\.first\.weight")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Weights:
 
     Attributes:
         variant: inferred from the tensors.
-        tensors: float32, exactly the keys of ``Generator(variant).state_dict()``.
+        tensors: float32, exactly the keys of ``generator_of(variant).state_dict()``.
         notes: what was left unused or assumed, one sentence each.
         metadata: the text fields of a safetensors header, empty for other files.
     """
@@ -83,6 +86,12 @@ def infer(
         metadata: passed through.
     """
     tensors = dict(tensors)
+    if tensors.keys() >= _ALIGNED:
+        variant = _aligned_variant(tensors, source)
+        expected = _expected(variant)
+        _check_fit(tensors, expected, variant, source)
+        kept = _finite(tensors, expected, source)
+        return Weights(variant, kept, (), dict(metadata or {}))
     scale = _scale_of(tensors)
     if scale not in (None, SCALE):
         raise ModelError(
@@ -125,9 +134,7 @@ def infer(
         back_projection=_BACK in tensors,
         lucas_kanade=_REFINE in tensors,
     )
-    # On the meta device, where shapes cost nothing: a damaged file may claim any size.
-    with torch.device("meta"):
-        expected = Generator(variant).state_dict()
+    expected = _expected(variant)
     for key in _KERNELS:
         # Constants, not weights: some files store them, some leave them out.
         if key in expected and key not in tensors:
@@ -141,14 +148,31 @@ def infer(
                 f"{source} holds upsampling kernels other than the cubic ones of BD models",
                 hint="such weights were trained for another residual and would give wrong pictures",
             )
-    unused = sorted(key for key in tensors if key not in expected)
     if tail == "egvsr":
-        stale = [
-            key for key in unused if key.startswith(("srnet.conv_up.", "srnet.upsample", "up"))
-        ]
+        stale = sorted(
+            key
+            for key in tensors
+            if key not in expected and key.startswith(("srnet.conv_up.", "srnet.upsample", "up"))
+        )
         if stale:
             notes.append(f"left unused, as EGVSR itself does: {', '.join(stale)}")
-        unused = [key for key in unused if key not in stale]
+        tensors = {key: value for key, value in tensors.items() if key not in stale}
+    _check_fit(tensors, expected, variant, source)
+    return Weights(variant, _finite(tensors, expected, source), tuple(notes), dict(metadata or {}))
+
+
+def _expected(variant: Variant) -> dict[str, Tensor]:
+    """The state dict of a variant by shapes alone."""
+    # On the meta device, where shapes cost nothing: a damaged file may claim any size.
+    with torch.device("meta"):
+        return generator_of(variant).state_dict()
+
+
+def _check_fit(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], variant: Variant, source: str
+) -> None:
+    """Raise ModelError where tensors are missing, extra or of other shapes than expected."""
+    unused = sorted(key for key in tensors if key not in expected)
     missing = sorted(key for key in expected if key not in tensors)
     odd = [
         f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
@@ -165,15 +189,78 @@ def infer(
             f"{source} does not fit {variant.name}: {'; '.join(x for x in said if x)}",
             hint="the file is damaged or belongs to another network",
         )
+
+
+def _finite(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """The expected tensors in float32.
+
+    Raises:
+        ModelError: one holds NaN or infinite values.
+    """
     kept = {key: tensors[key].detach().to("cpu", torch.float32) for key in expected}
     for key, value in kept.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{source} holds NaN or infinite values in {key}")
-    return Weights(variant, kept, tuple(notes), dict(metadata or {}))
+    return kept
+
+
+def _aligned_variant(tensors: Mapping[str, Tensor], source: str) -> Variant:
+    """The variant of weights of :class:`AlignedGenerator`, from names and shapes."""
+    for key in (*sorted(_ALIGNED), "down.weight"):
+        shape = list(tensors[key].shape) if key in tensors else [1, 1, 1, 1]
+        if len(shape) != 4 or not all(shape):
+            raise ModelError(
+                f"{source} holds {key} of shape {shape}, expected four sizes above zero",
+                hint="the file is damaged or belongs to another network",
+            )
+    blocks = sorted(int(m[1]) for key in tensors if (m := _ALIGNED_BLOCK.fullmatch(key)))
+    if blocks != list(range(len(blocks))) or not blocks:
+        raise ModelError(f"{source} has residual blocks {blocks}, expected 0, 1, 2, ... unbroken")
+    channels, inputs = tensors["head.weight"].shape[:2]
+    phases = tensors["base"].shape[0]
+    if phases != SCALE * SCALE:
+        raise ModelError(
+            f"{source} enlarges by {phases} phases, expected {SCALE * SCALE}, of scale x{SCALE}",
+            hint=f"give weights that were trained for x{SCALE}",
+        )
+    # The head reads luma, its misfit, the past's phases and the features; the tail answers the
+    # phases, the mask and the features.
+    latent = inputs - 2 - phases
+    return Variant.real(
+        blocks=len(blocks),
+        channels=channels,
+        latent=latent,
+        masks=tensors["tail.weight"].shape[0] - phases - latent,
+        half_channels=tensors["down.weight"].shape[0] if "down.weight" in tensors else 0,
+    )
+
+
+def generator_of(variant: Variant) -> Generator | AlignedGenerator:
+    """A generator of that variant, as it is initialised."""
+    return AlignedGenerator(variant) if variant.computed_alignment else Generator(variant)
+
+
+def build_any(weights: Weights) -> Generator | AlignedGenerator:
+    """A generator in eval mode with these weights, of either kind."""
+    generator = generator_of(weights.variant)
+    generator.load_state_dict(weights.tensors)
+    return generator.eval()
 
 
 def build(weights: Weights) -> Generator:
-    """A generator in eval mode with these weights."""
+    """A generator with FNet or none in eval mode with these weights, for what needs its parts.
+
+    Raises:
+        ModelError: the weights' alignment is computed (:func:`build_any` takes those too).
+    """
+    if weights.variant.computed_alignment:
+        raise ModelError(
+            f"{weights.variant.name} computes its alignment, and this is for networks that "
+            "learn it or have none",
+            hint="give weights of the bd or bi degradation",
+        )
     generator = Generator(weights.variant)
     generator.load_state_dict(weights.tensors)
     return generator.eval()
@@ -181,7 +268,7 @@ def build(weights: Weights) -> Generator:
 
 def save_weights(
     path: str | Path,
-    generator: Generator,
+    generator: Generator | AlignedGenerator,
     *,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,

@@ -7,6 +7,9 @@ F = ``flow_channels``. All costs are for one recurrent step on one frame.
 output where it lies, and its own last feature maps, and finds the motion within its receptive
 field. That is RLSP's recurrence (Fuoli et al. 2019) in TecoGAN's generator, for budgets of which
 flow and warp would take half.
+
+``degradation = "real"`` is another generator (:mod:`teco_models.arch.computed_alignment`): for
+ordinary clips, on luma, with a flow that is computed and needs no network.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Literal, get_args
 from teco_models.errors import ModelError
 
 Tail = Literal["transposed", "shuffle", "egvsr"]
-Degradation = Literal["bd", "bi"]
+Degradation = Literal["bd", "bi", "real"]
 FlowNorm = Literal["pair", "raw"]
 
 SCALE = 4
@@ -31,6 +34,11 @@ MIN_SIZE = 8
 _NAME = re.compile(
     r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
     r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<bp>-bp)?(?P<lk>-lk)?(?P<raw>-raw)?(?P<bi>-bi)?"
+)
+
+_REAL_NAME = re.compile(
+    r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
+    r"(?:-h(?P<half_channels>\d+))?(?:-l(?P<latent>\d+))?(?:-m(?P<masks>\d+))?-real"
 )
 
 
@@ -105,14 +113,21 @@ class Variant:
             (TecoGAN); ``"shuffle"`` one 3x3 convolution to 48 channels and a pixel shuffle;
             ``"egvsr"`` a pixel shuffle of all channels, ReLU and a 3x3 convolution at HR, with no
             upsampled frame added (EGVSR, egvsr_nets.py).
-        degradation: ``"bd"`` (Gaussian blur, phase-aligned cubic residual) or ``"bi"``
-            (MATLAB bicubic, bilinear residual).
+        degradation: ``"bd"`` (Gaussian blur, phase-aligned cubic residual), ``"bi"`` (MATLAB
+            bicubic, bilinear residual), or ``"real"`` (shrunk about pixel centres and compressed):
+            with computed alignment, on luma, so that the fields above from ``flow_channels`` on
+            and the three below to ``lucas_kanade`` say nothing.
         flow_norm: ``"pair"`` FNet's two input frames are shifted and scaled by their common mean
             and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
         back_projection: the past is corrected by the frame before SRNet reads it, and mixed into
             the output (:mod:`teco_models.arch.backprojection`); with a flow net and BD only.
         lucas_kanade: FNet's flow is refined by one Lucas-Kanade step
             (:mod:`teco_models.arch.lucas_kanade`).
+        latent: of "real" alone: feature maps that are handed from step to step; 0: none.
+        masks: of "real" alone: 1, the mask is the same for the 16 phases of an LR pixel; 16, each
+            has its own.
+        half_channels: of "real" alone: width of the residual blocks, which then run at half the
+            LR size; 0: they run at the LR size, ``channels`` wide.
         scale: always 4.
     """
 
@@ -124,6 +139,9 @@ class Variant:
     flow_norm: FlowNorm = "pair"
     back_projection: bool = False
     lucas_kanade: bool = False
+    latent: int = 0
+    masks: int = 1
+    half_channels: int = 0
     scale: int = SCALE
 
     def __post_init__(self) -> None:
@@ -132,9 +150,10 @@ class Variant:
                 f"scale {self.scale} is not supported; the TecoGAN family is x{SCALE}",
                 hint="use a name that starts with teco-x4-",
             )
-        for field, least in (("blocks", 1), ("channels", 1), ("flow_channels", 0)):
+        for field, least in _LEAST.items():
             if getattr(self, field) < least:
                 raise ModelError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        self._check_alignment()
         if self.tail == "egvsr" and self.channels % (SCALE * SCALE):
             raise ModelError(
                 f"the egvsr tail shuffles {SCALE * SCALE} channels into one, so channels must be "
@@ -162,10 +181,65 @@ class Variant:
                     f"got {getattr(self, field)!r}"
                 )
 
+    def _check_alignment(self) -> None:
+        """Raise ModelError for fields of one generator beside those of the other."""
+        own = {"latent": 0, "masks": 1, "half_channels": 0}
+        if not self.computed_alignment:
+            odd = {f: getattr(self, f) for f, usual in own.items() if getattr(self, f) != usual}
+            if odd:
+                raise ModelError(
+                    f"{_fields(odd)} belong to the real degradation, and this is "
+                    f"{self.degradation}",
+                    hint="a name that ends in -real has them: teco-x4-b2-c32-l14-real",
+                )
+            return
+        learned = {
+            "flow_channels": 0, "tail": "shuffle", "flow_norm": "pair",
+            "back_projection": False, "lucas_kanade": False,
+        }  # fmt: skip
+        odd = {f: getattr(self, f) for f, only in learned.items() if getattr(self, f) != only}
+        if odd:
+            raise ModelError(
+                f"the real degradation computes its alignment and has one tail, so {_fields(odd)} "
+                "cannot be chosen",
+                hint="Variant.real() leaves them at what they must be",
+            )
+        if self.masks not in (1, SCALE * SCALE):
+            raise ModelError(f"masks must be 1 or {SCALE * SCALE}, got {self.masks}")
+
+    @classmethod
+    def real(
+        cls,
+        *,
+        blocks: int = 2,
+        channels: int = 32,
+        latent: int = 14,
+        masks: int = 1,
+        half_channels: int = 0,
+        scale: int = SCALE,
+    ) -> Variant:
+        """A variant of the real degradation."""
+        return cls(
+            blocks=blocks,
+            channels=channels,
+            flow_channels=0,
+            tail="shuffle",
+            degradation="real",
+            latent=latent,
+            masks=masks,
+            half_channels=half_channels,
+            scale=scale,
+        )
+
     @property
     def name(self) -> str:
         """Canonical name; fields at their defaults (after channels) are left out."""
         parts = [f"teco-x{self.scale}-b{self.blocks}-c{self.channels}"]
+        if self.computed_alignment:
+            parts += [f"h{self.half_channels}"] if self.half_channels else []
+            parts += [f"l{self.latent}"] if self.latent else []
+            parts += [f"m{self.masks}"] if self.masks != 1 else []
+            return "-".join((*parts, "real"))
         if self.flow_channels != 32:
             parts.append(f"f{self.flow_channels}")
         if self.tail != "transposed":
@@ -186,8 +260,26 @@ class Variant:
         return self.flow_channels > 0
 
     @property
+    def computed_alignment(self) -> bool:
+        """Whether motion is computed, and the past warped by it, with no network for it."""
+        return self.degradation == "real"
+
+    @property
+    def centred(self) -> bool:
+        """Whether an LR pixel is the middle of its 4x4 HR pixels, as it is in ordinary clips; else,
+        with BD, it lies on the first of them."""
+        return self.degradation != "bd"
+
+    @property
+    def follows_motion(self) -> bool:
+        """Whether the past is warped to where the frame shows it; else it lies in place."""
+        return self.has_flow or self.computed_alignment
+
+    @property
     def input_channels(self) -> int:
         """Channels that SRNet's first convolution reads: the frame and the past."""
+        if self.computed_alignment:  # luma, its misfit, the phases of the past, features
+            return 2 + self.scale * self.scale + self.latent
         past = 3 * self.scale * self.scale
         return 3 + past if self.has_flow else 3 + past + 3 + self.channels
 
@@ -203,12 +295,18 @@ class Variant:
         Raises:
             ModelError: the text is not a variant name.
         """
+        real = _REAL_NAME.fullmatch(name.strip())
+        if real is not None:
+            return cls.real(
+                **{"latent": 0, **{k: int(v) for k, v in real.groupdict().items() if v}}
+            )
         match = _NAME.fullmatch(name.strip())
         if match is None:
             raise ModelError(
                 f"{name!r} is not a variant name",
                 hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-bp][-lk]"
-                "[-raw][-bi], for example teco-x4-b3-c64",
+                "[-raw][-bi], for example teco-x4-b3-c64, or for ordinary clips "
+                "teco-x4-bBLOCKS-cCHANNELS[-hHALF][-lLATENT][-mMASKS]-real",
             )
         tail = match["tail"]
         return cls(
@@ -237,6 +335,8 @@ class Variant:
             ModelError: the frame is smaller than 8x8.
         """
         check_size(h, w)
+        if self.computed_alignment:
+            return _real_layers(self, h, w)
         c, s = self.channels, self.scale
         out: list[Layer] = []
 
@@ -344,20 +444,96 @@ class Variant:
         last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
         # The output becomes the next state, and the state is held until it is replaced.
         end = len(layers)
-        last_read |= dict.fromkeys(("hr", "lr", "lr_prev", "hr_prev", "latent", "latent_prev"), end)
+        last_read |= dict.fromkeys(_HELD, end)
         alive: dict[str, int] = {}
         peak = 0
         for i, layer in enumerate(layers):
             alive[layer.name] = layer.elements
             peak = max(peak, sum(alive.values()))
             alive = {k: v for k, v in alive.items() if last_read[k] > i}
-        state = 3 * h * w + 3 * self.scale * h * self.scale * w
-        if not self.has_flow:
+        planes = 1 if self.computed_alignment else 3
+        state = planes * (h * w + self.scale * h * self.scale * w)
+        if self.computed_alignment:
+            state += self.latent * h * w
+        elif not self.has_flow:
             state += self.channels * h * w
         return Cost(params, macs, executed, peak, state)
 
 
 _PARTS = ("fnet", "srnet")
+
+_LEAST = {
+    "blocks": 1, "channels": 1, "flow_channels": 0, "latent": 0, "masks": 1, "half_channels": 0,
+}  # fmt: skip
+
+_HELD = (
+    "hr", "lr", "lr_prev", "hr_prev", "latent", "latent_prev",
+    "luma", "luma_prev", "hr_luma", "hr_luma_prev",
+)  # fmt: skip
+"""The frame, the output and the state, which stay alive to the end of a step."""
+
+
+def _fields(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in values.items())
+
+
+def _real_layers(v: Variant, h: int, w: int) -> tuple[Layer, ...]:
+    """:meth:`Variant.layers` of the real degradation.
+
+    Fixed filters count as none, as the upsampling's do elsewhere; the two learned linear filters,
+    of the enlargement and of back-projection, count.
+    """
+    s, phases = v.scale, v.scale**2
+    out: list[Layer] = []
+
+    def add(
+        name: str, part: str, channels: int, *inputs: str, macs: int = 0, params: int = 0,
+        size: tuple[int, int] = (h, w),
+    ) -> str:  # fmt: skip
+        out.append(Layer(name, part, (channels, *size), inputs, macs, params))
+        return name
+
+    def conv(
+        name: str, x: str, cin: int, cout: int, taps: int = 9, size: tuple[int, int] = (h, w)
+    ) -> str:
+        weights = taps * cin * cout
+        macs = weights * size[0] * size[1]
+        return add(name, "srnet", cout, x, macs=macs, params=weights + cout, size=size)
+
+    hr, rough = (s * h, s * w), ((h + 1) // 2, (w + 1) // 2)
+    add("lr", "warp", 3)
+    add("luma_prev", "warp", 1)
+    add("hr_luma_prev", "warp", 1, size=hr)
+    latent = [add("latent_prev", "warp", v.latent)] if v.latent else []
+    add("luma", "warp", 1, "lr")
+    add("flow", "warp", 2, "luma", "luma_prev", "hr_luma_prev")
+    add("past", "warp", phases, "hr_luma_prev", "flow")
+    base = 49 * phases
+    add("base", "srnet", phases, "luma", macs=base * h * w, params=base)
+    add("past_error", "srnet", 1, "past", "luma")
+    spread = 9 * phases
+    corrected = ("past", "past_error")
+    add("past_corrected", "srnet", phases, *corrected, macs=spread * h * w, params=spread)
+    reads = ("luma", "past_error", "past_corrected", "base", *latent)
+    x = add("srnet.in", "srnet", v.input_channels, *reads)
+    x = head = conv("srnet.head", x, v.input_channels, v.channels)
+    width, size = v.channels, (h, w)
+    if v.half_channels:
+        width, size = v.half_channels, rough
+        x = conv("srnet.down", x, v.channels, width, size=size)
+    for i in range(v.blocks):
+        y = conv(f"srnet.block{i}.0", x, width, width, size=size)
+        y = conv(f"srnet.block{i}.2", y, width, width, size=size)
+        x = add(f"srnet.block{i}", "srnet", width, x, y, size=size)
+    if v.half_channels:
+        x = conv("srnet.up", x, width, 4 * v.channels, taps=1, size=size)
+        x = add("srnet.joined", "srnet", v.channels, x, head)
+    x = conv("srnet.tail", x, v.channels, phases + v.masks + v.latent)
+    if v.latent:
+        add("latent", "srnet", v.latent, x)
+    add("hr_luma", "srnet", 1, x, "base", "past_corrected", "past_error", size=hr)
+    add("hr", "srnet", 3, "hr_luma", "lr", "luma", size=hr)
+    return tuple(out)
 
 
 def _macs_by_part(layers: tuple[Layer, ...]) -> dict[str, int]:

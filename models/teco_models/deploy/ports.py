@@ -29,6 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from teco_models.deploy.aligned import AlignedStep
 from teco_models.deploy.step import DeployStep
 
 Io = Literal["fp32", "fp16", "uint8"]
@@ -52,6 +53,8 @@ def with_ports(step: nn.Module, io: Io) -> nn.Module:
     if io == "fp32":
         return step
     kind = _FlowPorts if isinstance(step, DeployStep) else _FreePorts
+    if isinstance(step, AlignedStep):
+        kind = _AlignedPorts
     return kind(step, io).eval()
 
 
@@ -101,3 +104,13 @@ class _FreePorts(_Ports):
     ) -> tuple[Tensor, ...]:
         past = (x.to(torch.float32) for x in (phases_prev, latent_prev))
         return self.results(*self.step(self.frame(frame), self.frame(frame_prev), *past))
+
+
+class _AlignedPorts(_Ports):
+    """Around :class:`teco_models.deploy.aligned.AlignedStep`, all of whose state is its own."""
+
+    def forward(
+        self, frame: Tensor, luma: Tensor, hr_luma: Tensor, latent: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        past = (x.to(torch.float32) for x in (luma, hr_luma, latent) if x is not None)
+        return self.results(*self.step(self.frame(frame), *past))

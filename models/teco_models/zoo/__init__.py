@@ -2,7 +2,7 @@
 
 ``<name>.onnx`` and ``<name>.json`` (manifest) for running, ``<name>.safetensors`` (float16) for
 training and export, ``<name>.md``, the model card; ``<name>-web.onnx`` and its manifest for
-browsers, where there is one. No torch here.
+browsers and ``<name>-openvino.onnx`` for OpenVINO, where there is one. No torch here.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ class Entry:
     def onnx(self) -> Path:
         return self.folder / f"{self.name}.onnx"
 
+    def form(self, target: str) -> Path:
+        """The form for a target of ``teco export --for``, its manifest beside it; there for some
+        models only."""
+        return self.folder / f"{self.name}-{target}.onnx"
+
     @property
     def web(self) -> Path:
-        """The form for browsers, its manifest beside it; there for some models only."""
-        return self.folder / f"{self.name}-web.onnx"
+        """The form for browsers."""
+        return self.form("web")
 
     @property
     def weights(self) -> Path:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 RUNTIME = ("--runtime", "onnxruntime", "--threads", "1")
-OPENED = "tiny on onnxruntime"
+OPENED = ("tiny on onnxruntime", "note: tiny is for papers")
 """The line that `upscale` and `eval` print once the model is open."""
 
 
@@ -202,10 +202,10 @@ def test_clips_that_break_off(
     threads = threading.active_count()
     with untouched(tmp_path):
         for target in (tmp_path / "out.mp4", tmp_path / "out"):
-            upscale(path, target, "--warm-up", 1).refuses(1, BREAKING_OFF[make], after=[OPENED])
+            upscale(path, target, "--warm-up", 1).refuses(1, BREAKING_OFF[make], after=OPENED)
         options = ("--clip", path, *RUNTIME, "--metrics", "psnr", "--json", tmp_path / "r.json")
         done = teco("eval", "--model", tiny_onnx, *options)
-        done.refuses(1, BREAKING_OFF[make], after=[OPENED])
+        done.refuses(1, BREAKING_OFF[make], after=OPENED)
         assert done.stdout == b""
     assert threading.active_count() == threads
 
@@ -236,7 +236,7 @@ def test_what_opencv_says_of_a_damaged_picture_is_not_shown(
     (path / "0002.png").unlink()
     with untouched(tmp_path):
         done = run_teco("upscale", path, tmp_path / "out.mp4", "--model", tiny_onnx, *RUNTIME)
-        done.refuses(1, "0001.png cannot be read", after=[OPENED])
+        done.refuses(1, "0001.png cannot be read", after=OPENED)
 
 
 # --- ONNX files and manifests ----------------------------------------------------------------
@@ -840,7 +840,7 @@ def test_an_old_output_survives_a_failure_with_force(
     for name in ("out.mp4", "out"):
         upscale(good, tmp_path / name).says("2 frames")
         with untouched(tmp_path):
-            upscale(bad, tmp_path / name, "--force").refuses(1, "mixes sizes", after=[OPENED])
+            upscale(bad, tmp_path / name, "--force").refuses(1, "mixes sizes", after=OPENED)
 
 
 def test_an_existing_export(tmp_path, model, tiny_weights, teco, untouched):
@@ -901,14 +901,14 @@ def test_a_full_disk(name, small_disk, make_clip, tmp_path, upscale, untouched):
     clip = make_clip(tmp_path / "noise.mp4", pixels=noise)
     with untouched(small_disk):
         done = upscale(clip, small_disk / name, "--crf", 0, "--pix-fmt", "yuv444p")
-        done.refuses(1, "no space left on", after=[OPENED])
+        done.refuses(1, "no space left on", after=OPENED)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_pipe_into_a_full_disk(clip, tiny_onnx, run_teco):
     with Path("/dev/full").open("wb") as full:
         done = run_teco("upscale", clip, "-", "--model", tiny_onnx, *RUNTIME, stdout=full)
-    done.refuses(1, "no space left on", after=[OPENED])
+    done.refuses(1, "no space left on", after=OPENED)
 
 
 def test_a_reader_that_goes_away(make_clip, tmp_path, tiny_onnx, teco_environment):

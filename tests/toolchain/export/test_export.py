@@ -364,8 +364,9 @@ def test_the_shipped_model_is_its_weights() -> None:
         assert manifest is not None
         assert manifest.weights_sha256 == weights_digest(load_weights(entry.weights))
         assert manifest.variant == load_weights(entry.weights).variant.name
-        # A name says what it is: the variant, its GAN form, or the one that keeps up with playback.
-        assert entry.name in (manifest.variant, f"{manifest.variant}-gan", "live")
+        # A name says what it is: the variant, its GAN form, or what it is for.
+        purpose = ("live", "real-cpu")
+        assert entry.name in (manifest.variant, f"{manifest.variant}-gan", *purpose)
         assert manifest.weights_sha256[:16] in entry.card.read_text()
 
 

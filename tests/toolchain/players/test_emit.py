@@ -68,7 +68,7 @@ def test_stdout_is_the_script_or_a_request_for_a_folder(target, teco) -> None:
     else:
         done.says()
         assert done.stdout.decode() == target.text(
-            EmitRequest(model=open_model("teco-x4-b3-c64-bp-lk"), spec="teco-x4-b3-c64-bp-lk")
+            EmitRequest(model=open_model("real-cpu"), spec="real-cpu")
         )
 
 

@@ -99,7 +99,7 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 # --- pictures --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny", "live", "teco-x4-b3-c64-bp-lk"])
+@pytest.mark.parametrize("name", ["tiny", "live", "real-cpu", "teco-x4-b3-c64-bp-lk"])
 def test_pictures_are_those_of_the_stream_bit_for_bit(name, tiny_onnx, open_handle, shots):
     from teco.model.opening import open_model
 

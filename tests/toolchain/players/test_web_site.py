@@ -44,12 +44,12 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
     out = tmp_path / "page"
     teco("emit", "web", "-o", out, "--no-check").says("a page for browsers")
     listed = json.loads((out / "site.json").read_text())
-    assert listed["models"][0]["name"] == "live", "the real-time model is the one to begin with"
+    assert listed["models"][0]["name"] == "real-cpu", "the real-time model is the one to begin with"
     assert "teco-x4-b3-c64-bp-lk" in [x["name"] for x in listed["models"]]
     assert listed["runtime"] == "9.9.9"
     for model in listed["models"]:
         opened = open_model(str(out / model["file"]))  # hashes, weights and manifest agree
-        assert model["gap"] == (0 if opened.variant.has_flow else 8)
+        assert model["gap"] == {"real-cpu": 4, "live": 8}.get(model["name"], 0)
         assert str(f"{opened.variant.cost(180, 320).params['total']:,}") in model["about"]
     for name in listed["shell"]:
         assert (out / name).is_file(), name
@@ -59,7 +59,7 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
     assert "Apache License" in (out / "LICENSE").read_text()
     readme = (out / "README.md").read_text()
     assert "teco serve ." in readme
-    assert 'new URL("models/live-web.onnx"' in readme
+    assert 'new URL("models/real-cpu-web.onnx"' in readme
     assert {p.name for p in (out / "ort").iterdir()} == set(FILES)
 
 
@@ -267,7 +267,7 @@ def test_serve_says_where_and_ends_by_ctrl_c(fake_ort_web, teco_environment) -> 
         at = urlsplit(url)
         connection = http.client.HTTPConnection(str(at.hostname), at.port or 0, timeout=10)
         connection.request("GET", "/site.json")
-        assert json.loads(connection.getresponse().read())["models"][0]["name"] == "live"
+        assert json.loads(connection.getresponse().read())["models"][0]["name"] == "real-cpu"
         connection.close()
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=20)

@@ -53,8 +53,7 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--model",
         default=None,
         metavar="NAME|FILE",
-        help="A shipped model, an .onnx file, weights or an engine. "
-        "[default: teco-x4-b3-c64-bp-lk]",
+        help="A shipped model, an .onnx file, weights or an engine. [default: real-cpu]",
     )(function)
 
 

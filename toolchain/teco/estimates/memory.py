@@ -84,6 +84,8 @@ def memory(
     pixels = h * w
     past = 3 * P if variant.has_flow else 3 * P + variant.channels
     held = 3 + 3 + past + past if variant.has_flow else 3 + 3 + past + past + 3 * P
+    if variant.computed_alignment:  # the frame, both states, and the frame that comes out
+        held = 3 + 2 * (1 + P + variant.latent) + 3 * P
     return MemoryEstimate(
         weights=weights,
         ports=held * pixels * FLOAT,

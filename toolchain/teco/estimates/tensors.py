@@ -41,7 +41,10 @@ FORMS: Mapping[str, Mapping[str, bool]] = {
 """The deploy forms that were recorded, by name in :data:`teco_models.deploy.step.TARGETS`, and the
 rewrites that each leaves out."""
 
-PORTS = ("lr", "lr_prev", "hr_prev", "phases_prev", "latent_prev", "hr", "phases", "latent")
+PORTS = (
+    "lr", "lr_prev", "hr_prev", "phases_prev", "latent_prev", "hr", "phases", "latent",
+    "luma_prev", "hr_luma_prev", "luma", "hr_luma",
+)  # fmt: skip
 """Inputs and outputs. They are held over the step: the state is double-buffered by them."""
 
 
@@ -109,6 +112,8 @@ def deployed(
         ModelError: the frame is smaller than 8x8.
     """
     check_size(h, w)
+    if variant.computed_alignment:
+        return _of_layers(variant, h, w)
     asked = form or {}
 
     def differing(name: str) -> int:
@@ -120,6 +125,27 @@ def deployed(
     if not dynamic:
         ops = _with_stored_tables(ops)
     return _repeated(ops, variant.blocks)
+
+
+def _of_layers(variant: Variant, h: int, w: int) -> tuple[Op, ...]:
+    """Computed alignment, whose graph is not recorded: the tensors of its layers, in float32, with
+    what the alignment and the enlargement of colours need besides."""
+    given = {"lr", *(f"{name}_prev" for name in ("luma", "hr_luma", "latent"))}
+    beside = {
+        "flow": 12 * h * w,  # the gradients, products and windows of the finest level
+        "past": (25 + 20) * h * w,  # the pixels that are gathered, and their rows
+    }
+    return tuple(
+        Op(
+            layer.name,
+            layer.elements + beside.get(layer.name, 0),
+            FLOAT,
+            layer.inputs,
+            weights=layer.params,
+        )
+        for layer in variant.layers(h, w)
+        if layer.name not in given
+    )
 
 
 _Row = tuple[str, str, list[int | str], str, str, str]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,7 +22,15 @@ from teco.inference.stream import Stream
 from teco.runtimes.base import Session
 from teco.video.clips import open_source
 from teco_calibration.codec import parse, through
-from teco_calibration.degrade import baseline, crop_to_multiple, degrade, shrink_by_area
+from teco_calibration.degrade import (
+    Filter,
+    Interpolation,
+    baseline,
+    crop_to_multiple,
+    degrade,
+    shrink_by_area,
+)
+from teco_calibration.metrics.best_shift import BestShift
 from teco_calibration.metrics.quality import (
     OFFICIAL_METRICS,
     UNITS,
@@ -34,8 +42,12 @@ from teco_calibration.metrics.quality import (
 )
 from teco_models.variant import SCALE, Degradation, check_size
 
-Baseline = Literal["bicubic", "bilinear"]
-BASELINES: tuple[Baseline, ...] = ("bicubic", "bilinear")
+BASELINES: dict[Degradation, tuple[Interpolation, ...]] = {
+    "bd": ("bicubic", "bilinear"),
+    "bi": ("bicubic", "bilinear"),
+    "real": ("bicubic", "lanczos"),
+}
+"""Interpolations that stand beside the networks: of "real", what players do with ordinary clips."""
 
 Pairs = Iterable[tuple[Pixels, Pixels]]
 """(truth, low-resolution frame) of a clip in order, uint8 (4h, 4w, 3) and (h, w, 3) RGB."""
@@ -49,7 +61,8 @@ class EvaluateOptions:
     """How clips are prepared and compared.
 
     Attributes:
-        degradation: ``"bd"`` or ``"bi"``; the model's own.
+        degradation: ``"bd"``, ``"bi"`` or ``"real"``.
+        filter: of "real", what shrinks; where the frames then lie is measured besides.
         shrink: area-average the clip to 1/shrink of its size first, because compressed video is no
             ground truth at its own size; 1 takes it as it is.
         max_frames: of each clip.
@@ -57,12 +70,13 @@ class EvaluateOptions:
         recurrent: False zeroes the state before each frame.
         scene_cuts: reset the recurrence at cuts.
         warm_up: see :class:`teco.inference.stream.Stream`.
-        baselines: also measure bicubic and bilinear.
+        baselines: also measure bicubic and bilinear, for "real" bicubic and Lanczos.
         codec: what the low-resolution frames go through, such as ``"x264:23"``
             (:func:`teco_calibration.codec.parse`); "" for none.
     """
 
     degradation: Degradation = "bd"
+    filter: Filter = "lanczos"
     shrink: float = 1.0
     max_frames: int | None = None
     metrics: tuple[Metric, ...] = OFFICIAL_METRICS
@@ -103,12 +117,15 @@ class QualityRow:
     """One method over all clips.
 
     Attributes:
-        method: model name, "bicubic" or "bilinear".
+        method: model name, "bicubic", "bilinear" or "lanczos".
         frame_average: metric -> mean over all frames of all clips.
         folder_average: metric -> mean of the clips' own means.
         frames: frames that counted.
         clips: sequences.
         per_clip: the sequences' full results, in the order of the clips.
+        best_shifts: of each clip, how far right of and below the truth the frames lie, pixels; ()
+            where that was not measured.
+        codec: what the low-resolution frames went through; "" for none.
     """
 
     method: str
@@ -117,11 +134,21 @@ class QualityRow:
     frames: int
     clips: int
     per_clip: tuple[SequenceResult, ...]
+    best_shifts: tuple[tuple[float, float], ...] = ()
+    codec: str = ""
+
+    @property
+    def best_shift(self) -> tuple[float, float] | None:
+        """The largest of the clips' shifts; None where it was not measured."""
+        return max(self.best_shifts, key=lambda s: abs(s[0]) + abs(s[1]), default=None)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, every frame's value included."""
+        shifts = {"best_shifts": [list(s) for s in self.best_shifts]} if self.best_shifts else {}
         return {
             "method": self.method,
+            "codec": self.codec,
+            **shifts,
             "frames": self.frames,
             "clips": self.clips,
             "frame_average": self.frame_average,
@@ -172,11 +199,33 @@ def truth_frames(clip: str | Path, shrink: float, max_frames: int | None) -> Ite
 
 
 def degraded_pairs(
-    clip: str | Path, degradation: Degradation, shrink: float, max_frames: int | None
+    clip: str | Path,
+    degradation: Degradation,
+    shrink: float,
+    max_frames: int | None,
+    *,
+    filter: Filter = "lanczos",
+    codec: str = "",
 ) -> Iterator[tuple[Pixels, Pixels]]:
-    """(truth, low-resolution frame made from it) of each frame of a clip."""
-    for truth in truth_frames(clip, shrink, max_frames):
-        yield truth, degrade(truth, degradation)
+    """(truth, low-resolution frame made from it) of each frame of a clip.
+
+    Args:
+        clip, degradation, shrink, max_frames, filter, codec: see :class:`EvaluateOptions`.
+    """
+
+    def clean() -> Iterator[tuple[Pixels, Pixels]]:
+        for truth in truth_frames(clip, shrink, max_frames):
+            yield truth, degrade(truth, degradation, filter)
+
+    if not codec:
+        return clean()
+    # A codec wants the whole clip; its LR frames are a sixteenth of it, the truth is read again.
+    small = np.stack([low for _, low in clean()])
+    h, w = small.shape[1:3]
+    # Its 4:2:0 wants even sides: an odd one is continued by a pixel, which is cut off again.
+    even = np.pad(small, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    lr = np.ascontiguousarray(through(even, *parse(codec))[:, :h, :w])
+    return ((truth, low) for (truth, _), low in zip(clean(), lr, strict=True))
 
 
 def count_frames(clips: Iterable[str | Path], max_frames: int | None) -> int | None:
@@ -204,8 +253,8 @@ class Method:
     start: Callable[[], Enlarge]
 
 
-def interpolation(which: Baseline, degradation: Degradation, name: str = "") -> Method:
-    """Bicubic or bilinear interpolation, placed as the degradation places its pixels."""
+def interpolation(which: Interpolation, degradation: Degradation, name: str = "") -> Method:
+    """An interpolation, placed as the degradation places its pixels."""
     one = baseline(which, degradation)
     return Method(name or which, lambda: lambda frames: map(one, frames))
 
@@ -245,6 +294,7 @@ class QualityMeter:
         metrics: to compute.
         progress: told the frames that are done, over all clips and methods.
         total: frames of all together; None where that is not known.
+        shifts: also measure where frames lie beside their truth.
     """
 
     def __init__(
@@ -252,7 +302,10 @@ class QualityMeter:
         metrics: tuple[Metric, ...],
         progress: Progress = no_progress,
         total: int | None = None,
+        *,
+        shifts: bool = False,
     ) -> None:
+        self._shifts = shifts
         self._metrics = metrics
         self._progress = progress
         self._total = total
@@ -264,6 +317,7 @@ class QualityMeter:
         enlarge: Enlarge,
         pairs: Pairs,
         see: Callable[[int, Pixels], None] = lambda n, frame: None,
+        place: BestShift | None = None,
     ) -> SequenceResult:
         """One method on one clip.
 
@@ -271,10 +325,13 @@ class QualityMeter:
             enlarge: the method.
             pairs: the clip.
             see: shown each enlarged frame and its number, to keep or to compare it.
+            place: given each frame and its truth.
         """
         quality = SequenceQuality(self._metrics, lpips=self._lpips)
         for n, (truth, frame) in enumerate(enlarged(enlarge, pairs)):
             quality.add(truth, frame)
+            if place is not None:
+                place.add(truth, frame)
             see(n, frame)
             self._done += 1
             self._progress(self._done, self._total)
@@ -282,7 +339,12 @@ class QualityMeter:
 
     def row(self, method: Method, clips: Iterable[Pairs]) -> QualityRow:
         """One method on some clips, with both averages."""
-        sequences = [self.clip(method.start(), pairs) for pairs in clips]
+        sequences: list[SequenceResult] = []
+        places: list[BestShift] = []
+        for pairs in clips:
+            place = BestShift() if self._shifts else None
+            sequences.append(self.clip(method.start(), pairs, place=place))
+            places += [place] if place else []
         means = average(sequences)
         return QualityRow(
             method=method.name,
@@ -291,6 +353,7 @@ class QualityMeter:
             frames=means.frames,
             clips=means.sequences,
             per_clip=tuple(sequences),
+            best_shifts=tuple(place.result() for place in places),
         )
 
 
@@ -314,27 +377,25 @@ def evaluate(
         TecoError, ClipError, ModelError: a clip cannot be used, or LPIPS has no backbone.
     """
     o = options
+    real = o.degradation == "real"
     methods = [
         network(
             model_name, session,
             scene_cuts=o.scene_cuts, warm_up=o.warm_up, recurrent=o.recurrent,
         ),
-        *(interpolation(name, o.degradation) for name in BASELINES if o.baselines),
+        *(interpolation(name, o.degradation) for name in BASELINES[o.degradation] if o.baselines),
     ]  # fmt: skip
     frames = count_frames(clips, o.max_frames)
-    meter = QualityMeter(o.metrics, progress, None if frames is None else frames * len(methods))
-    return [meter.row(m, (_pairs(c, o) for c in clips)) for m in methods]
+    total = None if frames is None else frames * len(methods)
+    meter = QualityMeter(o.metrics, progress, total, shifts=real)
 
+    def pairs() -> Iterator[Pairs]:
+        return (
+            degraded_pairs(
+                clip, o.degradation, o.shrink, o.max_frames, filter=o.filter, codec=o.codec
+            )
+            for clip in clips
+        )
 
-def _pairs(clip: str, options: EvaluateOptions) -> Iterator[tuple[Pixels, Pixels]]:
-    """(truth, LR frame) of a clip, the latter back from a codec where one is asked for."""
-    o = options
-
-    def clean() -> Iterator[tuple[Pixels, Pixels]]:
-        return degraded_pairs(clip, o.degradation, o.shrink, o.max_frames)
-
-    if not o.codec:
-        return clean()
-    # A codec wants the whole clip; its LR frames are a sixteenth of it, the truth is read again.
-    lr = through(np.stack([low for _, low in clean()]), *parse(o.codec))
-    return ((truth, low) for (truth, _), low in zip(clean(), lr, strict=True))
+    rows = [meter.row(method, pairs()) for method in methods]
+    return [replace(row, codec=o.codec) for row in rows]

@@ -62,7 +62,7 @@ def export_onnx(
     options = options or ExportOptions()
     for module in ("torch", "onnx", "onnxscript"):
         require_extra(module, "train", "exporting")
-    options.check()
+    options.check(weights.variant)
     name = options.name or weights.variant.name + options.suffix
     path = folder / f"{name}.onnx"
     check_target(path, manifest_path(path), overwrite=overwrite)

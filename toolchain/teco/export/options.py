@@ -12,6 +12,7 @@ from teco.verification.parity import FRAMES
 if TYPE_CHECKING:
     from teco.export.quantisation.clips import CalibrationSet
     from teco_models.deploy.ports import Io
+    from teco_models.variant import Variant
 
 Precision = Literal["fp32", "fp16", "int8"]
 """Of the convolutions: :mod:`teco_models.deploy.step` for the first two, for int8
@@ -55,8 +56,17 @@ class ExportOptions:
     shared_with: Path | None = None
     name: str | None = None
 
-    def check(self) -> None:
-        """Raise TecoError for what contradicts itself."""
+    def check(self, variant: Variant) -> None:
+        """Raise TecoError for what contradicts itself, or cannot be had of a variant."""
+        if variant.computed_alignment and self.precision != "fp32":
+            raise TecoError(
+                f"{variant.name} has a float32 form only: more than half of its convolutions are "
+                "the fixed filters of its alignment and enlargement, which stay float32, so that "
+                f"the file could not be called {self.precision}",
+                hint=f"leave --{self.precision} out; --io fp16 halves what crosses a bus, and "
+                "--runtime openvino-bf16 computes in bfloat16",
+                exit_code=USAGE,
+            )
         if self.frames < 10:
             raise TecoError(f"verification needs at least 10 frames, got {self.frames}")
         if self.target == WEB and (self.precision != "fp32" or self.io != "fp32"):

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from teco.core.errors import TecoError
@@ -47,13 +47,13 @@ class DeployForm:
     @classmethod
     def of(cls, weights: Weights, options: ExportOptions) -> DeployForm:
         """The form that the options ask for; for int8 the float32 one, which is quantised later."""
-        from teco_models.checkpoint import build
+        from teco_models.checkpoint import build_any
+        from teco_models.deploy.form import deploy_form, rewrites_for
         from teco_models.deploy.ports import with_ports
-        from teco_models.deploy.step import TARGETS, deploy_step
 
-        rewrites = replace(TARGETS[options.target], **dict.fromkeys(options.without, False))
+        rewrites = rewrites_for(weights.variant, options.target, options.without)
         inner = "fp16" if options.precision == "fp16" else "fp32"
-        step = with_ports(deploy_step(build(weights), rewrites, inner), options.io)
+        step = with_ports(deploy_form(build_any(weights), rewrites, inner), options.io)
         contract = StreamContract.of(weights.variant, options.io)
         return cls(step, contract, asdict(rewrites))
 

@@ -2,7 +2,8 @@
 
 The cheap upsampler is the one inside TecoGAN's BD networks (Keys' cubic, a = -0.75, phase-aligned),
 on which their output is a correction: what is shown in place of a late frame lies where the network
-would have put it, without the detail.
+would have put it, without the detail. For the other networks, whose frames lie about pixel centres,
+there is :func:`cheap_centred`.
 """
 
 from __future__ import annotations
@@ -76,3 +77,15 @@ def cheap(frame: Pixels) -> Pixels:
         ]
         out[:, down] = np.asarray(cv2.merge(across))[1 : 1 + h, 1 : 1 + w]
     return out.reshape(SCALE * h, SCALE * w, 3)
+
+
+def cheap_centred(frame: Pixels) -> Pixels:
+    """Enlarge by four about pixel centres, bicubic.
+
+    (h, w, 3) uint8 RGB -> (4h, 4w, 3).
+    """
+    import cv2
+
+    h, w = frame.shape[:2]
+    size = (SCALE * w, SCALE * h)
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8)

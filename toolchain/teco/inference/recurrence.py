@@ -11,7 +11,7 @@ import numpy as np
 
 from teco.core.errors import TecoError
 from teco.core.pixels import Pixels, to_pixels, to_tensor
-from teco.inference.deadline import cheap
+from teco.inference.deadline import cheap, cheap_centred
 from teco.runtimes.base import FrameSession, Session, State
 from teco_models.variant import check_size
 
@@ -65,9 +65,13 @@ class Recurrence:
         session: the model.
         scene_cuts: look for cuts.
         recurrent: False zeroes the state before every frame.
+        centred: the network's frames lie about pixel centres, and so must what stands in for them.
     """
 
-    def __init__(self, session: Session, *, scene_cuts: bool, recurrent: bool) -> None:
+    def __init__(
+        self, session: Session, *, scene_cuts: bool, recurrent: bool, centred: bool = False
+    ) -> None:
+        self._enlarge = cheap_centred if centred else cheap
         self.session = session
         self.stats = StreamStats()
         self._recurrent = recurrent
@@ -146,7 +150,7 @@ class Recurrence:
         if kind is Kind.REPEATS and self._shown is not None:
             return self._give(self._shown)
         self._passed += 1
-        return self._give(cheap(frame))
+        return self._give(self._enlarge(frame))
 
     def _give(self, out: Pixels) -> Pixels:
         out.flags.writeable = False

@@ -58,6 +58,8 @@ class Stream(Closing):
         deadline: tells late frames; for tests, which have a clock of their own.
         check_size: raises an error for frames (h, w) that the model does not take.
         owns: close the session with the stream.
+        centred: the network's frames lie about pixel centres (all but those of BD networks), and
+            so must what is shown in place of a late one.
         warm_up: the older name of ``reverse_warm_up``.
 
     Raises:
@@ -78,6 +80,7 @@ class Stream(Closing):
         deadline: Deadline | None = None,
         check_size: Callable[[int, int], None] | None = None,
         owns: bool = False,
+        centred: bool = False,
         warm_up: int = 0,
     ) -> None:
         reverse_warm_up = reverse_warm_up or warm_up
@@ -92,7 +95,9 @@ class Stream(Closing):
         self.pre_roll = pre_roll
         self.catch_up = catch_up
         self.jump = jump
-        self._core = Recurrence(session, scene_cuts=scene_cuts, recurrent=recurrent)
+        self._core = Recurrence(
+            session, scene_cuts=scene_cuts, recurrent=recurrent, centred=centred
+        )
         self._deadline = deadline or Deadline()
         self._check_size = check_size
         self._owns = owns
@@ -135,6 +140,7 @@ class Stream(Closing):
                 session,
                 check_size=lambda h, w: check_frame_size(opened, h, w),
                 owns=True,
+                centred=opened.variant.centred,
                 **options,
             )
         except BaseException:

@@ -125,11 +125,13 @@ class StreamContract:
             states = tuple(replace(s, dtype="float16") for s in plain.states)
             return replace(plain, dtype="float16", states=states)
         previous = StatePort("lr8_prev", "lr8", ("1", "h", "w", "3"), "no previous frame", "uint8")
+        # Where the frame itself is state, it stays the 8-bit frame that it was.
+        states = tuple(previous if s.source == plain.frame else s for s in plain.states)
         return replace(
             plain,
             frame="lr8",
             picture="hr8",
-            states=(previous, *plain.states[1:]),
+            states=states,
             range=(0.0, 255.0),
             dtype="uint8",
             layout="NHWC",
@@ -138,6 +140,15 @@ class StreamContract:
 
     @classmethod
     def _of_floats(cls, variant: Variant) -> StreamContract:
+        if variant.computed_alignment:
+            hr = (f"{SCALE}*h", f"{SCALE}*w")
+            latent = ("1", str(variant.latent), "h", "w")
+            states = (
+                StatePort("luma_prev", "luma", ("1", "1", "h", "w"), "no previous frame"),
+                StatePort("hr_luma_prev", "hr_luma", ("1", "1", *hr), "no previous output"),
+                StatePort("latent_prev", "latent", latent, "no past"),
+            )
+            return cls(states=states if variant.latent else states[:2])
         if variant.has_flow:
             return cls()
         phases, channels = str(3 * SCALE * SCALE), str(variant.channels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from teco.model.engine.manifest import EngineManifest
 
 
-DEFAULT_MODEL = "teco-x4-b3-c64-bp-lk"
+DEFAULT_MODEL = "real-cpu"
+"""For ordinary clips, on a processor."""
+FORMS = ("openvino",)
+"""Targets whose form a runtime takes where a shipped model has it; the page for browsers asks for
+its own."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 ENGINE_SUFFIX = ".plan"
 
@@ -39,6 +43,8 @@ class Model:
         manifest: of the ONNX file, or of the one that the engine was built from.
         engine: TensorRT or TensorRT-RTX plan, for those two.
         engine_manifest: of the plan.
+        forms: other ONNX files of a shipped model, by the target of ``teco export --for`` that they
+            were written for.
     """
 
     name: str
@@ -48,6 +54,18 @@ class Model:
     manifest: Manifest | None = field(default=None, repr=False)
     engine: Path | None = None
     engine_manifest: EngineManifest | None = field(default=None, repr=False)
+    forms: Mapping[str, Path] = field(default_factory=dict[str, Path], repr=False)
+
+    def form(self, target: str) -> Model:
+        """The same model with the file that was written for a target; itself where there is none.
+
+        Raises:
+            TecoError: that file or its manifest is damaged.
+        """
+        path = self.forms.get(target)
+        if path is None:
+            return self
+        return replace(self, onnx=path, manifest=_open_onnx(path).manifest, forms={})
 
     @property
     def kind(self) -> str:
@@ -99,7 +117,29 @@ def open_model(spec: str) -> Model:
             exit_code=USAGE,
         )
     shipped = _open_onnx(entry.onnx)
-    return Model(entry.name, shipped.variant, entry.onnx, entry.weights, shipped.manifest)
+    return Model(
+        entry.name,
+        shipped.variant,
+        entry.onnx,
+        entry.weights,
+        shipped.manifest,
+        forms={target: path for target in FORMS if (path := entry.form(target)).exists()},
+    )
+
+
+def for_papers(model: Model) -> str:
+    """What to tell somebody who enlarges an ordinary clip by a network of the papers' protocol.
+
+    Empty for a network that is meant for ordinary clips.
+    """
+    how = model.variant.degradation
+    if how == "real":
+        return ""
+    shift = "; on an ordinary clip its output lies 1.5 pixels up and left" if how == "bd" else ""
+    return (
+        f"{model.name} is for papers, trained on frames shrunk by {how.upper()}{shift}; "
+        f"for ordinary clips use {DEFAULT_MODEL}"
+    )
 
 
 def check_frame_size(model: Model, h: int, w: int) -> None:

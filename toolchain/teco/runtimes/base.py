@@ -136,6 +136,12 @@ class Runtime(Protocol):
         ...
 
     @property
+    def form(self) -> str:
+        """Target of ``teco export --for`` whose file it takes of a shipped model that has one; ""
+        for the usual file."""
+        ...
+
+    @property
     def slow_to_open(self) -> str:
         """Why opening a model takes minutes, to end a sentence with; "" where it does not.
 

@@ -35,6 +35,7 @@ class OnnxRuntime:
     device: Literal["cpu"] = "cpu"
     packages: tuple[str, ...] = PACKAGES_OF_ONNXRUNTIME
     module: str = "onnxruntime"
+    form: str = ""
     slow_to_open: str = ""
 
     def why_unavailable(self) -> str | None:

@@ -16,6 +16,7 @@ from teco.model.opening import WEIGHTS_SUFFIXES, Model
 from teco.runtimes.base import Precision, Session, SessionOptions, State
 
 if TYPE_CHECKING:
+    from teco_models.arch.computed_alignment import AlignedGenerator
     from teco_models.arch.generator import Generator
     from teco_models.checkpoint import Weights
 
@@ -32,6 +33,10 @@ class PyTorch:
     precision: Precision = "fp32"
     packages: tuple[str, ...] = ("torch",)
     module: str = "torch"
+
+    @property
+    def form(self) -> str:
+        return ""
 
     @property
     def slow_to_open(self) -> str:
@@ -67,7 +72,7 @@ class PyTorch:
             raise TecoError(reason, hint="give the .safetensors file, or a shipped model's name")
         import torch
 
-        from teco_models.checkpoint import build, load_weights
+        from teco_models.checkpoint import build_any, load_weights
 
         assert model.weights is not None
         torch.set_num_threads(options.thread_count)
@@ -76,7 +81,7 @@ class PyTorch:
         if eager:
             keep_freed_memory()
         return PyTorchSession(
-            arranged_for_cpu(weights) if eager else build(weights),
+            arranged_for_cpu(weights) if eager else build_any(weights),
             runtime=self.name,
             device=self.device,
             compiled=self.compiled,
@@ -84,7 +89,7 @@ class PyTorch:
         )
 
 
-def arranged_for_cpu(weights: Weights) -> Generator:
+def arranged_for_cpu(weights: Weights) -> Generator | AlignedGenerator:
     """The generator in eval mode, laid out for the step on a CPU; for nothing that trains.
 
     Channels last is what oneDNN computes in: in PyTorch's own order it was 2.5 times as slow on a
@@ -94,9 +99,9 @@ def arranged_for_cpu(weights: Weights) -> Generator:
     import torch
     from torch import nn
 
-    from teco_models.checkpoint import build
+    from teco_models.checkpoint import build_any
 
-    generator = build(weights).to(memory_format=torch.channels_last)
+    generator = build_any(weights).to(memory_format=torch.channels_last)
     for module in generator.modules():
         if isinstance(module, nn.ReLU | nn.LeakyReLU):
             module.inplace = True
@@ -116,7 +121,7 @@ class PyTorchSession:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | AlignedGenerator,
         *,
         runtime: str = "pytorch",
         device: str = "cpu",

@@ -25,7 +25,7 @@ from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import FrameSession, Session, State
 from teco.verification.reference import reference_session
 from teco.verification.temporal_gate import default_frames, moving_frames
-from teco_models.variant import SCALE
+from teco_models.variant import SCALE, Variant
 
 if TYPE_CHECKING:
     from teco_models.checkpoint import Weights
@@ -167,6 +167,7 @@ class _Differences:
     def __init__(self, manifest: Manifest, name: str) -> None:
         self.pictures = manifest.contract.dtype == "uint8"
         self._manifest = manifest
+        self._computed = Variant.parse(manifest.variant).computed_alignment
         self._name = name
         self._worst, self._steps, self._psnr = 0.0, 0, float("inf")
 
@@ -202,12 +203,24 @@ class _Differences:
                     f"{self._name} keeps {name} as {value.dtype} {list(value.shape)}, expected "
                     f"float32 {list(wanted.shape)}"
                 )
-            # Features have no range of their own: relative to their largest.
+            # Features have no range of their own: relative to their largest, and where they are
+            # read with a small gain, as far as they reach a frame.
             scale = max(1.0, float(np.abs(wanted).max())) if name == "latent_prev" else 1.0
+            if name == "latent_prev" and self._computed:
+                from teco_models.arch.computed_alignment import GAIN_DETAIL
+
+                scale /= GAIN_DETAIL
             self._worst = max(self._worst, float(np.abs(value - wanted).max()) / scale)
 
     def _state(self, name: str, expected: tuple[Any, ...]) -> Array:
-        """What PyTorch keeps, (previous frame, previous picture[, features]), as the file does."""
+        """What PyTorch keeps, (previous frame, previous picture[, features]), as the file does.
+
+        Of computed alignment both keep the same: luma, the output's luma, features.
+        """
+        own = {"luma_prev": 0, "hr_luma_prev": 1}
+        if name in own:
+            kept: Array = expected[own[name]].numpy()
+            return kept
         if name == "latent_prev":
             return expected[2].numpy()
         picture: Array = expected[1].numpy()

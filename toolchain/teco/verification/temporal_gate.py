@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from teco_calibration.degrade import degrade
 from teco_calibration.metrics.quality import Lpips
 from teco_calibration.temporal_gate.comparison import EVERY, compare, endless
 from teco_calibration.temporal_gate.verdict import INT8, Bounds, Verdict
-from teco_models.variant import check_size
+from teco_models.variant import Degradation, check_size
 
 WITHOUT_TRUTH = replace(
     INT8, name="int8-reference", psnr_loss=None, lpips_loss=None, loss_drift=None, worst_psnr=41.5
@@ -106,7 +105,11 @@ class GateClip:
 
 
 def read_clip(
-    clip: str, degradation: Literal["bd", "bi"], *, shrink: float = 1.0, max_frames: int = 60
+    clip: str,
+    degradation: Degradation,
+    *,
+    shrink: float = 1.0,
+    max_frames: int = 60,
 ) -> GateClip:
     """The first scene of a clip, degraded, with itself as the truth.
 

@@ -169,6 +169,8 @@ def _candidate(
 
 def artifact_of(model: Model, runtime: Runtime | None = None) -> Artifact:
     """What the record says of the file that a runtime runs; None for the engine."""
+    if runtime is not None:
+        model = model.form(runtime.form)
     manifest, engine = model.manifest, model.engine_manifest
     weights_sha = manifest.weights_sha256 if manifest is not None else ""
     if engine is not None:

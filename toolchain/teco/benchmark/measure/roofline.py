@@ -54,7 +54,8 @@ def work_of(model: Model, precision: str, size: tuple[int, int]) -> Work:
     pixels = h * w * FLOAT
     sizes = {
         "lr": 3 * pixels, "lr_prev": 3 * pixels, "hr_prev": 3 * P * pixels,
-        "phases_prev": 3 * P * pixels, "latent_prev": model.variant.channels * pixels,
+        "phases_prev": 3 * P * pixels, "luma_prev": pixels, "hr_luma_prev": P * pixels,
+        "latent_prev": (model.variant.latent or model.variant.channels) * pixels,
     }  # fmt: skip
     sizes |= {op.name: op.size for op in ops}
     moved = own.weights

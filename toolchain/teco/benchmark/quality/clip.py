@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from teco.evaluation.quality import truth_size
 from teco.inference.scene_cuts import SceneCutDetector
 from teco.video.clips import FrameSource, open_source
 from teco_calibration.degrade import crop_to_multiple, degrade, shrink_by_area
-from teco_models.variant import SCALE, check_size
+from teco_models.variant import SCALE, Degradation, check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class TruthClip:
 
     clip: Path
     truth: Path | None
-    degradation: Literal["bd", "bi"]
+    degradation: Degradation
     shrink: float
     max_frames: int | None
     fit: tuple[int, int] | None
@@ -92,7 +91,7 @@ def open_truth(
     clip: Path,
     *,
     truth: Path | None = None,
-    degradation: Literal["bd", "bi"] = "bd",
+    degradation: Degradation = "bd",
     shrink: float = 1.0,
     max_frames: int | None = None,
     fit: tuple[int, int] | None = None,

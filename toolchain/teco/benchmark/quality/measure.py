@@ -142,16 +142,17 @@ def measure_interpolations(
     if gallery is not None:
         gallery.choose(frames, wanted)
     lpips = _lpips(options)
-    judges = {name: SequenceQuality(options.metrics, lpips=lpips) for name in BASELINES}
+    names = BASELINES[clip.degradation]
+    judges = {name: SequenceQuality(options.metrics, lpips=lpips) for name in names}
     for n, (lr, truth) in enumerate(clip.pairs()):
         if gallery is not None:
             gallery.offer("truth", n, truth)
-        for name in BASELINES:
+        for name in names:
             pixels = baseline(name, clip.degradation)(lr)
             judges[name].add(truth, pixels)
             if gallery is not None:
                 gallery.offer(name, n, pixels)
-        progress("quality of bicubic and bilinear", n + 1, frames)
+        progress(f"quality of {' and '.join(names)}", n + 1, frames)
     results = {name: judge.result() for name, judge in judges.items()}
     return clip_of(clip, frames), tuple(
         quality_of(name, "", result) for name, result in results.items()

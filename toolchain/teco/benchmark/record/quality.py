@@ -8,7 +8,8 @@ error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from teco_models.variant import Degradation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class ClipRecord:
     height: int
     frames: int
     rate: float
-    degradation: Literal["bd", "bi"]
+    degradation: Degradation
     shrink: float
     fitted: str = ""
 

@@ -54,18 +54,31 @@ def quality_table(rows: Sequence[QualityRow], metrics: Sequence[Metric]) -> str:
     """One line per method; folder averages beside frame averages where there are several clips."""
     clips = rows[0].clips
     header = ["method"]
+    coded = any(row.codec for row in rows)
+    if coded:
+        header.append("codec")
     for metric in metrics:
         arrow = "↑" if metric in HIGHER_IS_BETTER else "↓"
         header.append(f"{UNITS_SHORT.get(metric, metric)} {arrow}")
+    shifted = any(row.best_shift is not None for row in rows)
+    if shifted:
+        header.append("best shift px")
     body: list[list[str]] = []
-    averages = [("frame average", False)] + ([("folder average", True)] if clips > 1 else [])
+    # Clips of as many frames have one average, and one line.
+    same = all(len({r.frames for r in row.per_clip}) == 1 for row in rows)
+    averages = [("frame average", False)] + ([] if same else [("folder average", True)])
     for row in rows:
         for label, folder in averages:
             means = row.folder_average if folder else row.frame_average
-            name = row.method if clips == 1 else f"{row.method} ({label})"
-            body.append([name, *(_number(means.get(m), _DIGITS.get(m, 3)) for m in metrics)])
+            name = row.method if same else f"{row.method} ({label})"
+            cells = [row.codec or "none"] if coded else []
+            cells += [_number(means.get(m), _DIGITS.get(m, 3)) for m in metrics]
+            if shifted:
+                shift = row.best_shift
+                cells.append("-" if shift is None else f"{shift[0]:g}, {shift[1]:g}")
+            body.append([name, *cells])
     frames = f"{rows[0].frames} frames of {clips} clip{'s' if clips > 1 else ''} counted"
-    both = "frame and folder average are the same for one clip" if clips == 1 else ""
+    both = "frame and folder average are the same" if same else ""
     window = rows[0].per_clip[0].window
     where = f"window {window.width}x{window.height}"
     return _table(header, body, [", ".join(x for x in (frames, where, both) if x)])

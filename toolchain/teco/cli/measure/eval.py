@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,11 @@ from teco.cli.options import (
     say,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from teco.evaluation.quality import QualityRow
+    from teco_calibration.degrade import Filter
+    from teco_models.variant import Degradation
 
 
 @click.command("eval")
@@ -39,11 +45,26 @@ from teco.cli.options import (
     help="Area-average the truth to 1/SHRINK first; compressed video needs about 2.",
 )
 @click.option(
+    "--degradation",
+    type=click.Choice(["bd", "bi", "real"]),
+    help="How the truth is made small; real is about pixel centres, as people's clips are.  "
+    "[default: the model's own]",
+)
+@click.option(
+    "--filter",
+    "filter_name",
+    type=click.Choice(["area", "bicubic", "lanczos"]),
+    default="lanczos",
+    show_default=True,
+    help="What shrinks, of --degradation real.",
+)
+@click.option(
     "--codec",
-    default="",
+    "codecs",
+    multiple=True,
     metavar="NAME:QUALITY",
     help="Send the low-resolution frames through a codec first: x264, x265, vp9, svtav1 (CRF), "
-    "mpeg2, mpeg4 (quantiser), for example x264:23.",
+    "mpeg2, mpeg4 (quantiser), for example x264:23, or none. Repeatable.  [default: none]",
 )
 @click.option("--frames", type=click.IntRange(min=1), help="Of each clip.")
 @click.option(
@@ -63,7 +84,9 @@ def command(
     runtime: str,
     threads: int | None,
     shrink: float,
-    codec: str,
+    degradation: Degradation | None,
+    filter_name: Filter,
+    codecs: tuple[str, ...],
     frames: int | None,
     metrics: str,
     recurrence: bool,
@@ -75,7 +98,8 @@ def command(
 
     Frames 2 to N-3 count, in a centred window of multiples of 32. With --no-recurrence, the
     model runs a second time with its state zeroed before every frame, and the difference, the
-    temporal gain, is printed.
+    temporal gain, is printed. With --degradation real, how far right of and below the truth the
+    frames lie is measured too.
     """
     from teco.benchmark.report.render import quality_table
     from teco.core.files import as_json, write_beside
@@ -85,33 +109,41 @@ def command(
     from teco_calibration.codec import parse
 
     wanted = parse_metrics(metrics)
-    if codec:
-        parse(codec)  # before a model is opened
+    # "none" and no codec are the same; a wrong one is refused before a model is opened.
+    sent = [codec if codec != "none" and parse(codec) else "" for codec in codecs or ("none",)]
     opened = open_model(DEFAULT_MODEL if model is None else model)
     for clip in clips:
         width, height = truth_size(clip, shrink)
         check_frame_size(opened, height // 4, width // 4)
     session = open_session(opened, runtime, SessionOptions(threads=threads))
     say(f"{opened.name} on {session.runtime} ({session.details})")
+    how = degradation or opened.variant.degradation
     options = EvaluateOptions(
-        degradation=opened.variant.degradation, shrink=shrink, max_frames=frames, metrics=wanted,
-        scene_cuts=scene_cuts, warm_up=warm_up, codec=codec,
+        degradation=how, filter=filter_name, shrink=shrink, max_frames=frames, metrics=wanted,
+        scene_cuts=scene_cuts, warm_up=warm_up,
     )  # fmt: skip
-    with progress("measuring") as show:
-        rows = evaluate(session, opened.name, clips, options, show)
-        if not recurrence:
-            name = f"{opened.name}, no recurrence"
-            rows[1:1] = evaluate(session, name, clips, options.without_recurrence(), show)
+    rows: list[QualityRow] = []
+    gains: list[str] = []
+    for codec in sent:
+        coded = replace(options, codec=codec)
+        with progress(f"measuring {codec}".strip()) as show:
+            found = evaluate(session, opened.name, clips, coded, show)
+            if not recurrence:
+                name = f"{opened.name}, no recurrence"
+                found[1:1] = evaluate(session, name, clips, coded.without_recurrence(), show)
+                if "psnr" in wanted:
+                    gain = found[0].frame_average["psnr"] - found[1].frame_average["psnr"]
+                    gains.append(f"{gain:+.3f} dB PSNR{f' after {codec}' if codec else ''}")
+        rows += found
     session.close()
     click.echo(quality_table(rows, wanted), nl=False)
-    if not recurrence and "psnr" in wanted:
-        gain = rows[0].frame_average["psnr"] - rows[1].frame_average["psnr"]
-        click.echo(f"temporal gain: {gain:+.3f} dB PSNR")
+    if gains:
+        click.echo(f"temporal gain: {', '.join(gains)}")
     for note in dict.fromkeys(n for row in rows for r in row.per_clip for n in r.notes):
         say(f"note: {note}")
     if json_file is not None:
         record: dict[str, Any] = {
-            "clips": list(clips), "shrink": shrink, "codec": codec,
+            "clips": list(clips), "degradation": how, "shrink": shrink,
             "frames": frames, "runtime": session.runtime,
             "rows": [row.as_dict() for row in rows],
         }  # fmt: skip

@@ -76,6 +76,12 @@ def _file(*suffixes: str) -> Any:
     show_default=True,
     help="Area-average the truth to 1/SHRINK first; compressed video needs about 2.",
 )
+@click.option(
+    "--codec",
+    default="",
+    metavar="NAME:QUALITY",
+    help="What networks for ordinary clips are given went through it, for example x264:23.",
+)
 @click.option("--frames", type=click.IntRange(min=1), help="Of each clip.")
 @click.option(
     "--metrics", default="psnr,ssim,lpips,tof,tlp", show_default=True, help="Comma-separated."
@@ -121,6 +127,7 @@ def command(
     size: tuple[int, int] | None,
     inputs: Any,
     shrink: float,
+    codec: str,
     frames: int | None,
     metrics: str,
     warm_up: int,
@@ -144,8 +151,11 @@ def command(
     from teco.evaluation.table.render import as_markdown, as_text
     from teco.evaluation.table.report import TableOptions
     from teco.evaluation.table.sets import find_sets
+    from teco_calibration.codec import parse
 
     started = datetime.now(UTC)
+    if codec:
+        parse(codec)
     wanted, left_out = measurable(metrics)
     if plot_file is not None:
         check_plot(wanted)
@@ -160,6 +170,7 @@ def command(
         metrics=wanted, size=size, inputs=inputs, shrink=shrink, max_frames=frames,
         warm_up=warm_up, runtime=runtime, threads=threads,
         repetitions=repetitions if timed else None, average=average, published=published,
+        codec=codec,
     )  # fmt: skip
     report = make_table(sets, models, options, left_out=left_out, progress=progress)
     report = replace(

@@ -18,9 +18,6 @@ SUMMARIES = {
 }
 """Target -> one line, kept here so that help imports no target; a test holds it to the table."""
 
-DEFAULTS = {"web": "live"}
-"""Target -> the model where none is named, where that is not the usual one."""
-
 
 class _Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -60,7 +57,7 @@ def command(
     Without -o the script alone goes to stdout, where the target is one script. With it, DIR is
     complete, and was accepted by the target's own program if that is installed here.
     """
-    from teco.model.opening import DEFAULT_MODEL, open_model
+    from teco.model.opening import DEFAULT_MODEL, for_papers, open_model
     from teco.players import find
     from teco.players.base import EmitRequest
 
@@ -70,7 +67,7 @@ def command(
             "--runtime, --threads and --pre-roll are for players that run Python; the page has "
             "choices of its own"
         )
-    spec = DEFAULTS.get(target, DEFAULT_MODEL) if model is None else model
+    spec = DEFAULT_MODEL if model is None else model
     request = EmitRequest(
         model=open_model(spec), spec=spec, runtime=runtime, threads=threads, pre_roll=pre_roll
     )
@@ -85,3 +82,5 @@ def command(
     said = write(chosen, request, out, force=force, check=check)
     say(f"{out}: {chosen.summary}; {said}")
     say(f"{out / 'README.md'} says how to run it")
+    if note := for_papers(request.model):
+        say(f"note: {note}")

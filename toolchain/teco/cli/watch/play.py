@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from teco.cli.options import progress, runtime_option, say, threads_option
+from teco.cli.options import model_option, progress, runtime_option, say, threads_option
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -18,10 +18,7 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 
 @click.command("play")
 @click.argument("clip", metavar="CLIP")
-@click.option(
-    "--model", default="live", show_default=True, metavar="NAME|FILE",
-    help="A shipped model, an .onnx file or an engine; others than `live` want a GPU.",
-)  # fmt: skip
+@model_option
 @runtime_option
 @threads_option
 @click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
@@ -41,7 +38,7 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 )  # fmt: skip
 def command(
     clip: str,
-    model: str,
+    model: str | None,
     runtime: str,
     threads: int | None,
     start: float | None,
@@ -57,23 +54,26 @@ def command(
     CLIP is a video file, a folder of images, or - for y4m on stdin. A frame that the network
     cannot finish in time is enlarged by bicubic interpolation instead, and counted.
     """
-    from teco.model.opening import check_frame_size, open_model
+    from teco.model.opening import DEFAULT_MODEL, check_frame_size, for_papers, open_model
     from teco.players.playback.play import PlayOptions, play
     from teco.players.playback.programs import find_program
     from teco.runtimes import Session, SessionOptions, open_session
 
     program = find_program(player)
-    opened = open_model(model)
+    opened = open_model(DEFAULT_MODEL if model is None else model)
 
     def make_session(h: int, w: int) -> Session:
         check_frame_size(opened, h, w)
         session = open_session(opened, runtime, SessionOptions(threads=threads))
         say(f"{opened.name} on {session.runtime} ({session.details}), in {program.name}")
+        if note := for_papers(opened):
+            say(f"note: {note}")
         return session
 
     options = PlayOptions(
-        start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args
-    )
+        start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args,
+        centred=opened.variant.centred,
+    )  # fmt: skip
     with progress("playing") as show:
         result = play(make_session, clip, program, options, show)
     for notice in result.notices:
@@ -90,6 +90,8 @@ def command(
 
 
 def _too_slow(model: str) -> str:
-    if model == "live":
+    from teco.model.opening import DEFAULT_MODEL
+
+    if model == DEFAULT_MODEL:
         return "this machine is too slow for this clip; `teco upscale` makes a file of it"
-    return f"{model} is too slow for this clip here; `live` is the fastest shipped model"
+    return f"{model} is too slow for this clip here; --model {DEFAULT_MODEL} is made for CPUs"

@@ -12,12 +12,28 @@ from teco.cli.options import (
     say,
     threads_option,
 )
+from teco_models.variant import SCALE
+
+
+def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
+    """The scale of every network so far."""
+    if value == 2:
+        raise click.BadParameter(
+            "no network of scale 2 is shipped yet: use 4, and shrink what comes out."
+        )
+    if value != SCALE:
+        raise click.BadParameter(f"networks enlarge 2 or 4 times, not {value}.")
+    return value
 
 
 @click.command("upscale")
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @model_option
+@click.option(
+    "--scale", type=int, default=4, show_default=True, callback=_scale, expose_value=False,
+    metavar="N", help="How many times as high and wide.",
+)  # fmt: skip
 @runtime_option
 @threads_option
 @click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
@@ -60,7 +76,7 @@ def command(
     are copied. OUT appears only when it is complete.
     """
     from teco.inference.upscale import UpscaleOptions, upscale
-    from teco.model.opening import DEFAULT_MODEL, check_frame_size, open_model
+    from teco.model.opening import DEFAULT_MODEL, check_frame_size, for_papers, open_model
     from teco.runtimes import Session, SessionOptions, open_session
 
     opened = open_model(DEFAULT_MODEL if model is None else model)
@@ -69,6 +85,8 @@ def command(
         check_frame_size(opened, h, w)
         session = open_session(opened, runtime, SessionOptions(threads=threads))
         say(f"{opened.name} on {session.runtime} ({session.details})")
+        if note := for_papers(opened):
+            say(f"note: {note}")
         return session
 
     options = UpscaleOptions(

@@ -27,6 +27,7 @@ from teco.evaluation.quality import (
     truth_size,
 )
 from teco.evaluation.table.report import (
+    SHOWN,
     Entrant,
     MethodResult,
     SetResult,
@@ -126,7 +127,7 @@ def make_table(
         with progress("timing", "steps") as show:
             entered, warnings = _timed(entered, options, show)
     entered.sort(key=lambda one: _cost_key(one.entrant))
-    methods = len(BASELINES) * len(degradations) + len(entered)
+    methods = sum(len(BASELINES[d]) for d in degradations) + len(entered)
     with progress("quality", "frames") as show:
         meter = QualityMeter(options.metrics, show, None if frames is None else frames * methods)
         entrants, results = _measured(sets, entered, degradations, options, meter)
@@ -182,8 +183,8 @@ def _measured(
             results.append(MethodResult(degradation, row, entrant))
 
     for degradation in degradations:
-        for name in BASELINES:
-            shown = name if len(degradations) == 1 else f"{name} ({degradation.upper()})"
+        for name in BASELINES[degradation]:
+            shown = name if len(degradations) == 1 else f"{name} ({SHOWN[degradation]})"
             add(interpolation(name, degradation, shown), degradation)
     entrants: list[Entrant] = []
     for one in entered:
@@ -201,7 +202,8 @@ def _pairs(clip: SetClip, degradation: Degradation, options: TableOptions) -> Pa
     """(truth, low resolution) of a clip, as the options ask."""
     if options.inputs == "given":
         return given_pairs(clip, degradation, options.max_frames)
-    return degraded_pairs(clip.truth, degradation, options.shrink, options.max_frames)
+    codec = options.codec if degradation == "real" else ""
+    return degraded_pairs(clip.truth, degradation, options.shrink, options.max_frames, codec=codec)
 
 
 def given_pairs(
@@ -249,8 +251,7 @@ def given_pairs(
 def _degradations(models: Sequence[Model]) -> list[Degradation]:
     """The degradations that the models are for, BD first; BD where there are none."""
     found = {model.variant.degradation for model in models} or {"bd"}
-    order: tuple[Degradation, ...] = ("bd", "bi")
-    return [degradation for degradation in order if degradation in found]
+    return [degradation for degradation in BASELINES if degradation in found]
 
 
 def _check_clips(

@@ -15,9 +15,17 @@ from teco.evaluation.table.published import (
     Published,
     rows_for,
 )
-from teco.evaluation.table.report import Average, Entrant, MethodResult, SetResult, TableReport
+from teco.evaluation.table.report import (
+    SHOWN,
+    Average,
+    Entrant,
+    MethodResult,
+    SetResult,
+    TableReport,
+)
 from teco_calibration.degrade import BD_SIGMA
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
+from teco_models.variant import Degradation
 
 DIGITS: dict[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4, "tof": 4, "tlp": 3, "flicker": 3}
 NAMES: dict[str, str] = {
@@ -159,13 +167,14 @@ def _notes(one: SetResult, report: TableReport, timed: bool) -> tuple[str, ...]:
     )
     notes = [f"{row.frames} of {seen} frames of {clips} count; {average}."]
     made = [m.degradation for m in one.methods]
-    kinds = [k for k in ("bd", "bi") if k in made]
+    kinds: list[Degradation] = [k for k in SHOWN if k in made]
     if o.inputs == "given":
-        notes.append(f"Inputs: the {' and '.join(k.upper() for k in kinds)} pictures of the set.")
+        notes.append(f"Inputs: the {' and '.join(SHOWN[k] for k in kinds)} pictures of the set.")
     else:
-        how = {
+        how: dict[Degradation, str] = {
             "bd": f"BD (Gaussian sigma {BD_SIGMA:g}, every fourth pixel, reflect padding)",
             "bi": "BI (bicubic with antialiasing)",
+            "real": f"as ordinary clips are (Lanczos, then {o.codec or 'no codec'})",
         }
         unused = any(set(clip.given) & set(kinds) for clip in one.clips.clips)
         notes.append(
@@ -173,7 +182,10 @@ def _notes(one: SetResult, report: TableReport, timed: bool) -> tuple[str, ...]:
             + ("; those that lie beside it were not used (--inputs given)." if unused else ".")
         )
     if len(kinds) > 1:
-        notes.append("BD and BI models take other inputs: compare each with its own bicubic.")
+        notes.append(
+            f"{' and '.join(SHOWN[k] for k in kinds)} models take different inputs: compare each "
+            "with its own bicubic."
+        )
     if o.shrink != 1:
         notes.append(f"Truth area-averaged to 1/{o.shrink:g} of its size first.")
     if o.max_frames is not None:

@@ -22,6 +22,10 @@ Average = Literal["frame", "folder"]
 Inputs = Literal["made", "given"]
 
 
+SHOWN: dict[Degradation, str] = {"bd": "BD", "bi": "BI", "real": "real"}
+"""Degradations as tables name them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
     """How the table is measured.
@@ -40,6 +44,8 @@ class TableOptions:
         repetitions: timed steps of each model; None leaves time out.
         average: which one the tables and the plot show; the record holds both.
         published: also show the published figures.
+        codec: what the low-resolution frames go through, of networks for ordinary clips; "" for
+            none.
     """
 
     metrics: tuple[Metric, ...]
@@ -53,6 +59,7 @@ class TableOptions:
     repetitions: int | None = 100
     average: Average = "frame"
     published: bool = True
+    codec: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +249,7 @@ class TableReport:
 
 def is_baseline(name: str) -> bool:
     """Whether a name is an interpolation's, which every table has."""
-    return name in BASELINES
+    return any(name in names for names in BASELINES.values())
 
 
 def folder_of(path: Path) -> str:

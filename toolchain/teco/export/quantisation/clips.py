@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import teco
 from teco.core.errors import USAGE, TecoError
 from teco.model.int8 import EXAMPLE
 from teco.verification.temporal_gate import GateClip, default_frames, read_clip
 from teco_calibration.int8_ranges import RANGES
-from teco_models.variant import SCALE
+from teco_models.variant import SCALE, Degradation
 
 CROP = (60, 92)
 """Largest LR size that is looked at, from the middle; no multiples of 8, so that the flow is
@@ -77,7 +76,7 @@ def example_clip() -> Path | None:
     return path if path.is_file() else None
 
 
-def read_scenes(clips: Sequence[str], degradation: Literal["bd", "bi"]) -> CalibrationScenes:
+def read_scenes(clips: Sequence[str], degradation: Degradation) -> CalibrationScenes:
     """Read clips, degrade them, and cut all to one size.
 
     Raises:
@@ -99,7 +98,7 @@ def read_scenes(clips: Sequence[str], degradation: Literal["bd", "bi"]) -> Calib
     )
 
 
-def _read(clip: str, degradation: Literal["bd", "bi"]) -> GateClip:
+def _read(clip: str, degradation: Degradation) -> GateClip:
     scene = read_clip(clip, degradation, max_frames=MAX_FRAMES)
     if len(scene.frames) < MIN_FRAMES:
         raise TecoError(

@@ -56,6 +56,7 @@ class PlayOptions:
         start, end: seconds; the range of the clip.
         scene_cuts: reset the recurrence at scene cuts.
         deadline: enlarge without the network what would be late.
+        centred: of the network, see :class:`teco.inference.stream.Stream`.
         osd: show the rate on the screen.
         extra: further arguments for the player.
     """
@@ -64,6 +65,7 @@ class PlayOptions:
     end: float | None = None
     scene_cuts: bool = True
     deadline: bool = True
+    centred: bool = False
     osd: bool = True
     extra: tuple[str, ...] = ()
 
@@ -165,7 +167,7 @@ def play_source(
     schedule = Schedule()
     # A first step is slower than all others; what it is like must not count for the rest.
     _warm(session, source.height, source.width)
-    stream = Stream(session, scene_cuts=options.scene_cuts)
+    stream = Stream(session, scene_cuts=options.scene_cuts, centred=options.centred)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="teco-play-")))
         listens = folder / "mpv" if program.name == "mpv" else None

@@ -47,6 +47,7 @@ class EngineRuntime:
     suffixes: tuple[str, ...] = (ENGINE_SUFFIX,)
     precision: Precision = "fp32"
     device: Literal["cuda"] = "cuda"
+    form: str = ""
     slow_to_open: str = ""
 
     @property

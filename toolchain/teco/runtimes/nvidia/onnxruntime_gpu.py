@@ -81,6 +81,10 @@ class OnnxRuntimeGpu:
     module: str = "onnxruntime"
 
     @property
+    def form(self) -> str:
+        return ""
+
+    @property
     def slow_to_open(self) -> str:
         return "builds an engine of each file for minutes" if self.kind == "tensorrt" else ""
 

@@ -1,0 +1,52 @@
+"""The deploy form of either generator, and the rewrites that suit a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+import torch
+from torch import nn
+
+from teco_models.arch.computed_alignment import AlignedGenerator
+from teco_models.arch.generator import Generator
+from teco_models.deploy.aligned import ALIGNED_TARGETS, AlignedRewrites, AlignedStep
+from teco_models.deploy.step import TARGETS, Precision, Rewrites, deploy_step
+from teco_models.errors import ModelError
+from teco_models.variant import Variant
+
+AnyRewrites = Rewrites | AlignedRewrites
+
+
+def rewrites_for(variant: Variant, target: str, without: Iterable[str] = ()) -> AnyRewrites:
+    """What measured fastest on a runtime.
+
+    Args:
+        variant: decides which rewrites there are.
+        target: a key of :data:`teco_models.deploy.step.TARGETS`.
+        without: names of rewrites to switch off.
+
+    Raises:
+        ModelError: there is no rewrite of that name.
+    """
+    off = dict.fromkeys(without, False)
+    found = ALIGNED_TARGETS[target] if variant.computed_alignment else TARGETS[target]
+    known = [field.name for field in fields(found)]
+    if odd := [name for name in off if name not in known]:
+        raise ModelError(
+            f"{variant.name} has no rewrite {odd[0]!r}", hint=f"it has {', '.join(known)}"
+        )
+    return replace(found, **off)
+
+
+def deploy_form(
+    generator: Generator | AlignedGenerator, rewrites: AnyRewrites, precision: Precision = "fp32"
+) -> nn.Module:
+    """The deploy form of a generator's step, in eval mode; arguments as of
+    :func:`teco_models.deploy.step.deploy_step`."""
+    if isinstance(generator, Generator):
+        assert isinstance(rewrites, Rewrites)
+        return deploy_step(generator, rewrites, precision)
+    assert isinstance(rewrites, AlignedRewrites)
+    inner = torch.float16 if precision == "fp16" else torch.float32
+    return AlignedStep(generator, rewrites, inner).eval()
