@@ -50,6 +50,17 @@ def test_the_same_in_gives_the_same_out_whatever_went_before(frames) -> None:
         assert np.array_equal(codec.through(frames, "x264", 23, preset="veryfast"), first)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (40, 44), (64, 96)], ids=str)
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_small_frames_come_back_the_same_each_time(frames, name, size) -> None:
+    """libx265 encoded frames as small as its coding tree unit from memory that it had not set."""
+    small = np.ascontiguousarray(frames[:, : size[0], : size[1]])
+    first = codec.through(small, name, codec.find(name).best + 20)
+    assert first.shape == small.shape
+    for _ in range(8):
+        assert np.array_equal(codec.through(small, name, codec.find(name).best + 20), first)
+
+
 def test_chroma_alone(frames) -> None:
     halved = codec.chroma_halved(frames)
     grey = frames.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
