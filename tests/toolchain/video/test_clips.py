@@ -870,3 +870,80 @@ def test_mpeg4_rounds_to_its_clock_of_one_tick_a_frame(tmp_path):
     enlarge(source, tmp_path / "out.mp4", codec="mpeg4")
     for before, after in zip(moments(source), moments(tmp_path / "out.mp4"), strict=True):
         assert abs(before - after) <= 1 / rate
+
+
+# --- what users have, and lost ------------------------------------------------------------------
+
+
+def test_pixel_aspect_goes_through_a_pipe(tmp_path, clip):
+    """Into y4m and out of it; a stream that says nothing stays so."""
+    wide = tmp_path / "wide.mkv"
+    with av.open(str(wide), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
+        for index, pixels in enumerate(moving(3)):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts = index
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    enlarge(wide, tmp_path / "a.y4m")
+    assert b" A16:15 " in (tmp_path / "a.y4m").read_bytes()[:80]
+    enlarge(tmp_path / "a.y4m", tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as found:
+        assert found.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
+    enlarge(clip, tmp_path / "c.y4m")
+    with open_source(tmp_path / "c.y4m") as plain:
+        assert plain.pixel_aspect in (None, 1)
+
+
+def test_hevc_in_mp4_is_tagged_for_all_players(tmp_path, clip):
+    if "libx265" not in av.codecs_available:
+        pytest.skip("no libx265")
+    for suffix, tag in ((".mp4", "hvc1"), (".mov", "hvc1")):
+        enlarge(clip, tmp_path / f"a{suffix}", codec="libx265", preset="ultrafast")
+        with av.open(str(tmp_path / f"a{suffix}")) as found:
+            assert found.streams.video[0].codec_context.codec_tag == tag
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path, clip):
+    for stem in ("a" * 251, "é" * 125):
+        path = tmp_path / f"{stem}.mkv"
+        enlarge(clip, path)
+        assert path.stat().st_size
+    assert len(list(tmp_path.iterdir())) == 2, "no temporary file stays"
+
+
+def test_a_rate_for_a_video_is_refused_and_not_ignored(clip):
+    with pytest.raises(TecoError, match="has its own clock") as caught:
+        open_source(clip, rate=30)
+    assert caught.value.exit_code == 2
+    assert "ffmpeg -r 30" in caught.value.hint
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    pipe = tmp_path / "clip.mp4"
+    os.mkfifo(pipe)
+    with pytest.raises(TecoError, match="named pipe") as caught:
+        open_source(pipe)
+    assert "yuv4mpegpipe" in caught.value.hint
+
+
+def test_force_deletes_nobody_elses_pictures(tmp_path, clip):
+    folder = tmp_path / "pictures"
+    enlarge(clip, folder)
+    enlarge(clip, folder, overwrite=True)
+    save(folder, "holiday.png", moving(1)[0])
+    with pytest.raises(TecoError, match=r"holds holiday\.png, which teco did not write"):
+        enlarge(clip, folder, overwrite=True)
+    assert (folder / "holiday.png").exists()
+
+
+def test_an_encoder_without_its_hardware_is_named(tmp_path, clip):
+    if "h264_nvenc" not in av.codecs_available or Path("/dev/nvidia0").exists():
+        pytest.skip("no NVENC in this FFmpeg, or a GPU")
+    with pytest.raises(TecoError, match="the encoder h264_nvenc cannot be opened here") as caught:
+        enlarge(clip, tmp_path / "a.mkv", codec="h264_nvenc")
+    assert caught.value.exit_code == 3
+    assert "hardware" in caught.value.hint
+    assert not list(tmp_path.iterdir())

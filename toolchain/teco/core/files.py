@@ -137,7 +137,7 @@ class Output:
         _remove_parts_of_the_dead(path)
         # The token tells apart what one process writes twice, and processes of other machines.
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.part = path.with_name(f".{path.name}.teco-{token}.part{path.suffix}")
+        self.part = path.with_name(f".{_short(path)}.teco-{token}.part{path.suffix}")
         self._done = False
         with write_errors(path):
             self.part.mkdir() if folder else self.part.touch(exist_ok=False)
@@ -234,9 +234,21 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+NAME_MAX = 255
+"""Bytes of a file name that common file systems take."""
+
+
+def _short(path: Path) -> str:
+    """A file's name, or what stands for it where the temporary name would be too long."""
+    around = len(f"..teco-{os.getpid()}-12345678.part.old{path.suffix}".encode())
+    if len(path.name.encode()) + around <= NAME_MAX:
+        return path.name
+    return hashlib.sha256(path.name.encode()).hexdigest()[:16]
+
+
 def _remove_parts_of_the_dead(path: Path) -> None:
     """Remove what processes that were killed left of this output."""
-    name, suffix = re.escape(path.name), re.escape(path.suffix)
+    name, suffix = re.escape(_short(path)), re.escape(path.suffix)
     pattern = re.compile(rf"\.{name}\.teco-(\d+)-\w+\.part{suffix}")
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():

@@ -61,7 +61,8 @@ def open_source(
         path: what to read.
         start, end: seconds from the clip's beginning; end is exclusive.
         max_frames: stop after so many frames of the range.
-        rate: frames a second of a picture folder, 25 if not given; others know their own.
+        rate: frames a second of a picture folder, 25 if not given; videos know their own, and
+            for them it is refused.
         threads: decoder threads, 0 for one per core.
 
     Returns:
@@ -77,6 +78,21 @@ def open_source(
     path = Path(path)
     if path.is_dir():
         return ImageFolderSource(path, span, rate=_rate(rate))
+    if rate is not None:
+        raise TecoError(
+            f"{path} is no folder of images, and --rate gives those their rate; a video has its "
+            "own clock",
+            hint=f"leave --rate out, or set the clock first: ffmpeg -r {float(rate):g} -i {path} "
+            "-c copy clocked.mkv",
+            exit_code=2,
+        )
+    if path.is_fifo():
+        raise TecoError(
+            f"{path} is a named pipe, and a video file is read twice",
+            hint=f"save it as a file first, or decode it: ffmpeg -i {path} -f yuv4mpegpipe - | "
+            "teco upscale - OUT",
+            exit_code=2,
+        )
     if path.suffix.lower() == ".y4m" and path.is_file():
         stream = path.open("rb")
         try:

@@ -54,7 +54,6 @@ class Media:
     path: Path
     picture_stream: int
     time_base: Fraction
-    pixel_aspect: Fraction | None
     start: Fraction | None
     """The first selected frame's moment, in seconds on the file's clock; None: not cut."""
     end: Fraction | None
@@ -71,6 +70,7 @@ class FrameSource(Protocol):
     rate: frames a second, the average where it varies; None where unknown.
     count: exact for picture folders and for ordinary MP4 and MOV files read whole, an estimate
         otherwise; None where nothing is known. For progress bars, not for arithmetic.
+    pixel_aspect: width of a pixel over its height; None where it is not told.
     notices: sentences about what was dropped or guessed; may grow while iterating.
     media: None unless the source is a video file whose other streams can be copied.
     """
@@ -85,6 +85,8 @@ class FrameSource(Protocol):
     def count(self) -> int | None: ...
     @property
     def colour(self) -> Colour: ...
+    @property
+    def pixel_aspect(self) -> Fraction | None: ...
     @property
     def name(self) -> str: ...
     @property

@@ -40,6 +40,7 @@ class ImageFolderSource(Closing):
         self.notices: list[str] = []
         self.colour = Colour("rgb", True)
         self.media: Media | None = None
+        self.pixel_aspect: Fraction | None = None
         files = sorted(
             (
                 f
@@ -123,11 +124,15 @@ def _read(path: Path) -> tuple[Pixels, bool]:
     return rgb, kept.ndim == 3 and kept.shape[2] in (2, 4)
 
 
+_NUMBERED = re.compile(r"\d{6,}\.png")
+"""What frames are called that had no names."""
+
+
 class ImageFolderSink(Aborting):
     """A folder of PNGs, named like the source's pictures if it is a folder of those.
 
     The folder appears on commit. An existing one is replaced only with ``overwrite`` and only if
-    it holds nothing but PNGs: it is deleted as a whole.
+    it holds nothing but pictures of names that this one writes: it is deleted as a whole.
     """
 
     def __init__(
@@ -147,19 +152,20 @@ class ImageFolderSink(Aborting):
                 hint="give a name that ends in .mp4 or .mkv for a video file",
                 exit_code=2,
             )
-        other = [f.name for f in existing if f.suffix != ".png"]
+        names: list[str] = []
+        if isinstance(source, ImageFolderSource):
+            names = [f"{f.stem}.png" for f in source.files]
+        self._names = names if names and len(set(names)) == len(names) else None
+        own = set(self._names or ())
+        other = [f.name for f in existing if f.name not in own and not _NUMBERED.fullmatch(f.name)]
         if other:
             raise TecoError(
-                f"{path} is not replaced: it holds {other[0]}, which is no PNG",
+                f"{path} is not replaced: it holds {sorted(other)[0]}, which teco did not write",
                 hint="give a new folder",
                 exit_code=2,
             )
         if source.media is not None and source.media.other_streams:
             self.notices.append("a folder of pictures holds no sound; only pictures are written")
-        self._names: list[str] | None = None
-        if isinstance(source, ImageFolderSource):
-            names = [f"{f.stem}.png" for f in source.files]
-            self._names = names if len(set(names)) == len(names) else None
         self._written = 0
         self._output = Output(path, folder=True)
 

@@ -114,6 +114,7 @@ class VideoSink(Aborting):
                     container_options=self._muxer_options(),
                 )
                 self._add_streams(source, codec, options, rate or source.rate or Fraction(25))
+                self._open_encoder(codec)
                 self._container.start_encoding()
         except BaseException:
             self.abort()
@@ -220,17 +221,32 @@ class VideoSink(Aborting):
             options = {**options, "bf": "0"}
         media, others = self._media, self._others
         if media is None or others is None:
-            self._stream = self._picture_stream(codec, options, rate, None, {}, None)
+            aspect = source.pixel_aspect
+            self._stream = self._picture_stream(codec, options, rate, aspect, {}, None)
             return
         for stream in others.streams():
             if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
-                    codec, options, rate, media.pixel_aspect,
+                    codec, options, rate, source.pixel_aspect,
                     _kept(stream.metadata), stream.disposition,
                 )  # fmt: skip
             else:
                 others.add(stream, self._container)
         others.start(self._container)
+
+    def _open_encoder(self, codec: str) -> None:
+        """Open it by itself: what is wrong with it is not wrong with the file."""
+        try:
+            self._stream.codec_context.open()
+        except FFmpegError as error:
+            hardware = codec.endswith(("_nvenc", "_qsv", "_vaapi", "_amf", "_videotoolbox"))
+            needs = "it needs its own hardware and driver; " if hardware else ""
+            raise TecoError(
+                f"the encoder {codec} cannot be opened here: {error.strerror}",
+                hint=f"{needs}check --crf, --preset and --pix-fmt; libx264 and libx265 run on "
+                "every machine",
+                exit_code=3 if hardware else 1,
+            ) from error
 
     def _muxer_options(self) -> dict[str, str]:
         if self._kind == "avi":
@@ -273,6 +289,8 @@ class VideoSink(Aborting):
             ) from error
         colour = self._converter.colour
         context = stream.codec_context
+        if context.codec.canonical_name == "hevc" and self._kind in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # Apple's players do not play hev1, libav's choice
         context.colorspace = colour.matrix_tag
         context.color_range = 2 if colour.full_range else 1
         context.color_primaries = colour.primaries or 2

@@ -101,11 +101,11 @@ class VideoSource(Closing):
         stream = self._stream
         shape = stream.sample_aspect_ratio
         aspect = Fraction(shape) if shape else None
+        self.pixel_aspect = aspect if self._turn[0] else inverse(aspect)
         self.media: Media | None = Media(
             path=self._path,
             picture_stream=stream.index,
             time_base=self._time_base,
-            pixel_aspect=aspect if self._turn[0] else inverse(aspect),
             # What is copied is cut and shifted with the first picture, not with the wish.
             start=None if self._start is None else self._first.pts * self._time_base,
             end=self._end,

@@ -64,6 +64,7 @@ class Y4MSource(Closing):
         self.name = name
         self.count: int | None = None
         self.media: Media | None = None
+        self.pixel_aspect: Fraction | None = None
         self.notices: list[str] = []
         header = self._line()
         fields = header.decode("ascii", "replace").split()
@@ -81,6 +82,9 @@ class Y4MSource(Closing):
                 elif entry[0] == "F":
                     top, bottom = entry[1:].split(":")
                     self.rate = Fraction(int(top), int(bottom)) if int(top) else Fraction(25)
+                elif entry[0] == "A":
+                    across, down = (int(x) for x in entry[1:].split(":"))
+                    self.pixel_aspect = Fraction(across, down) if across and down else None
                 elif entry[0] == "C":
                     tag = entry[1:]
                 elif entry.startswith("XCOLORRANGE="):
@@ -197,8 +201,11 @@ class Y4MSink(Aborting):
         else:
             self._stream = target
         rate = rate or source.rate or Fraction(25)
+        # 0:0 is unknown.
+        shape = source.pixel_aspect
+        aspect = "0:0" if shape is None else f"{shape.numerator}:{shape.denominator}"
         header = (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A1:1 "
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "
             f"C{_TAGS[pix_fmt]} XCOLORRANGE={'FULL' if full else 'LIMITED'}\n"
         )
         self._put(header.encode())

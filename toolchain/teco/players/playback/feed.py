@@ -93,8 +93,8 @@ class NutFeed(Aborting):
         context.color_trc = colour.transfer or 2
         if media is None:
             return container
-        if media.pixel_aspect:
-            context.sample_aspect_ratio = media.pixel_aspect
+        if source.pixel_aspect:
+            context.sample_aspect_ratio = source.pixel_aspect
         self._others = Others(media, "nut", self.notices)
         for stream in self._others.streams():
             if stream.type == "audio":
