@@ -213,7 +213,7 @@ def main() -> None:
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="live")
+    parser.add_argument("model", nargs="?", default="real-cpu")
     parser.add_argument("--runtime", default="openvino-bf16")
     parser.add_argument("--clip", type=Path, default=Path("examples/city.mp4"))
     parser.add_argument("--repetitions", type=int, default=100)

@@ -22,7 +22,7 @@ import numpy as np
 
 from teco.benchmark.measure.process import WorkerProcess
 from teco.core.machine import inspect, usable_cores
-from teco.measurement.schedule import REST_S, Block, TimedCandidate, interleave, plan_budget
+from teco.measurement.interleaving import REST_S, Block, TimedCandidate, interleave, plan_budget
 from teco.measurement.statistics import noise_floor, ratio_within
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find

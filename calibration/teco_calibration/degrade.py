@@ -133,7 +133,7 @@ def shrink_by_area(picture: Pixels, factor: float) -> Pixels:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def degrade(hr: Pixels, kind: Degradation, filter: Filter = "area") -> Pixels:
+def degrade(hr: Pixels, kind: Degradation, filter: Filter = "lanczos") -> Pixels:
     """:func:`degrade_bd`, :func:`degrade_bi` or, with a filter, :func:`degrade_real`, by name."""
     if kind == "real":
         return degrade_real(hr, filter)
@@ -180,7 +180,7 @@ def degrade_bi(hr: Pixels) -> Pixels:
     return _round(_along_both(hr, lambda x: _decimate(_pad(x, 6, 6, "symmetric"), _BI_TAPS)))
 
 
-def degrade_real(hr: Pixels, filter: Filter = "area") -> Pixels:
+def degrade_real(hr: Pixels, filter: Filter = "lanczos") -> Pixels:
     """Shrink by 4 about pixel centres: LR pixel i covers the HR pixels 4i to 4i + 3.
 
     Args:

@@ -237,12 +237,15 @@ def _aligned_variant(tensors: Mapping[str, Tensor], source: str) -> Variant:
     )
 
 
-def generator_of(variant: Variant) -> Generator | AlignedGenerator:
+AnyGenerator = Generator | AlignedGenerator
+
+
+def generator_of(variant: Variant) -> AnyGenerator:
     """A generator of that variant, as it is initialised."""
     return AlignedGenerator(variant) if variant.computed_alignment else Generator(variant)
 
 
-def build_any(weights: Weights) -> Generator | AlignedGenerator:
+def build_any(weights: Weights) -> AnyGenerator:
     """A generator in eval mode with these weights, of either kind."""
     generator = generator_of(weights.variant)
     generator.load_state_dict(weights.tensors)
@@ -268,7 +271,7 @@ def build(weights: Weights) -> Generator:
 
 def save_weights(
     path: str | Path,
-    generator: Generator | AlignedGenerator,
+    generator: AnyGenerator,
     *,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,

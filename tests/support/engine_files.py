@@ -12,7 +12,7 @@ from teco.core.gpu import Gpu
 from teco.model.contract import StreamContract
 from teco.model.engine import header
 from teco.model.engine.manifest import EngineManifest
-from teco.model.engine.precision import Proof
+from teco.model.engine.precision_check import Proof
 from teco.model.engine.preflight import Host
 from teco.model.manifest import Manifest, manifest_path
 

@@ -283,6 +283,9 @@ class AlignedGenerator(nn.Module):
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
+        self.amp: torch.dtype | None = None
+        """What the network's convolutions are autocast to while it trains; alignment, enlargement
+        and back-projection stay float32."""
         c, half, latent, masks = (
             variant.channels,
             variant.half_channels,
@@ -334,6 +337,12 @@ class AlignedGenerator(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 2 + 16 + L, h, w) -> (N, 16 + M + L, h, w): detail, mask, features."""
+        if self.amp is None:
+            return self._features(x)
+        with torch.autocast(x.device.type, self.amp):
+            return self._features(x).float()
+
+    def _features(self, x: Tensor) -> Tensor:
         x = _activate(self.head(x))
         if not self.variant.half_channels:
             return self.tail(_activate(self.body(x)))
@@ -395,9 +404,9 @@ class AlignedGenerator(nn.Module):
             state: of the last step, or :meth:`initial_state`.
         """
         y = luma_of(lr)
-        _, following = self.luma_step(y, state)
+        phases, following = self.luma_step(y, state)
         # A change of luma alone adds the same to R, G and B.
-        return bicubic(lr - y) + following[1], following
+        return bicubic(lr - y) + F.pixel_shuffle(phases, SCALE), following
 
     def step(self, lr: Tensor, *state: Tensor) -> Tensor:
         """One recurrent step, the output alone; :meth:`advance` also gives the next state."""
@@ -419,12 +428,13 @@ class AlignedGenerator(nn.Module):
 
     # -------------------------------------------------------------- training
 
-    def luma_sequence(self, y: Tensor, *, forget: bool = False) -> Tensor:
+    def luma_sequence(self, y: Tensor, *, forget: bool = False, burn_in: int = 0) -> Tensor:
         """All frames of a scene from the zero state; coarse motion of all pairs in one batch.
 
         Args:
             y: (N, T, 1, h, w) luma.
             forget: every frame as a first one, to see what the past is worth.
+            burn_in: frames 1 to burn_in - 1 are run without gradient, and none flows through them.
 
         Returns:
             (N, T, 16, h, w), phases of the outputs' luma.
@@ -438,9 +448,51 @@ class AlignedGenerator(nn.Module):
         out, state = self.first_step(y[:, 0])
         outputs = [out]
         for i in range(1, t):
-            if coarse is None:
-                out, state = self.first_step(y[:, i])
-            else:
-                out, state = self.luma_step(y[:, i], state, coarse[:, i - 1])
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not i < burn_in):
+                if coarse is None:
+                    out, state = self.first_step(y[:, i])
+                else:
+                    out, state = self.luma_step(y[:, i], state, coarse[:, i - 1])
             outputs.append(out)
         return torch.stack(outputs, dim=1)
+
+    def sequence(self, lr: Tensor, *, burn_in: int = 0) -> tuple[Tensor, None]:
+        """All frames of a scene in colour, (N, T, 3, h, w) -> (N, T, 3, 4h, 4w), not clamped.
+
+        Returns the outputs, and None where :meth:`teco_models.arch.generator.Generator.sequence`
+        gives the flow that it learns: this one has nothing to learn.
+        """
+        y = luma_of(lr.flatten(0, 1)).unflatten(0, lr.shape[:2])
+        return self.in_colour(lr, self.luma_sequence(y, burn_in=burn_in)), None
+
+    def in_colour(self, lr: Tensor, phases: Tensor) -> Tensor:
+        """Frames (N, T, 3, h, w) and phases of the outputs' luma (N, T, 16, h, w) -> (N, T, 3, 4h,
+        4w), not clamped."""
+        frames = lr.flatten(0, 1)
+        colours = bicubic(frames - luma_of(frames))
+        whole = colours + F.pixel_shuffle(phases.flatten(0, 1), SCALE)
+        return whole.unflatten(0, lr.shape[:2])
+
+    def flow(self, current: Tensor, previous: Tensor) -> Tensor:
+        """Motion between two frames, (N, 3, h, w) each -> (N, 2, h, w) LR pixels, without gradient.
+
+        For the discriminator, which looks at frames that are warped onto each other.
+        """
+        h, w = current.shape[-2:]
+        with torch.no_grad():
+            now, then = (whole_blocks(luma_of(x)) for x in (current, previous))
+            flow = lucas_kanade(now, then, coarse_flow(now, then), 0)
+            return finer(flow, STRIDES[0])[..., :h, :w]
+
+    def upsample_func(self, x: Tensor) -> Tensor:
+        """:func:`bicubic`, under the name by which the discriminator asks a generator for it."""
+        return bicubic(x)
+
+    def quieten_past(self, gain: float) -> None:
+        """Scale the weights that read the past.
+
+        After training on single frames, where the past was always zero, they are still what chance
+        made them.
+        """
+        with torch.no_grad():
+            self.head.weight[:, 1:] *= gain

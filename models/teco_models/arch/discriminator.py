@@ -17,11 +17,11 @@ row, h x w the LR size, H x W = 4h x 4w, S the discriminator's square picture si
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from teco_models.arch.generator import Generator
 from teco_models.arch.ops import SCALE, CubicUpsample, warp
 from teco_models.errors import ModelError
 
@@ -116,7 +116,20 @@ class Discriminator(nn.Module):
         return self.dense(features[-1].flatten(1)), features
 
 
-def triplet_flows(generator: Generator, lr: Tensor) -> Tensor:
+class MovesFrames(Protocol):
+    """What is asked of a generator here."""
+
+    def flow(self, current: Tensor, previous: Tensor) -> Tensor:
+        """(N, 3, h, w) each -> (N, 2, h, w) LR pixels, from the current frame to the previous."""
+        ...
+
+    @property
+    def upsample_func(self) -> Callable[[Tensor], Tensor]:
+        """(N, C, h, w) -> (N, C, 4h, 4w), as the generator enlarges the frame."""
+        ...
+
+
+def triplet_flows(generator: MovesFrames, lr: Tensor) -> Tensor:
     """The motion inside each triplet, as the generator sees it.
 
     The triplets of a sequence are frames 0 1 2, 3 4 5, ...; a rest of one or two frames is left

@@ -10,13 +10,15 @@ change the pictures.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from teco_models.arch.generator import Generator
-from teco_models.checkpoint import Weights
+from teco_models.checkpoint import Weights, generator_of
 from teco_models.compress.prune import BLOCK_KEY
 from teco_models.errors import ModelError
 from teco_models.variant import Variant
+
+_BODY_KEY = re.compile(r"(body\.)(\d+)(\..+)")
 
 
 def can_grow(old: Variant, new: Variant) -> bool:
@@ -43,13 +45,14 @@ def grow(weights: Weights, variant: Variant) -> Weights:
             hint=f"give weights of {variant.name}",
             exit_code=2,
         )
-    tensors = Generator(variant).state_dict()
+    tensors = generator_of(variant).state_dict()
+    last = "body.{}.second" if variant.computed_alignment else "srnet.resblocks.{}.conv.2"
     for i in range(variant.blocks):
         for part in ("weight", "bias"):
-            tensors[f"srnet.resblocks.{i}.conv.2.{part}"].zero_()
+            tensors[f"{last.format(i)}.{part}"].zero_()
     for key, value in weights.tensors.items():
         name = key
-        if match := BLOCK_KEY.fullmatch(key):
+        if match := BLOCK_KEY.fullmatch(key) or _BODY_KEY.fullmatch(key):
             place = int(match[2]) * variant.blocks // old.blocks
             name = f"{match[1]}{place}{match[3]}"
         tensors[name] = value.clone()

@@ -42,6 +42,25 @@ MULTIPLE = 8
 BLOCK_KEY = re.compile(r"(srnet\.resblocks\.)(\d+)(\..+)")
 
 
+def check_prunable(variant: Variant) -> None:
+    """Raise ModelError (exit code 2) for a variant that is not made smaller by cutting.
+
+    Variants that compute their alignment train in hours on one core; what is small among them is
+    trained small, from a larger one if there is one.
+    """
+    if variant.computed_alignment:
+        smaller = Variant.real(
+            blocks=max(1, variant.blocks - 1), channels=variant.channels, latent=variant.latent,
+            masks=variant.masks, half_channels=variant.half_channels,
+        )  # fmt: skip
+        raise ModelError(
+            f"{variant.name} is not cut: a smaller network of its kind is trained, from the larger "
+            "one as its teacher",
+            hint=f"teco train --config real --variant {smaller.name} --teacher FILE --photos DIR",
+            exit_code=2,
+        )
+
+
 # --- the table -------------------------------------------------------------------------------
 
 

@@ -10,16 +10,13 @@ The same function, arranged for runtimes. Exact rewrites (differences are roundi
    phases of an LR pixel share its flow, hence 5x5 values of the previous output and one pair of
    fractions hold them all; features are gathered a pixel at a time.
 
-Half precision: the convolutions of the network have float16 weights and run on float16 tensors.
-Alignment, warp, back-projection, the linear enlargement, the mask's sum and the states stay
-float32.
+It is float32 throughout: most of its convolutions are the fixed filters of its alignment.
 
 Shape legend: h x w the LR size, H x W the same in whole blocks, s = 4. Batch is 1.
 """
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +70,6 @@ class AlignedStep(nn.Module):
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
-        inner: type of the tensors that the network's convolutions take and give.
     """
 
     slope_taps: Tensor
@@ -85,17 +81,10 @@ class AlignedStep(nn.Module):
         self,
         generator: AlignedGenerator,
         rewrites: AlignedRewrites | None = None,
-        inner: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.inner = inner
         self.rewrites = rewrites or AlignedRewrites()
         self.variant = generator.variant
-        if inner != torch.float32:
-            generator = deepcopy(generator)
-            for module in generator.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.to(inner)
         self.generator = generator
         self.register_buffer("slope_taps", gradient_filter(), persistent=False)
         self.register_buffer("smooth_taps", binomial_filter(), persistent=False)
@@ -123,14 +112,13 @@ class AlignedStep(nn.Module):
         corrected = warped + F.conv2d(around, net.spread)
         gain = GAIN_PAST * known
         x = net.inputs(y, GAIN_PAST * error, gain * (corrected - base), *latent)
-        out = net.features(x.to(self.inner)).to(torch.float32)
-        detail, mask, latent = net.split(out)
+        detail, mask, latent = net.split(net.features(x))
         result = base + detail
         result = result + mask * (known * trust(around)) * (corrected - result)
         colours = F.conv2d(edged((lr - y).transpose(0, 1), 2), self.colour_taps)  # (3, 16, h, w)
-        result = result.clamp(0.0, 1.0)
+        # Not clamped: a runtime's clamp may turn what is not finite into a number.
         picture = F.pixel_shuffle(colours + result, SCALE).transpose(0, 1)
-        return picture, y, F.pixel_shuffle(result, SCALE), *latent
+        return picture, y, F.pixel_shuffle(result.clamp(0.0, 1.0), SCALE), *latent
 
     # -------------------------------------------------------------- alignment
 

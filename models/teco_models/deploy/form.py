@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-import torch
 from torch import nn
 
 from teco_models.arch.computed_alignment import AlignedGenerator
@@ -48,5 +47,6 @@ def deploy_form(
         assert isinstance(rewrites, Rewrites)
         return deploy_step(generator, rewrites, precision)
     assert isinstance(rewrites, AlignedRewrites)
-    inner = torch.float16 if precision == "fp16" else torch.float32
-    return AlignedStep(generator, rewrites, inner).eval()
+    if precision != "fp32":
+        raise ModelError(f"{generator.variant.name} has a float32 form only, not {precision}")
+    return AlignedStep(generator, rewrites).eval()

@@ -26,8 +26,8 @@ from teco.benchmark.record import store
 from teco.core import machine
 from teco.core.errors import TecoError
 from teco.measurement import conditions, memory
+from teco.measurement.interleaving import USUAL_BLOCK
 from teco.measurement.latency import StepTimer, measure_latency
-from teco.measurement.schedule import USUAL_BLOCK
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 
@@ -66,7 +66,7 @@ class Named:
 
 
 def test_candidates_are_interleaved_and_every_sample_is_kept(monkeypatch) -> None:
-    monkeypatch.setattr("teco.measurement.schedule.lead_in", lambda step_ms: 1)
+    monkeypatch.setattr("teco.measurement.interleaving.lead_in", lambda step_ms: 1)
     log: list[str] = []
     slow, fast = Sleeper("slow", 0.004, log), Sleeper("fast", 0.001, log)
     found = measure_latency([(Named(), slow), (Named(), fast)], (8, 8), repetitions=7)  # type: ignore[list-item]

@@ -81,7 +81,7 @@ def by_hand(model, clip, *, brighter: float) -> tuple[list[np.ndarray], list[np.
     """(truth, outputs) of ONNX Runtime, frame after frame, by the plainest loop."""
     session = find("onnxruntime").open(model, SessionOptions(threads=1))
     truth, outputs, state = [], [], None
-    for lr, gt in clip.pairs():
+    for gt, lr in clip.pairs():
         hr, state = session.step(to_tensor(lr), state)
         truth.append(gt)
         outputs.append(to_pixels(hr + np.float32(brighter / 255)))
@@ -162,7 +162,7 @@ def test_interpolations_and_the_clip(clip) -> None:
     assert len(found.sha256) == 64
     assert (bicubic.method, bilinear.method) == ("bicubic", "bilinear")
     pairs = list(clip.pairs())
-    check_official(bicubic.values, [gt for _, gt in pairs], [bicubic_bd(lr) for lr, _ in pairs])
+    check_official(bicubic.values, [gt for gt, _ in pairs], [bicubic_bd(lr) for _, lr in pairs])
     assert bicubic.cold_start is None
 
 
@@ -242,8 +242,8 @@ def test_a_truth_of_its_own(two_clips) -> None:
     pairs = list(clip.pairs())
     assert len(pairs) == 6
     assert clip.size == (24, 28)
-    assert pairs[0][0].shape == (24, 28, 3)
-    assert pairs[0][1].shape == (96, 112, 3)
+    assert pairs[0][1].shape == (24, 28, 3)
+    assert pairs[0][0].shape == (96, 112, 3)
     found, _ = measure_interpolations(clip, replace(OPTIONS, metrics=("psnr",)))
     assert found.truth == "high.mp4"
 
@@ -271,7 +271,7 @@ def test_a_truth_of_another_size_is_refused(two_clips) -> None:
 
 def test_fitting_covers_and_cuts(tmp_path, make_clip) -> None:
     clip = open_truth(make_clip(tmp_path / "c.mp4", width=112, height=96, frames=2), fit=(16, 16))
-    (lr, truth), *_ = clip.pairs()
+    (truth, lr), *_ = clip.pairs()
     assert lr.shape == (16, 16, 3)
     assert truth.shape == (64, 64, 3)
     picture = np.zeros((40, 80, 3), np.uint8)

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teco.measurement import statistics
-from teco.measurement.records import WarmUp
-from teco.measurement.schedule import (
+from teco.measurement.interleaving import (
     Block,
     RoundPlan,
     TimedCandidate,
@@ -20,6 +19,7 @@ from teco.measurement.schedule import (
     plan_repetitions,
     warm_up,
 )
+from teco.measurement.records import WarmUp
 from teco.measurement.statistics import (
     noise_floor,
     percentile,
@@ -190,10 +190,10 @@ def test_rounds_are_whole_and_their_order_changes() -> None:
 
 def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rest before each block, and one untimed step where steps are short."""
-    from teco.measurement import schedule
+    from teco.measurement import interleaving
 
     log: list[str] = []
-    monkeypatch.setattr(schedule, "sleep", lambda s: log.append(f"rest {s}"))
+    monkeypatch.setattr(interleaving, "sleep", lambda s: log.append(f"rest {s}"))
     # Each first step after another's block is slow, as with a cache that the other filled.
     short, long = Noted("a", log, [40.0]), Noted("b", log, [900.0])
     candidates = [TimedCandidate("a", short), TimedCandidate("b", long)]
@@ -203,13 +203,13 @@ def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPat
     interleave(candidates, RoundPlan(((2, 2), (1, 1))))
     assert [b.host for b in candidates[0].blocks] == [(40.0, 41.0), (42.0, 43.0)]
     assert [b.host for b in candidates[1].blocks] == [(900.0,), (900.0,)]
-    rest = f"rest {schedule.REST_S}"
+    rest = f"rest {interleaving.REST_S}"
     text = " ".join(log)
     assert text.count(f"{rest} a a a") == 2
     assert text.count(f"{rest} b") == 2
     assert len(log) == 4 + 3 + 3 + 1 + 1
     # Very short ones for as long as a clock takes to rise.
-    assert [schedule.lead_in(ms) for ms in (0.0, 1.0, 4.0, 99.0, 100.0)] == [100, 10, 3, 1, 0]
+    assert [interleaving.lead_in(ms) for ms in (0.0, 1.0, 4.0, 99.0, 100.0)] == [100, 10, 3, 1, 0]
 
 
 def test_warm_up_goes_on_until_windows_agree() -> None:
@@ -224,7 +224,7 @@ def test_warm_up_goes_on_until_windows_agree() -> None:
 
 
 def test_a_budget_makes_rounds() -> None:
-    from teco.measurement.schedule import ENOUGH, ENOUGH_ROUNDS, REST_S, plan_budget
+    from teco.measurement.interleaving import ENOUGH, ENOUGH_ROUNDS, REST_S, plan_budget
     from teco.measurement.statistics import FEWEST
 
     short = plan_budget([2.0, 90.0], 60_000)

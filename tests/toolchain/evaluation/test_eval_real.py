@@ -47,7 +47,7 @@ def test_another_phase_is_found(texture) -> None:
 
 def test_a_mean_of_blocks() -> None:
     hr = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    assert degrade(hr, "real")[1, 0, 2] == round(hr[4:, :4, 2].mean())
+    assert degrade(hr, "real", "area")[1, 0, 2] == round(hr[4:, :4, 2].mean())
 
 
 def test_the_usual_network_is_better_than_bicubic_in_its_place(teco, tmp_path) -> None:
@@ -77,5 +77,17 @@ def test_a_network_for_papers_says_so(teco, tmp_path) -> None:
     assert other.code == 0
     assert "for papers" in other.stderr
     assert "real-cpu" in other.stderr
-    teco("upscale", clip, tmp_path / "c.mp4", "--scale", 3).refuses(2, "2 or 4")
-    teco("upscale", clip, tmp_path / "c.mp4", "--scale", 2).refuses(2, "scale 2")
+    for scale in (2, 3):
+        teco("upscale", clip, tmp_path / "c.mp4", "--scale", scale).refuses(2, "enlarges 4 times")
+
+
+def test_one_clip_is_not_made_small_in_two_ways(teco) -> None:
+    teco("bench", "real-cpu", "live", "--clip", CLIP, "--runtime", "onnxruntime").refuses(
+        2, "real-cpu expects real, live expects bd", "teco table", after=("starting", "opening")
+    )
+
+
+def test_a_codec_that_nothing_goes_through(teco) -> None:
+    options = ("--data", CLIP, "--no-time", "--codec", "x264:23")
+    teco("table", *options, "--model", "live").refuses(2, "--codec", "there is none")
+    teco("table", *options, "--inputs", "given").refuses(2, "--codec", "there is none")

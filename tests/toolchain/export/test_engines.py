@@ -25,7 +25,7 @@ from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.contract import StreamContract
 from teco.model.engine import api, header, validity
 from teco.model.engine.manifest import EngineManifest
-from teco.model.engine.precision import Proof, check_label, of_engine
+from teco.model.engine.precision_check import Proof, check_precision, of_engine
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import Model, open_model
 
@@ -573,10 +573,10 @@ def test_inspector_is_counted():
     assert proof.warps == {"fp16": 1}
     assert proof.grids == {"fp32": 1}
     assert proof.text("fp16").endswith("GridSample fp16, its grid fp32")
-    check_label(proof, "fp16")
-    check_label(proof, "int8")
+    check_precision(proof, "fp16")
+    check_precision(proof, "int8")
     with pytest.raises(TecoError, match=r"labelled fp32 and its inspector shows fp16 \(2\) and"):
-        check_label(proof, "fp32")
+        check_precision(proof, "fp32")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"Layers": ["c1 + r1", "c2"]}', '{"Layers": 3}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from teco.core.errors import TecoError
 from teco.export.onnx import export_onnx
 from teco.export.options import ExportOptions
 from teco.export.web_graph import check_web
+from teco.inference.stream import Stream
 from teco.model.contract import StreamContract
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
+from teco.model.weights_digest import weights_digest
 from teco.runtimes import SessionOptions, find
 from teco.verification.temporal_gate import moving_frames
 from teco_models import zoo
@@ -98,11 +101,11 @@ def test_runtimes_agree_on_the_shipped_one() -> None:
 def test_the_shipped_files_are_one_network() -> None:
     entry = zoo.find("real-cpu")
     assert entry is not None
-    variant = load_weights(entry.weights).variant
-    for path in (entry.onnx, entry.web):
+    loaded = load_weights(entry.weights)
+    for path in (entry.onnx, entry.web, entry.form("openvino")):
         manifest = json.loads(path.with_suffix(".json").read_text())
-        assert manifest["variant"] == variant.name
-    assert variant.name == "teco-x4-b3-c32-l14-real"
+        assert manifest["weights_sha256"] == weights_digest(loaded)
+        assert manifest["variant"] == loaded.variant.name == "teco-x4-b3-c32-l14-real"
 
 
 def test_openvino_takes_the_form_that_was_written_for_it() -> None:
@@ -119,3 +122,29 @@ def test_openvino_takes_the_form_that_was_written_for_it() -> None:
     assert written.manifest.rewrites != model.manifest.rewrites
     plain = open_model("live")
     assert plain.form("openvino") is plain
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "openvino-bf16"])
+def test_what_is_not_finite_does_not_pass(weights, runtime, tmp_path) -> None:
+    """A clamp may make a number of it: OpenVINO's does."""
+    import onnx
+
+    if reason := find(runtime).why_unavailable():
+        pytest.skip(reason)
+    path = export_onnx(weights, tmp_path, ExportOptions(target="openvino"))
+    graph = onnx.load(path)
+    (base,) = [t for t in graph.graph.initializer if list(t.dims) == [16, 1, 7, 7]]
+    values = onnx.numpy_helper.to_array(base).copy()
+    values[5, 0, 3, 3] = np.nan
+    base.CopyFrom(onnx.numpy_helper.from_array(values, base.name))
+    broken = tmp_path / "broken.onnx"
+    onnx.save(graph, broken)
+    session = find(runtime).open(
+        replace(open_model(str(path)), onnx=broken), SessionOptions(threads=1)
+    )
+    frame = np.full((24, 32, 3), 200, np.uint8)
+    with pytest.raises(TecoError, match="not finite"):
+        Stream(session, scene_cuts=False).push(frame)
+    found, _ = session.step(np.full((1, 3, 24, 32), 0.8, np.float32), None)
+    assert not np.isfinite(found).all()
+    session.close()

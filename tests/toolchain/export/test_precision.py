@@ -20,7 +20,7 @@ from teco.export.options import ExportOptions
 from teco.export.request import ExportRequest, parse_formats, parse_sm, shipped_with
 from teco.model.contract import StreamContract
 from teco.model.engine import api
-from teco.model.engine.precision import check_label, of_onnx
+from teco.model.engine.precision_check import check_precision, of_onnx
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import open_model
@@ -209,12 +209,12 @@ def test_a_verdict_that_does_not_follow_from_its_numbers(half):
 
 def test_labels_are_checked_against_the_graph(half, full):
     with pytest.raises(TecoError, match=r"labelled fp32 and .* are fp16"):
-        check_label(of_onnx(onnx.load(str(half))), "fp32")
+        check_precision(of_onnx(onnx.load(str(half))), "fp32")
     with pytest.raises(TecoError, match="labelled fp16 and its convolutions are fp32"):
-        check_label(of_onnx(full), "fp16")
+        check_precision(of_onnx(full), "fp16")
     coarse = replace(of_onnx(onnx.load(str(half))), grids={"fp16": 1})
     with pytest.raises(TecoError, match="fp16 cannot place a pixel"):
-        check_label(coarse, "fp16")
+        check_precision(coarse, "fp16")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_s
 from teco.export.trace import trace
 from teco.inference.stream import to_tensor
 from teco.model.contract import StreamContract
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.int8 import Int8, Kept, Timing
 from teco.model.manifest import Manifest
 from teco.model.opening import Model, open_model
@@ -141,12 +141,12 @@ def test_only_learned_convolutions_read_integers(step: onnx.ModelProto, scene: G
     }
     assert axes["generator.srnet.conv_up.0.weight.dequantise"] == 1
     assert axes["frame_in.weight.dequantise"] == 0
-    proof = precision.of_onnx(whole)
+    proof = precision_check.of_onnx(whole)
     assert proof.convolutions["int8"] == len(names) - 1
     assert proof.grids == {"fp32": 2}  # the refinement samples as well
-    precision.check_label(proof, "int8")
+    precision_check.check_precision(proof, "int8")
     with pytest.raises(TecoError, match="labelled fp32"):
-        precision.check_label(proof, "fp32")
+        precision_check.check_precision(proof, "fp32")
 
 
 def test_integers_per_channel() -> None:
@@ -280,7 +280,7 @@ def test_a_file_says_which_layers_stayed_in_float(
     assert done.record.size == "16x24"
     kept = {k.layer for k in done.record.kept}
     assert HURT in kept
-    proof = precision.of_onnx(done.model)
+    proof = precision_check.of_onnx(done.model)
     assert proof.convolutions["int8"] == len(learned(model)) - len(kept)
     assert all(k.loss > 0 for k in done.record.kept)
     assert all(name in caplog.text for name in kept)

@@ -328,7 +328,8 @@ def test_the_real_mpv_is_quoted(teco, make_clip, tmp_path: Path, tiny_onnx) -> N
         pytest.skip("mpv is not installed here")
     teco("play", make_clip(tmp_path / "in.mp4"), "--model", tiny_onnx, "--runtime", "onnxruntime",
          "--player", "mpv", "--player-args=--nonsense").refuses(
-        1, "mpv ended with 1", "nonsense (option not found)", after=("tiny on onnxruntime",)
+        1, "mpv ended with 1", "nonsense (option not found)",
+        after=("tiny on onnxruntime", "note: tiny is for papers"),
     )  # fmt: skip
 
 

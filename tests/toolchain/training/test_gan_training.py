@@ -19,6 +19,7 @@ from teco.training import adversary
 from teco.training import loop as loop_module
 from teco.training.data.sequences import shot_of
 from teco.training.distributed import Processes, SharedBatchNorm, share_batch_norm
+from teco.training.learning_rate import learning_rate_share
 from teco.training.loop import Trainer
 from teco.training.losses.terms import ping_pong
 from teco.training.options import LoopOptions, TrainOptions
@@ -30,7 +31,6 @@ from teco.training.run_folder import (
     WEIGHTS,
     RunFolder,
 )
-from teco.training.schedule import rate
 from teco.training.stages import Batch
 from teco.training.validate import Validator
 from teco_models.arch.discriminator import Discriminator
@@ -395,15 +395,21 @@ def test_rates_by_hand() -> None:
         variant=TINY, iterations=100, gan_iterations=10, schedule="steps", milestones=(40, 80),
         warm_up=0,
     )  # fmt: skip
-    assert [rate(steps, "recurrent", i) for i in (0, 39, 40, 79, 80)] == [1, 1, 0.5, 0.5, 0.25]
-    assert rate(steps, "gan", 9) == 1
+    assert [learning_rate_share(steps, "recurrent", i) for i in (0, 39, 40, 79, 80)] == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+    ]
+    assert learning_rate_share(steps, "gan", 9) == 1
     cool = TrainOptions(variant=TINY, iterations=100, schedule="constant", cool_down=20,
                         lr_floor=0.1, warm_up=10)  # fmt: skip
-    assert rate(cool, "recurrent", 0) == pytest.approx(0.1)
-    assert rate(cool, "recurrent", 79) == pytest.approx(1)
-    assert rate(cool, "recurrent", 90) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate_share(cool, "recurrent", 0) == pytest.approx(0.1)
+    assert learning_rate_share(cool, "recurrent", 79) == pytest.approx(1)
+    assert learning_rate_share(cool, "recurrent", 90) == pytest.approx(0.1 + 0.9 * 0.5)
     cosine = TrainOptions(variant=TINY, iterations=100, lr_floor=0.02, warm_up=0)
-    assert rate(cosine, "recurrent", 50) == pytest.approx(0.51)
+    assert learning_rate_share(cosine, "recurrent", 50) == pytest.approx(0.51)
 
 
 def test_nothing_to_train_is_refused() -> None:

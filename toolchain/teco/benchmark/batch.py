@@ -16,8 +16,8 @@ from teco.benchmark.record.record import Ceiling
 from teco.benchmark.rows import RowBook
 from teco.core.machine import usable_cores
 from teco.measurement.disturbances import DisturbanceMonitor
+from teco.measurement.interleaving import interleave, plan_budget, plan_repetitions
 from teco.measurement.records import NoiseFloor
-from teco.measurement.schedule import interleave, plan_budget, plan_repetitions
 
 QUALITY_SHARE = 0.4
 """Share of the time that is left for a batch after its warm-up, where there is a clip."""
@@ -150,7 +150,7 @@ class BatchRun:
         if truth is None or truth.size != size:
             clip = make_lr_clip(folder, size)
         else:
-            frames = (lr for lr, _ in truth.pairs())
+            frames = (lr for _, lr in truth.pairs())
             clip = make_lr_clip(folder, size, frames, truth.clip.name, truth.rate)
         for n, runner in enumerate(pool.runners):
             self.book.note(runner.run_clip(clip, folder, part_ms))

@@ -36,7 +36,7 @@ class BenchRequest:
 
     Attributes:
         models: names or files; () for the default model.
-        family: measure every shipped model instead.
+        family: measure every shipped model of the papers' degradation instead.
         runtimes: names, or "all" or "auto" alone.
         size: LR (h, w); None for the clip's, or 180x320.
         clip: to measure quality on.

@@ -39,7 +39,8 @@ def prepare(request: BenchRequest) -> Bench:
     conditions_of(request)
     specs = list(request.models) or [DEFAULT_MODEL]
     if request.family:
-        specs = [entry.name for entry in zoo.entries()]
+        # The shipped clip is degraded by BD for all of them.
+        specs = [e.name for e in zoo.entries() if open_model(e.name).variant.degradation == "bd"]
     clip, quality, size = None, None, request.size
     if request.clip.path is not None:
         clip = _open_clip(request.clip, request.clip.path, request.size, specs)
@@ -132,6 +133,15 @@ def _open_clip(
 ) -> TruthClip:
     """The clip, in a size that the models can take."""
     models = [open_model(spec) for spec in specs]
+    expected = {m.variant.degradation: m.name for m in models}
+    if len(expected) > 1 and asked.truth is None:
+        said = ", ".join(f"{name} expects {how}" for how, name in expected.items())
+        raise TecoError(
+            f"one clip cannot be made small for all of these models: {said}",
+            hint="measure them one after the other, or leave --clip out; `teco table` compares "
+            "each with its own bicubic",
+            exit_code=USAGE,
+        )
     target = size or next((m.static_size for m in models if m.static_size), None)
     found = open_truth(
         path, truth=asked.truth, degradation=models[0].variant.degradation, shrink=asked.shrink,

@@ -69,7 +69,7 @@ class EvaluateOptions:
         metrics: which to compute.
         recurrent: False zeroes the state before each frame.
         scene_cuts: reset the recurrence at cuts.
-        warm_up: see :class:`teco.inference.stream.Stream`.
+        reverse_warm_up: see :class:`teco.inference.stream.Stream`.
         baselines: also measure bicubic and bilinear, for "real" bicubic and Lanczos.
         codec: what the low-resolution frames go through, such as ``"x264:23"``
             (:func:`teco_calibration.codec.parse`); "" for none.
@@ -82,13 +82,13 @@ class EvaluateOptions:
     metrics: tuple[Metric, ...] = OFFICIAL_METRICS
     recurrent: bool = True
     scene_cuts: bool = True
-    warm_up: int = 0
+    reverse_warm_up: int = 0
     baselines: bool = True
     codec: str = ""
 
     def without_recurrence(self) -> EvaluateOptions:
         """The same with the state zeroed before every frame, and no baselines."""
-        return replace(self, recurrent=False, baselines=False, scene_cuts=False, warm_up=0)
+        return replace(self, recurrent=False, baselines=False, scene_cuts=False, reverse_warm_up=0)
 
 
 def parse_metrics(text: str) -> tuple[Metric, ...]:
@@ -264,13 +264,17 @@ def network(
     session: Session,
     *,
     scene_cuts: bool = True,
-    warm_up: int = 0,
+    reverse_warm_up: int = 0,
     recurrent: bool = True,
 ) -> Method:
     """A model; the options are those of :class:`teco.inference.stream.Stream`."""
     return Method(
         name,
-        lambda: Stream(session, scene_cuts=scene_cuts, warm_up=warm_up, recurrent=recurrent).run,
+        lambda: (
+            Stream(
+                session, scene_cuts=scene_cuts, reverse_warm_up=reverse_warm_up, recurrent=recurrent
+            ).run
+        ),
     )
 
 
@@ -295,6 +299,7 @@ class QualityMeter:
         progress: told the frames that are done, over all clips and methods.
         total: frames of all together; None where that is not known.
         shifts: also measure where frames lie beside their truth.
+        lpips: of another meter, to hold its network once.
     """
 
     def __init__(
@@ -304,13 +309,15 @@ class QualityMeter:
         total: int | None = None,
         *,
         shifts: bool = False,
+        lpips: Lpips | None = None,
     ) -> None:
         self._shifts = shifts
         self._metrics = metrics
         self._progress = progress
         self._total = total
         self._done = 0
-        self._lpips = Lpips() if {"lpips", "tlp"} & set(metrics) else None
+        wanted = bool({"lpips", "tlp"} & set(metrics))
+        self.lpips = (lpips or Lpips()) if wanted else None
 
     def clip(
         self,
@@ -327,7 +334,7 @@ class QualityMeter:
             see: shown each enlarged frame and its number, to keep or to compare it.
             place: given each frame and its truth.
         """
-        quality = SequenceQuality(self._metrics, lpips=self._lpips)
+        quality = SequenceQuality(self._metrics, lpips=self.lpips)
         for n, (truth, frame) in enumerate(enlarged(enlarge, pairs)):
             quality.add(truth, frame)
             if place is not None:
@@ -381,7 +388,7 @@ def evaluate(
     methods = [
         network(
             model_name, session,
-            scene_cuts=o.scene_cuts, warm_up=o.warm_up, recurrent=o.recurrent,
+            scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up, recurrent=o.recurrent,
         ),
         *(interpolation(name, o.degradation) for name in BASELINES[o.degradation] if o.baselines),
     ]  # fmt: skip

@@ -20,11 +20,12 @@ from teco.core.machine import require_extra
 from teco.export.engines.rtx import RtxOptions, build_rtx
 from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.export.onnx import export_onnx
+from teco.export.options import NoSuchFormError
 from teco.export.quantisation.run import QuantisationError
 from teco.export.request import ExportRequest, WeightsSource, check_request
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.engine.manifest import EngineManifest
-from teco.model.engine.precision import Proof
+from teco.model.engine.precision_check import Proof
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
@@ -122,7 +123,7 @@ def produce_all(
             noted.add(source.weights)
         try:
             yield from produce(weights, folder, request, overwrite=overwrite)
-        except (ParityError, QuantisationError) as error:
+        except (NoSuchFormError, ParityError, QuantisationError) as error:
             if len(asked) == 1:
                 raise
             logger.warning("refused: %s", error.message)
@@ -164,7 +165,7 @@ def _onnx(path: Path) -> Product:
 
     manifest = open_model(str(path)).manifest
     assert manifest is not None
-    proof = precision.of_onnx(onnx.load(str(path)))
+    proof = precision_check.of_onnx(onnx.load(str(path)))
     return Product("onnx", path, path.stat().st_size, manifest, proof)
 
 

@@ -20,10 +20,10 @@ from teco.export.options import WEB, ExportOptions
 from teco.export.stored_weights import share_data, store_half
 from teco.export.trace import DeployForm, forget_origins
 from teco.export.web_graph import as_web
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
+from teco.model.onnx_types import tensor_types
 from teco.model.opening import Model
-from teco.model.precision import tensor_types
 from teco.model.weights_digest import weights_digest
 from teco.verification.reference import reference_session
 
@@ -135,8 +135,8 @@ def _described(
     """
     if options.half_weights:
         store_half(graph)
-    proof = precision.of_onnx(graph)
-    precision.check_label(proof, options.precision, what=name)
+    proof = precision_check.of_onnx(graph)
+    precision_check.check_precision(proof, options.precision, what=name)
     if options.precision != "fp32":
         logger.info(proof.text(options.precision))
     found = tensor_types(graph)

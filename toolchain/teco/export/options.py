@@ -25,6 +25,10 @@ WEB = "web"
 """The target for browsers, whose graph is of another opset: :mod:`teco.export.web_graph`."""
 
 
+class NoSuchFormError(TecoError):
+    """A variant cannot be had in the precision that was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to export.
@@ -59,7 +63,7 @@ class ExportOptions:
     def check(self, variant: Variant) -> None:
         """Raise TecoError for what contradicts itself, or cannot be had of a variant."""
         if variant.computed_alignment and self.precision != "fp32":
-            raise TecoError(
+            raise NoSuchFormError(
                 f"{variant.name} has a float32 form only: more than half of its convolutions are "
                 "the fixed filters of its alignment and enlargement, which stay float32, so that "
                 f"the file could not be called {self.precision}",

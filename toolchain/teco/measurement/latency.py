@@ -15,8 +15,8 @@ from typing import Any
 
 from teco.core.log import Progress, no_progress
 from teco.measurement.disturbances import DisturbanceMonitor
+from teco.measurement.interleaving import Block, TimedCandidate, interleave, plan_repetitions
 from teco.measurement.records import Latency, TimingWarning
-from teco.measurement.schedule import Block, TimedCandidate, interleave, plan_repetitions
 from teco.measurement.warnings import latency_warnings
 from teco.model.opening import Model
 from teco.runtimes import Runtime, Session, SessionOptions

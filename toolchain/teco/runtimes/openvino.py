@@ -79,22 +79,22 @@ class OpenVino:
         path = model.onnx
 
         def compile_for(size: tuple[int, int] | None, frames: bool) -> Any:
-            network = ov.Core().read_model(str(path))
-            if size is not None:
-                network.reshape({p: shape_of(d, *size) for p, d in contract.inputs.items()})
-            half_state = self.precision == "bf16"
-            ports = with_ports(network, contract, half_state=half_state, frames=frames)
-            with kept_signal_stack():
-                return ov.Core().compile_model(ports, "CPU", settings)
+            try:
+                network = ov.Core().read_model(str(path))
+                if size is not None:
+                    network.reshape({p: shape_of(d, *size) for p, d in contract.inputs.items()})
+                half_state = self.precision == "bf16"
+                ports = with_ports(network, contract, half_state=half_state, frames=frames)
+                with kept_signal_stack():
+                    return ov.Core().compile_model(ports, "CPU", settings)
+            except Exception as error:  # pybind turns its errors into RuntimeError and others
+                reason = str(error).strip().splitlines()[-1][:200]
+                raise TecoError(
+                    f"{self.name} cannot load {path}: {reason}",
+                    hint="export it again with `teco export`",
+                ) from error
 
-        try:
-            compiled = compile_for(None, False)
-        except Exception as error:  # pybind turns its errors into RuntimeError and others
-            reason = str(error).strip().splitlines()[-1][:200]
-            raise TecoError(
-                f"{self.name} cannot load {model.onnx}: {reason}",
-                hint="export it again with `teco export`",
-            ) from error
+        compiled = compile_for(None, False)
         # What the plugin settled on, not what was asked for.
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != _HINTS[self.precision]:
@@ -136,7 +136,9 @@ def with_ports(
     # A float frame beside the 8-bit one is not rounded at its port; only states at LR are.
     carried = [s for s in carried if s.shape[2] == "h"]
     if frames:
-        made_of = network.output(carried[0].source).get_node().input_value(0)
+        luma = "hr_luma"
+        made_of = network.output(luma if luma in contract.outputs else carried[0].source)
+        made_of = _before_clamps(made_of.get_node().input_value(0))
         total = ops.reduce_sum(made_of, ops.constant([0, 1, 2, 3]))
         total.output(0).set_names({CHECK})
         network.add_outputs(total.output(0))
@@ -161,6 +163,21 @@ def with_ports(
     return ports.build()
 
 
+SIZES_KEPT = 3
+"""Compiled models that a session keeps, the oldest given up: a stream has one size, or few."""
+
+
+def _before_clamps(port: Any) -> Any:
+    """What a port is made from, clamps and reordering undone: after a clamp, what is not finite may
+    be a number."""
+    while (node := port.get_node()).get_type_name() in (
+        "DepthToSpace", "Clamp", "Minimum", "Maximum",
+    ):  # fmt: skip
+        inputs: list[Any] = node.input_values()
+        port = next(p for p in inputs if p.get_node().get_type_name() != "Constant")
+    return port
+
+
 _Compile = Callable[[tuple[int, int] | None, bool], Any]
 """(LR size or None for any, whether 8-bit frames come out) -> ``openvino.CompiledModel``."""
 
@@ -178,9 +195,9 @@ class _Session(PortedSession):
     ) -> None:
         super().__init__(runtime, details, contract)
         self._compile_for = compile_for
-        self._size: tuple[int, int] | None = None
-        self._known: dict[bool, Any] = {}
-        """Whether 8-bit frames come out -> what is compiled for the size."""
+        self._fitted: tuple[tuple[int, int], bool] | None = None
+        self._known: dict[tuple[tuple[int, int], bool], Any] = {}
+        """LR size and whether 8-bit frames come out -> what is compiled for that."""
         self._makes_frames = False
         self._compiled: Any = None
         self._requests: list[Any] = []
@@ -188,14 +205,15 @@ class _Session(PortedSession):
 
     def _fit(self, size: tuple[int, int], frames: bool) -> None:
         """Stand ready for frames of (h, w)."""
-        if size != self._size:
-            self._size, self._known, self._compiled = size, {}, None
-        elif frames == self._makes_frames and self._compiled is not None:
+        if (size, frames) == self._fitted:
             return
-        if frames not in self._known:
-            self._known[frames] = self._compile_for(size, frames)
+        if (size, frames) not in self._known:
+            if len(self._known) == SIZES_KEPT:
+                self._known.pop(next(iter(self._known)))
+            self._known[size, frames] = self._compile_for(size, frames)
+        self._fitted = size, frames
         self._makes_frames = frames
-        self._compiled = self._known[frames]
+        self._compiled = self._known[size, frames]
         self._requests = [self._compiled.create_infer_request() for _ in range(2)]
         self._turn = 0
 
@@ -236,7 +254,7 @@ class _Session(PortedSession):
     def close(self) -> None:
         with kept_signal_stack():
             self._requests, self._known = [], {}
-            self._size = self._compiled = None
+            self._fitted = self._compiled = None
 
 
 class _FrameFileSession(PortedFrameSession, _Session):

@@ -16,9 +16,7 @@ from teco.model.opening import WEIGHTS_SUFFIXES, Model
 from teco.runtimes.base import Precision, Session, SessionOptions, State
 
 if TYPE_CHECKING:
-    from teco_models.arch.computed_alignment import AlignedGenerator
-    from teco_models.arch.generator import Generator
-    from teco_models.checkpoint import Weights
+    from teco_models.checkpoint import AnyGenerator, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +87,7 @@ class PyTorch:
         )
 
 
-def arranged_for_cpu(weights: Weights) -> Generator | AlignedGenerator:
+def arranged_for_cpu(weights: Weights) -> AnyGenerator:
     """The generator in eval mode, laid out for the step on a CPU; for nothing that trains.
 
     Channels last is what oneDNN computes in: in PyTorch's own order it was 2.5 times as slow on a
@@ -121,7 +119,7 @@ class PyTorchSession:
 
     def __init__(
         self,
-        generator: Generator | AlignedGenerator,
+        generator: AnyGenerator,
         *,
         runtime: str = "pytorch",
         device: str = "cpu",

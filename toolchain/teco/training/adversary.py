@@ -19,7 +19,7 @@ from teco.training.losses.terms import (
 from teco.training.options import TrainOptions
 from teco.training.stages import Batch, DiscriminatorLosses, Losses, amp
 from teco_models.arch.discriminator import Discriminator, triplet_flows, triplet_input
-from teco_models.arch.generator import Generator
+from teco_models.checkpoint import AnyGenerator
 
 
 def frames_shown(length: int, count: int) -> list[int]:
@@ -41,7 +41,7 @@ class Adversary:
     """Judges generated sequences beside real ones, learns, and returns the generator's losses.
 
     Args:
-        generator: whose flow net warps the triplets, and whose pictures are judged.
+        generator: whose flow warps the triplets, and whose pictures are judged.
         options: the run's.
         perceptual: the perceptual loss; None leaves it out.
         processes: this process among its peers.
@@ -51,7 +51,7 @@ class Adversary:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: AnyGenerator,
         options: TrainOptions,
         perceptual: nn.Module | None,
         processes: Processes,

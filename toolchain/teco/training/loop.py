@@ -1,10 +1,11 @@
-"""The training loop: three stages, checkpoints, exact resume.
+"""The training loop: stages, checkpoints, exact resume.
 
 Stage ``flow`` gives FNet a supervised start (moved stills, classical flow on the HR truth); stage
-``recurrent`` trains the whole generator on sequences; stage ``gan`` goes on from there against the
-spatio-temporal discriminator. Everything that happens at an iteration is a function of the
-options, the iteration's number and the tensors in the checkpoint, so a killed run continues bit
-for bit (same machine, same number of threads); no generator of random numbers has a state to keep.
+``single`` trains on single frames, which have no past; stage ``recurrent`` trains the whole
+generator on sequences; stage ``gan`` goes on from there against the spatio-temporal discriminator.
+Everything that happens at an iteration is a function of the options, the iteration's number and the
+tensors in the checkpoint, so a killed run continues bit for bit (same machine, same number of
+threads); no generator of random numbers has a state to keep.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.training.adversary import Adversary
 from teco.training.data.clip_changes import ShotFacts, what_differs
+from teco.training.data.pool import ClipPool, PoolDataset
 from teco.training.data.realworld import RealWorld
 from teco.training.data.sequences import (
     Sample,
@@ -38,18 +40,33 @@ from teco.training.data.sequences import (
 )
 from teco.training.distributed import Processes, parallel
 from teco.training.init import initialise
+from teco.training.learning_rate import learning_rate_share
 from teco.training.losses.perceptual import Perceptual, perceptual
 from teco.training.options import STAGES, LoopOptions, Stage, TrainOptions
 from teco.training.run_folder import RunFolder, changed_options, complete
-from teco.training.schedule import rate
 from teco.training.stages import Batch, GeneratorLosses, Losses
 from teco.training.validate import Validation, Validator
+from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.arch.generator import Generator
-from teco_models.checkpoint import load_discriminator, load_weights
+from teco_models.checkpoint import (
+    AnyGenerator,
+    generator_of,
+    load_discriminator,
+    load_weights,
+)
 from teco_models.compress.grow import can_grow, grow
 from teco_models.compress.sharing import SHARED, format_pattern, parse_pattern, tie_blocks
 from teco_models.compress.sparsity import apply_masks, load_masks
 from teco_models.variant import Variant
+
+PAST_GAIN = 0.1
+"""What is left of the weights that read the past when the single stage, where there was none, ends;
+as chance had made them the recurrent stage would begin far below where the single one ended."""
+
+_OF_BD = (
+    "still_share", "still_speed", "max_stride", "real_world", "warp_weight", "flow_weight",
+)  # fmt: skip
+"""Options of training on BD shots and of a learned flow."""
 
 LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
@@ -78,6 +95,38 @@ class IterationRecord:
     validation: Validation | None = None
 
 
+def check_stages(options: TrainOptions) -> None:
+    """Raise TecoError (exit code 2) for stages and options that the variant has no use for."""
+    o, variant = options, Variant.parse(options.variant)
+    real = variant.degradation == "real"
+
+    def refuse(why: str, hint: str) -> TecoError:
+        return TecoError(f"{variant.name} {why}", hint=hint, exit_code=USAGE)
+
+    if variant.degradation == "bi":
+        hint = f"train {o.variant.removesuffix('-bi')}"
+        raise refuse("is a BI variant; training degrades by BD", hint)
+    if o.flow_iterations and not variant.has_flow:
+        raise refuse("has no flow net to train", "give --flow-iterations 0")
+    if o.single_iterations and not real:
+        hint = "give --single-iterations 0, or train a -real variant"
+        raise refuse("is not trained on single frames", hint)
+    if o.short_share and not real:
+        hint = "give --short-share 0, or train a -real variant"
+        raise refuse("is trained on sequences of one length", hint)
+    ignored = [name for name in _OF_BD if getattr(o, name) != getattr(TrainOptions, name)]
+    if real and ignored:
+        said = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise refuse(f"is trained on a pool of clips, where {said} means nothing", "leave it out")
+
+
+def _compilable(generator: AnyGenerator) -> list[nn.Module]:
+    """The parts whose shapes stay the same."""
+    if isinstance(generator, AlignedGenerator):
+        return [generator.body]
+    return [net for net in (generator.fnet, generator.srnet) if net is not None]
+
+
 Watch = Callable[[IterationRecord], None]
 """Shown every iteration when it is done."""
 
@@ -88,7 +137,8 @@ class Trainer:
     Args:
         options: what to compute.
         loop: where and how often.
-        shots: training data.
+        data: shots, which are degraded by BD as they are drawn; or a pool of clips that went
+            through a codec, for variants of the real degradation.
         validator: judges the averaged weights; None leaves validation out.
         processes: this process among its peers.
 
@@ -101,14 +151,14 @@ class Trainer:
         self,
         options: TrainOptions,
         loop: LoopOptions,
-        shots: list[Shot],
+        data: list[Shot] | ClipPool,
         validator: Validator | None,
         processes: Processes | None = None,
     ) -> None:
         self.options = options
         self.loop = loop
         self.folder = RunFolder(loop.out)
-        self.shots = shots
+        self.data = data
         self.validator = validator
         self.processes = processes or Processes()
         self.device = torch.device(loop.device)
@@ -119,29 +169,29 @@ class Trainer:
             # Crops have one size, so the search for the fastest kernels is made once.
             torch.backends.cudnn.benchmark = True
         self._variant = Variant.parse(options.variant)
-        if self._variant.degradation != "bd":
-            raise TecoError(
-                f"{self._variant.name} is a BI variant; training degrades by BD",
-                hint=f"train {options.variant.removesuffix('-bi')}",
-                exit_code=USAGE,
-            )
+        check_stages(options)
+        if isinstance(data, ClipPool) != (self._variant.degradation == "real"):
+            raise TypeError(f"{self._variant.name} was given data of another degradation")
         self._real_world = RealWorld.parse(options.real_world)
         self.generator = self._start()
         self._masks = self._load_masks()
-        self.average = Generator(self._variant).to(self.device)
+        self.average = generator_of(self._variant).to(self.device)
         self.average.load_state_dict(self.generator.state_dict())
-        if self._tied is not None:
+        if self._tied is not None and isinstance(self.average, Generator):
             tie_blocks(self.average, self._tied)
         self.average.requires_grad_(False)
         self._teacher = self._load_teacher()
         if loop.compile:
-            for net in (self.generator.fnet, self.generator.srnet):
-                if net is not None:
-                    net.compile()
+            for net in _compilable(self.generator):
+                net.compile()
         self.iteration = 0
         self.elapsed = 0.0
         self._stop = False
-        for size in (options.batch, options.flow_batch if options.flow_iterations else 0):
+        for size in (
+            options.batch,
+            options.flow_batch if options.flow_iterations else 0,
+            options.single_batch if options.single_iterations else 0,
+        ):
             share(size, self.processes.rank, self.processes.world)
         # What the last stage needs is asked for before the first has cost days.
         self._perceptual: Perceptual | None = None
@@ -163,12 +213,14 @@ class Trainer:
         """Iterations of the current stage."""
         return self.options.total(self.stage)
 
-    def _start(self) -> Generator:
+    def _start(self) -> AnyGenerator:
         """The generator with the weights that training starts from."""
-        generator = Generator(self._variant).to(self.device)
+        torch.manual_seed(self.options.seed)
+        generator = generator_of(self._variant).to(self.device)
         self._tied: tuple[int, ...] | None = None
         if self.loop.init is None:
-            initialise(generator, self.options.seed)
+            if isinstance(generator, Generator):
+                initialise(generator, self.options.seed)
         else:
             weights = load_weights(self.loop.init)
             if weights.variant != self._variant:
@@ -184,7 +236,7 @@ class Trainer:
                 weights = grow(weights, self._variant)
             generator.load_state_dict(weights.tensors)
             self._tied = parse_pattern(weights)
-            if self._tied is not None:
+            if self._tied is not None and isinstance(generator, Generator):
                 tie_blocks(generator, self._tied)
         if self.options.channels_last:
             generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -198,7 +250,7 @@ class Trainer:
         apply_masks(self.generator, masks)
         return masks
 
-    def _load_teacher(self) -> Generator | None:
+    def _load_teacher(self) -> AnyGenerator | None:
         if not self.options.distils:
             return None
         if self.loop.teacher is None:
@@ -221,7 +273,7 @@ class Trainer:
                 hint="give --distil-flow 0",
                 exit_code=USAGE,
             )
-        teacher = Generator(weights.variant).to(self.device)
+        teacher = generator_of(weights.variant).to(self.device)
         teacher.load_state_dict(weights.tensors)
         if self.options.channels_last:
             teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -232,23 +284,23 @@ class Trainer:
         self.stage: Stage = stage
         o, generator = self.options, self.generator
         generator.requires_grad_(True)
-        fnet = [] if generator.fnet is None else list(generator.fnet.parameters())
-        srnet = list(generator.srnet.parameters())
+        learned = generator.fnet if isinstance(generator, Generator) else None
+        fnet = [] if learned is None else list(learned.parameters())
+        own = {id(p) for p in fnet}
+        rest = [p for p in generator.parameters() if id(p) not in own]
         if stage == "flow":
-            if generator.fnet is None:
-                raise TecoError(
-                    f"{self._variant.name} has no flow net to train",
-                    hint="give --flow-iterations 0",
-                    exit_code=USAGE,
-                )
-            generator.srnet.requires_grad_(False)
+            for parameter in rest:
+                parameter.requires_grad_(False)
             groups: list[dict[str, Any]] = [{"params": fnet, "share": 1.0}]
         else:
-            groups = [{"params": srnet, "share": 1.0}]
+            groups = [{"params": rest, "share": 1.0}]
             if fnet:
                 groups.append({"params": fnet, "share": o.fnet_lr_share})
-        self._peak = o.gan_lr if stage == "gan" else o.lr
-        self.optimizer = torch.optim.Adam(groups, lr=self._peak, betas=(0.9, 0.999))
+        if stage == "single":
+            assert isinstance(generator, AlignedGenerator)
+            generator.spread.requires_grad_(False)  # without a past nothing is spread
+        self._peak = {"gan": o.gan_lr, "single": o.single_lr}.get(stage, o.lr)
+        self.optimizer = torch.optim.Adam(groups, lr=self._peak, betas=(0.9, o.beta2))
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=o.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         losses = GeneratorLosses(generator, o, stage, self._teacher)
         self._losses: nn.Module = parallel(losses, self.processes)
@@ -265,7 +317,11 @@ class Trainer:
         return hashlib.sha256(repr(self._facts()).encode()).hexdigest()
 
     def _facts(self) -> list[ShotFacts]:
-        return [(s.name, tuple(s.frames.shape), s.detail) for s in self.shots]
+        if isinstance(self.data, list):
+            return [(s.name, tuple(s.frames.shape), s.detail) for s in self.data]
+        shots = [(s.name, tuple(s.frames.shape), s.detail) for s in self.data.shots]
+        # The folder is named by everything that decides a clip.
+        return [*shots, (self.data.folder.name, (len(self.data),), 0.0)]
 
     def _files(self) -> dict[str, str | None]:
         """What else decides the result: digests of the files that were given, and the ties."""
@@ -285,6 +341,17 @@ class Trainer:
     def _samples(self) -> Yields[Sample]:
         o, p = self.options, self.processes
         part = (p.rank, p.world)
+        pinned = self.device.type == "cuda"
+        if isinstance(self.data, ClipPool):
+            single = self.stage == "single"
+            drawn = SampleOptions(
+                crop=o.crop, frames=1 if single else o.frames, part=part,
+                batch=o.single_batch if single else o.batch,
+                short_share=o.short_share if self.stage == "recurrent" else 0.0,
+                seed=o.seed * len(STAGES) + STAGES.index(self.stage),
+            )  # fmt: skip
+            pool = PoolDataset(self.data, drawn, self.total)
+            return batches(pool, self.iteration, workers=self.loop.workers, pin_memory=pinned)
         if self.stage == "flow":
             sample = SampleOptions(
                 crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, part=part,
@@ -292,20 +359,19 @@ class Trainer:
                 max_still_speed=o.still_speed, seed=o.seed * 3 + 1,
             )  # fmt: skip
         else:
-            wanted = self.generator.fnet is not None and o.flow_weight > 0
+            wanted = self._variant.has_flow and o.flow_weight > 0
             sample = SampleOptions(
                 crop=o.crop, frames=o.frames, batch=o.batch, part=part, with_flow=wanted,
                 realworld=self._real_world, still_share=o.still_share, max_stride=o.max_stride,
                 max_still_speed=o.still_speed, seed=o.seed * 3 + (2 if self.stage == "gan" else 0),
             )  # fmt: skip
-        data = SequenceDataset(self.shots, sample, self.total)
-        pinned = self.device.type == "cuda"
+        data = SequenceDataset(self.data, sample, self.total)
         return batches(data, self.iteration, workers=self.loop.workers, pin_memory=pinned)
 
     # -- one iteration ------------------------------------------------------------------------
 
     def _set_learning_rate(self) -> None:
-        share = rate(self.options, self.stage, self.iteration)
+        share = learning_rate_share(self.options, self.stage, self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = self._peak * share * group["share"]
         if self.adversary is not None:
@@ -343,7 +409,8 @@ class Trainer:
             apply_masks(self.generator, self._masks)
 
     def _diverged(self, total: torch.Tensor, gradient: str) -> DivergedError:
-        names = ("gan_lr", "discriminator_lr") if self.stage == "gan" else ("lr",)
+        own = {"gan": ("gan_lr", "discriminator_lr"), "single": ("single_lr",)}
+        names = own.get(self.stage, ("lr",))
         # Half of what is far too high is too high as well; the class has the defaults.
         rates = {n: min(getattr(self.options, n) / 2, getattr(TrainOptions, n)) for n in names}
         lower = " ".join(f"--{n.replace('_', '-')} {value:g}" for n, value in rates.items())
@@ -405,6 +472,10 @@ class Trainer:
             ended = self.stage
             # What a stage averaged is where the next one starts.
             self.generator.load_state_dict(self.average.state_dict())
+            fresh = self.loop.init is None
+            if fresh and ended == "single" and isinstance(self.generator, AlignedGenerator):
+                self.generator.quieten_past(PAST_GAIN)
+                self.average.load_state_dict(self.generator.state_dict())
             self.iteration, self.elapsed = 0, 0.0
             self._enter(following)
             self.save(ended)

@@ -9,13 +9,13 @@ from typing import Literal
 
 from teco.core.errors import USAGE, TecoError
 
-Stage = Literal["flow", "recurrent", "gan"]
-STAGES: tuple[Stage, ...] = ("flow", "recurrent", "gan")
+Stage = Literal["flow", "single", "recurrent", "gan"]
+STAGES: tuple[Stage, ...] = ("flow", "single", "recurrent", "gan")
 """In the order they run; a stage of no iterations is left out."""
 
 _LEAST = {
-    "batch": 1, "flow_batch": 1, "frames": 2, "crop": 32, "max_stride": 1, "threads": 1,
-    "clip_norm": 1e-12,
+    "batch": 1, "flow_batch": 1, "single_batch": 1, "frames": 2, "crop": 32, "max_stride": 1,
+    "threads": 1, "clip_norm": 1e-12,
 }  # fmt: skip
 """Smallest values that mean something; 0 for the others."""
 
@@ -30,10 +30,15 @@ class TrainOptions:
     Attributes:
         variant: name of the network.
         flow_iterations: of the supervised start of FNet; 0 leaves the stage out.
+        single_iterations: of single frames, without a past, before the recurrent stage; the
+            cheapest way to many different crops. 0 leaves it out. -real variants.
         iterations: of the recurrent stage (FRVSR's: pixels and warp); 0 leaves it out.
         gan_iterations: of the GAN stage; 0 leaves it out.
         batch: sequences an iteration, over all processes together.
         flow_batch: pairs of frames an iteration of the flow stage, over all processes together.
+        single_batch: frames an iteration of the single stage, over all processes together.
+        short_share: share of the iterations that see four times the sequences of a quarter of the
+            length; -real variants.
         frames: sequence length. The GAN stage runs each sequence forth and back, 2 T - 1 frames.
         crop: HR crop size; the discriminator is built for it.
         still_share: share of sequences made by moving a window over one still frame (TecoGAN's
@@ -48,6 +53,7 @@ class TrainOptions:
         real_world: how LR frames are spoiled besides, such as ``"noise=2,jpeg=40-90"``; "" for
             clean ones (:mod:`teco.training.data.realworld`).
         lr: peak learning rate of SRNet, and of FNet in the flow stage.
+        single_lr: the same in the single stage.
         gan_lr: the same in the GAN stage (5e-5 in both references).
         discriminator_lr: of the discriminator.
         fnet_lr_share: FNet's share of the generator's rate after the flow stage.
@@ -79,6 +85,7 @@ class TrainOptions:
         distil_flow: of the distance to a teacher's flow, LR pixels.
         distil_feature: of the distance between attention maps after the residual blocks.
         clip_norm: gradients are scaled down to this norm.
+        beta2: Adam's second decay.
         ema: decay of the averaged weights, which are what is validated and saved.
         amp: autocast convolutions to bfloat16, or to float16 with loss scaling, or not at all;
             weights and sums are float32 in either case.
@@ -89,10 +96,13 @@ class TrainOptions:
 
     variant: str
     flow_iterations: int = 3_000
+    single_iterations: int = 0
     iterations: int = 20_000
     gan_iterations: int = 0
     batch: int = 4
     flow_batch: int = 32
+    single_batch: int = 32
+    short_share: float = 0.0
     frames: int = 6
     crop: int = 128
     still_share: float = 0.3
@@ -101,6 +111,7 @@ class TrainOptions:
     max_stride: int = 3
     real_world: str = ""
     lr: float = 4e-4
+    single_lr: float = 3e-3
     gan_lr: float = 5e-5
     discriminator_lr: float = 5e-5
     fnet_lr_share: float = 0.25
@@ -124,6 +135,7 @@ class TrainOptions:
     distil_flow: float = 0.0
     distil_feature: float = 0.0
     clip_norm: float = 1.0
+    beta2: float = 0.999
     ema: float = 0.999
     amp: Amp = "bf16"
     channels_last: bool = True
@@ -138,7 +150,14 @@ class TrainOptions:
         if not any(self.total(stage) for stage in STAGES):
             raise TecoError(
                 "every stage has 0 iterations; there is nothing to train",
-                hint="give --iterations, --flow-iterations or --gan-iterations",
+                hint="give --iterations, or those of another stage",
+                exit_code=USAGE,
+            )
+        if self.short_share and self.frames // 4 < max(2, self.burn_in + 2 if self.burn_in else 2):
+            raise TecoError(
+                f"short sequences have {self.frames // 4} of --frames {self.frames}, which leaves "
+                f"fewer than 2 to learn from after --burn-in {self.burn_in}",
+                hint=f"use --frames {4 * (self.burn_in + 2)} or more, or --short-share 0",
                 exit_code=USAGE,
             )
         if self.burn_in > self.frames - 2:
@@ -158,7 +177,9 @@ class TrainOptions:
     @staticmethod
     def _check(name: str, value: float) -> None:
         least = _LEAST.get(name, 0)
-        most = 1.0 if name in ("still_share", "ema", "lr_floor") else math.inf
+        most = (
+            1.0 if name in ("still_share", "short_share", "ema", "beta2", "lr_floor") else math.inf
+        )
         free = name == "balance_limit"  # it may be below zero, too
         infinite = math.isinf(value) and name != "clip_norm"
         if math.isnan(value) or infinite or not (free or least <= value <= most):
@@ -171,6 +192,7 @@ class TrainOptions:
         """Iterations of a stage."""
         return {
             "flow": self.flow_iterations,
+            "single": self.single_iterations,
             "recurrent": self.iterations,
             "gan": self.gan_iterations,
         }[stage]

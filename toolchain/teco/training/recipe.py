@@ -34,7 +34,7 @@ def load_recipe(which: str) -> dict[str, Any]:
         TecoError: there is no such recipe, it is no TOML, or a key is unknown or of another type.
     """
     path = Path(which)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():  # a folder may be called so
         path = FOLDER / f"{which}.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

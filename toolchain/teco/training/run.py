@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teco.core.log import Progress
-from teco.training.data.photo_clips import PhotoClipOptions, photo_shots
+from teco.training.data import real_degradation
+from teco.training.data.photo_clips import PhotoClipOptions, photo_shots, usable_photographs
+from teco.training.data.pool import ClipPool, PoolOptions
 from teco.training.data.prepare import StoreOptions, prepare
 from teco.training.data.sequences import SampleOptions, Shot, notices
 from teco.training.distributed import Processes, wait_for_first
-from teco.training.loop import IterationRecord, Trainer
+from teco.training.loop import IterationRecord, Trainer, check_stages
 from teco.training.options import LoopOptions, TrainOptions
 from teco.training.tensorboard import Board
 from teco.training.validate import Validator, read_frames
+from teco_models.variant import Variant
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ class RunData:
     Attributes:
         folders: to train on, see :mod:`teco.training.data.layouts`.
         photos: folder of photographs that are moved about, beside the clips or instead of them.
-        photo_clips: how many clips are made of them.
+        photo_clips: how many clips are made of them, for variants that are degraded by BD.
+        pool_clips: how many clips the pool holds, for variants of the real degradation.
         crops: windows cut once from each clip of a large set of pictures; 0 for none.
         validation: clip to validate on; None leaves validation out.
         validation_shrink: it is averaged by area to 1/shrink of its size first.
@@ -38,6 +42,7 @@ class RunData:
     folders: tuple[Path, ...] = ()
     photos: Path | None = None
     photo_clips: int = 200
+    pool_clips: int = 600
     crops: int = 0
     validation: str | None = None
     validation_shrink: float = 2.0
@@ -58,6 +63,37 @@ def _shots(
         with progress("moving photographs", "clips") as show:
             shots += photo_shots(data.photos, cache, asked, show)
     return shots
+
+
+def _pool(
+    data: RunData,
+    cache: Path,
+    options: TrainOptions,
+    progress: Callable[[str, str], AbstractContextManager[Progress]],
+) -> ClipPool:
+    """The clips of a run for the real degradation; those that are not there yet are made."""
+    # A few frames and pixels more than a sequence has, so that each is cut in many ways.
+    asked = PoolOptions(
+        clips=data.pool_clips, frames=options.frames + 4, size=max(320, 2 * options.crop),
+        seed=options.seed,
+    )  # fmt: skip
+    shots: list[Shot] = []
+    if data.folders:
+        shots = prepare(
+            list(data.folders), cache, store=StoreOptions(crops=data.crops, crop_size=asked.size)
+        )
+    photographs = [] if data.photos is None else usable_photographs(data.photos, asked.size)
+    pool = ClipPool(asked, photographs, shots, cache)
+    if left := len(shots) - len(pool.shots):
+        log.info(
+            "note: %d of %d shots are left out: they have fewer than %d frames or are smaller than "
+            "%d pixels", left, len(shots), asked.frames, asked.size,
+        )  # fmt: skip
+    for reason in real_degradation.missing():
+        log.warning("note: %s; it is left out of the degradation", reason)
+    with progress("rendering and encoding", "clips") as show:
+        pool.fill(options.threads, show)
+    return pool
 
 
 def train(
@@ -85,17 +121,29 @@ def train(
     """
     if not processes.first:
         logging.getLogger("teco").setLevel(logging.WARNING)
-    with wait_for_first(processes):
-        shots = _shots(data, loop.out / "frames", options.seed, progress)
-    log.info("%d shots, %d frames", len(shots), sum(len(s.frames) for s in shots))
-    for line in notices(shots, SampleOptions(crop=options.crop, frames=options.frames)):
-        log.info("note: %s", line)
+    degradation = Variant.parse(options.variant).degradation
+    cache = loop.out / "frames"
+    # What can be found wrong is found before the clips are made, which takes its time.
+    check_stages(options)
     validator = None
     if data.validation is not None and processes.first:
         validator = Validator(
-            read_frames(data.validation, data.validation_shrink, data.validation_frames)
+            read_frames(data.validation, data.validation_shrink, data.validation_frames),
+            degradation=degradation,
         )
-    trainer = Trainer(options, loop, shots, validator, processes)
+    with wait_for_first(processes):
+        if degradation == "real":
+            source = _pool(data, cache, options, progress)
+            log.info(
+                "%d clips of %d photographs and %d shots",
+                len(source), len(source.photographs), len(source.shots),
+            )  # fmt: skip
+        else:
+            source = _shots(data, cache, options.seed, progress)
+            log.info("%d shots, %d frames", len(source), sum(len(s.frames) for s in source))
+            for line in notices(source, SampleOptions(crop=options.crop, frames=options.frames)):
+                log.info("note: %s", line)
+    trainer = Trainer(options, loop, source, validator, processes)
     if trainer.resume():
         log.info(
             "going on from %s: %s %d/%d",

@@ -16,8 +16,7 @@ from teco.core.errors import TecoError
 from teco.core.files import write_beside, writing
 from teco.training.options import STAGES, Stage, TrainOptions
 from teco_models.arch.discriminator import Discriminator
-from teco_models.arch.generator import Generator
-from teco_models.checkpoint import save_discriminator, save_weights
+from teco_models.checkpoint import AnyGenerator, save_discriminator, save_weights
 
 CHECKPOINT = "last.pt"
 WEIGHTS = "weights.safetensors"
@@ -86,7 +85,7 @@ class RunFolder:
     def save(
         self,
         state: dict[str, Any],
-        average: Generator,
+        average: AnyGenerator,
         metadata: Mapping[str, str],
         discriminator: Discriminator | None,
         ended: Stage | None,

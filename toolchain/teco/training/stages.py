@@ -9,10 +9,12 @@ H = 4h, W = 4w.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from teco.training.data.sequences import Sample, degrade_crop
 from teco.training.losses.terms import (
@@ -27,9 +29,10 @@ from teco.training.losses.terms import (
     warp_loss,
 )
 from teco.training.options import Stage, TrainOptions
+from teco_models.arch.computed_alignment import AlignedGenerator, luma_of
 from teco_models.arch.discriminator import Discriminator
-from teco_models.arch.generator import Generator
-from teco_models.arch.ops import warp
+from teco_models.arch.ops import SCALE, warp
+from teco_models.checkpoint import AnyGenerator
 
 Losses = dict[str, Tensor]
 
@@ -79,15 +82,19 @@ class GeneratorLosses(nn.Module):
 
     def __init__(
         self,
-        generator: Generator,
+        generator: AnyGenerator,
         options: TrainOptions,
         stage: Stage,
-        teacher: Generator | None = None,
+        teacher: AnyGenerator | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.options = options
-        self.stage = stage
+        self.stage: Stage = stage
+        half = torch.float16 if options.amp == "fp16" else torch.bfloat16
+        for one in (generator, teacher):
+            if isinstance(one, AlignedGenerator):
+                one.amp = None if options.amp == "off" else half
         # In a tuple, which keeps it out of this module's parameters.
         self._teacher = (teacher,) if teacher is not None else ()
 
@@ -96,28 +103,59 @@ class GeneratorLosses(nn.Module):
 
         The flow stage has no outputs; an empty tensor stands for them.
         """
+        generator = self.generator
+        if isinstance(generator, AlignedGenerator):
+            return self._aligned(generator, batch)
         autocast = amp(self.options, batch.lr.device)
         if self.stage == "flow":
             with autocast:
-                flow = self.generator.coarse_flow(*batch.pairs)
+                flow = generator.coarse_flow(*batch.pairs)
             return {"flow": flow_loss(flow, batch.flow.flatten(0, 1))}, batch.lr.new_empty(0)
         gan = self.stage == "gan"
         lr, truth = batch.lr, batch.truth
         if gan:
             lr, truth = ping_pong(lr), ping_pong(truth)
         features: list[Tensor] = []
-        with autocast, _Recorded(self.generator, features, self.options.distil_feature > 0):
-            out, flow = self.generator.sequence(lr, burn_in=0 if gan else self.options.burn_in)
+        with autocast, _Recorded(generator, features, self.options.distil_feature > 0):
+            out, flow = generator.sequence(lr, burn_in=0 if gan else self.options.burn_in)
         out = out.float()
         return self._losses(batch, lr, truth, out, flow, features), out
 
-    @property
-    def _counted(self) -> slice | list[int]:
-        """Which frames the losses compare."""
+    def _aligned(self, generator: AlignedGenerator, batch: Batch) -> tuple[Losses, Tensor]:
+        """The same of a generator that computes its alignment: on luma, which is all it learns.
+
+        The GAN stage wants colours, as the discriminator and the perceptual loss look at them.
+        """
         o = self.options
-        if self.stage == "gan" or o.burn_in < 2:
+        pixel = charbonnier if o.pixel_loss == "charbonnier" else squared_error
+        lr, truth = batch.lr, batch.truth
+        features: list[Tensor] = []
+        recorded = _Recorded(generator, features, o.distil_feature > 0)
+        if self.stage == "gan":
+            lr, truth = ping_pong(lr), ping_pong(truth)
+            with recorded:
+                out, _ = generator.sequence(lr)
+            losses: Losses = {"pixel": pixel(out, truth)}
+        else:
+            b, t = lr.shape[:2]
+            with recorded:
+                y = luma_of(lr.flatten(0, 1)).unflatten(0, (b, t))
+                out = generator.luma_sequence(y, burn_in=o.burn_in)
+            wanted = F.pixel_unshuffle(luma_of(truth.flatten(0, 1)), SCALE).unflatten(0, (b, t))
+            shown = self._counted(t)
+            # One channel, over whose squares the squared error adds up.
+            losses = {"pixel": pixel(out[:, shown].unsqueeze(-3), wanted[:, shown].unsqueeze(-3))}
+        if self._teacher and o.distils:
+            seen = out if self.stage == "gan" else generator.in_colour(lr, out)
+            losses |= self._distillation(self._teacher[0], lr, seen, None, features)
+        return losses, out
+
+    def _counted(self, frames: int) -> slice | list[int]:
+        """Which of a sequence's frames the losses compare."""
+        burn_in = self.options.burn_in
+        if self.stage != "recurrent" or not 2 <= burn_in < frames:
             return slice(None)
-        return [0, *range(o.burn_in, o.frames)]
+        return [0, *range(burn_in, frames)]
 
     def _losses(
         self,
@@ -130,7 +168,7 @@ class GeneratorLosses(nn.Module):
     ) -> Losses:
         o = self.options
         pixel = charbonnier if o.pixel_loss == "charbonnier" else squared_error
-        shown = self._counted
+        shown = self._counted(out.shape[1])
         losses: Losses = {"pixel": pixel(out[:, shown], truth[:, shown])}
         if flow is not None:
             # Warping by NaN gives border pixels, which look like numbers, and the gradient of that
@@ -155,7 +193,7 @@ class GeneratorLosses(nn.Module):
 
     def _distillation(
         self,
-        teacher: Generator,
+        teacher: AnyGenerator,
         lr: Tensor,
         out: Tensor,
         flow: Tensor | None,
@@ -164,11 +202,13 @@ class GeneratorLosses(nn.Module):
         o = self.options
         shown: list[Tensor] = []
         wanted = o.distil_feature > 0
-        with torch.no_grad(), amp(o, lr.device), _Recorded(teacher, shown, wanted):
+        # Computed alignment stays float32; that generator casts its own convolutions.
+        cast = nullcontext() if isinstance(teacher, AlignedGenerator) else amp(o, lr.device)
+        with torch.no_grad(), cast, _Recorded(teacher, shown, wanted):
             pictures, teacher_flow = teacher.sequence(lr)
         losses: Losses = {}
         if o.distil_output:
-            shown_frames = self._counted
+            shown_frames = self._counted(out.shape[1])
             losses["distil_output"] = o.distil_output * output_distillation(
                 out[:, shown_frames], pictures.float()[:, shown_frames]
             )
@@ -223,7 +263,7 @@ def amp(options: TrainOptions, device: torch.device, *, scaled: bool = True) -> 
 class _Recorded:
     """Collect what the residual blocks give, frame by frame, while the context lasts."""
 
-    def __init__(self, generator: Generator, into: list[Tensor], wanted: bool) -> None:
+    def __init__(self, generator: AnyGenerator, into: list[Tensor], wanted: bool) -> None:
         self._generator = generator
         self._into = into
         self._wanted = wanted
@@ -232,7 +272,8 @@ class _Recorded:
         def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self._into.append(output)
 
-        blocks = self._generator.srnet.resblocks
+        own = self._generator
+        blocks = own.body if isinstance(own, AlignedGenerator) else own.srnet.resblocks
         self._hook = blocks.register_forward_hook(keep) if self._wanted else None
 
     def __exit__(self, *_: object) -> None:

@@ -24,9 +24,12 @@ from teco.training.data.sequences import (
     shot_of,
 )
 from teco.video.clips import open_source
-from teco_calibration.degrade import bicubic_bd, crop_to_multiple, degrade_bd, shrink_by_area
+from teco_calibration.codec import parse, through
+from teco_calibration.degrade import baseline, crop_to_multiple, degrade, shrink_by_area
 from teco_calibration.metrics.quality import Lpips, psnr_y, tof
 from teco_models.arch.generator import Generator, State
+from teco_models.checkpoint import AnyGenerator
+from teco_models.variant import Degradation
 
 BORDER = 8
 """HR pixels left out at each side: the network has no context there, bicubic needs none."""
@@ -38,6 +41,9 @@ SKIPPED = 2
 STRIP_FRAMES = 3
 """Frames shown in a sample strip, spread over the second half of the clip."""
 
+REAL_CODEC = "x264:23"
+"""What the frames of a validation for ordinary clips went through."""
+
 STRIP_CROP = 192
 """HR pixels of each picture in it."""
 
@@ -48,7 +54,7 @@ class Validation:
 
     Attributes:
         psnr: PSNR-Y in dB.
-        psnr_bicubic: of phase-aligned bicubic.
+        psnr_bicubic: of bicubic interpolation, in its place.
         temporal_gain: dB that the recurrence is worth.
         mean_flow: LR pixels; None without a flow net.
         still_error: mean flow error on moved stills, relative to predicting zero; None without a
@@ -67,7 +73,7 @@ class Validation:
 
     @property
     def gain(self) -> float:
-        """dB over phase-aligned bicubic."""
+        """dB over bicubic interpolation."""
         return self.psnr - self.psnr_bicubic
 
     def as_dict(self) -> dict[str, float]:
@@ -92,17 +98,23 @@ class Validation:
 
 
 class Validator:
-    """Validates generators on one clip, degraded by BD once.
+    """Validates generators on one clip, degraded once as their training frames are.
 
     Args:
-        frames: (N, H, W, 3) uint8, N >= 4; cropped to multiples of 4.
+        frames: (N, H, W, 3) uint8, N >= 4; cropped to multiples of 4, for a codec of 8.
         seed: of the moved stills.
+        degradation: ``"bd"``, or ``"real"``: shrunk by Lanczos, then :data:`REAL_CODEC`.
     """
 
-    def __init__(self, frames: NDArray[np.uint8], seed: int = 1234) -> None:
-        self.truth = [crop_to_multiple(f, 4) for f in frames]
-        self.lr = [degrade_bd(f) for f in self.truth]
-        self.bicubic = [bicubic_bd(lr) for lr in self.lr]
+    def __init__(
+        self, frames: NDArray[np.uint8], seed: int = 1234, degradation: Degradation = "bd"
+    ) -> None:
+        # 4:2:0 wants even LR sides.
+        self.truth = [crop_to_multiple(f, 8 if degradation == "real" else 4) for f in frames]
+        self.lr = [degrade(f, degradation, "lanczos") for f in self.truth]
+        if degradation == "real":
+            self.lr = list(through(np.stack(self.lr), *parse(REAL_CODEC)))
+        self.bicubic = [baseline("bicubic", degradation)(lr) for lr in self.lr]
         self.bicubic_psnr = self._mean_psnr(self.bicubic)
         options = SampleOptions(frames=2, batch=64, still_share=1.0, seed=seed)
         sample = SequenceDataset([shot_of("validation", frames)], options, 1)[0]
@@ -122,7 +134,7 @@ class Validator:
         return float(np.mean(values))
 
     @torch.no_grad()
-    def __call__(self, generator: Generator, *, perceptual: bool = False) -> Validation:
+    def __call__(self, generator: AnyGenerator, *, perceptual: bool = False) -> Validation:
         """Run the clip with and without the recurrence, float32.
 
         Args:
@@ -158,10 +170,10 @@ class Validator:
         )
 
     def _flow_figures(
-        self, generator: Generator, device: torch.device
+        self, generator: AnyGenerator, device: torch.device
     ) -> tuple[float | None, float | None]:
         """Mean flow on the clip and the relative error on moved stills."""
-        if generator.fnet is None:
+        if not isinstance(generator, Generator) or generator.fnet is None:
             return None, None
         frames = torch.from_numpy(np.stack(self.lr)).to(device).permute(0, 3, 1, 2).float() / 255
         flows = [

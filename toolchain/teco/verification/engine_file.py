@@ -14,9 +14,9 @@ from teco.core.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.log import Progress
 from teco.core.machine import missing_extra
-from teco.model.engine import api, header, precision, preflight
+from teco.model.engine import api, header, precision_check, preflight
 from teco.model.engine.manifest import EngineManifest, parse_size
-from teco.model.engine.precision import Proof
+from teco.model.engine.precision_check import Proof
 from teco.model.opening import open_model
 from teco.runtimes import Session, SessionOptions, find
 from teco.verification.gate_findings import add_gate_findings
@@ -103,7 +103,7 @@ def _check_source(path: Path, manifest: EngineManifest, report: Report) -> None:
         if proof is None:
             report.add("source", None, reader)
             return
-        precision.check_label(proof, manifest.precision_asked, what=onnx.name)
+        precision_check.check_precision(proof, manifest.precision_asked, what=onnx.name)
     except TecoError as error:
         report.add("source", False, error.message)
         return
@@ -123,12 +123,12 @@ def _proof(onnx: Path, manifest: EngineManifest) -> tuple[Proof | None, str]:
 
         trt = api.load(manifest.target, f"parsing {onnx}")
         parsed = parse(trt, onnx.read_bytes(), make_logger(trt), onnx)
-        return precision.of_network(parsed.network), f"{manifest.product} {trt.__version__}"
+        return precision_check.of_network(parsed.network), f"{manifest.product} {trt.__version__}"
     if reason := missing_extra("onnx", "train", f"counting the types of {onnx.name}"):
         return None, reason
     import onnx as library
 
-    return precision.of_onnx(library.load(str(onnx))), "its own tensor types"
+    return precision_check.of_onnx(library.load(str(onnx))), "its own tensor types"
 
 
 def _run(

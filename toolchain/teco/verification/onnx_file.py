@@ -13,7 +13,7 @@ from pathlib import Path
 from teco.core.errors import FAILED, MACHINE, USAGE, TecoError
 from teco.core.log import Progress
 from teco.core.machine import missing_extra
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco.model.opening import Model, onnx_metadata, open_model
 from teco.runtimes import Runtime, Session, SessionOptions, find
@@ -203,13 +203,13 @@ def _check_precision(path: Path, manifest: Manifest, report: Report) -> None:
         return
     import onnx
 
-    from teco.model.precision import tensor_types
+    from teco.model.onnx_types import tensor_types
 
     try:
         model = onnx.load(str(path))
-        proof = precision.of_onnx(model)
+        proof = precision_check.of_onnx(model)
         found = tensor_types(model)
-        precision.check_label(proof, manifest.precision_asked, what=path.name)
+        precision_check.check_precision(proof, manifest.precision_asked, what=path.name)
     except TecoError as error:
         report.add("precision", False, error.message)
         return

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from teco.core.errors import TecoError
-from teco.measurement.schedule import Block
+from teco.measurement.interleaving import Block
 
 LEAVE = 10.0
 """Seconds that a worker gets to close its model before it is ended."""
@@ -74,7 +74,7 @@ class WorkerProcess:
         return found
 
     def steps(self, count: int) -> Block:
-        """See :class:`teco.measurement.schedule.Stepper`."""
+        """See :class:`teco.measurement.interleaving.Stepper`."""
         found = self.ask("steps", count=count)
         return Block(tuple(found["host"]), tuple(found["device"]))
 

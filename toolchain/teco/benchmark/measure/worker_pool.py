@@ -22,8 +22,8 @@ from teco.benchmark.record.record import Ceiling, EndToEnd, Memory, Playback
 from teco.core.log import Progress
 from teco.core.machine import usable_cores
 from teco.measurement import conditions, memory
+from teco.measurement.interleaving import Block, TimedCandidate, warm_up
 from teco.measurement.records import NoiseFloor
-from teco.measurement.schedule import Block, TimedCandidate, warm_up
 from teco.measurement.statistics import noise_floor, samples_of
 from teco_calibration.records import from_data
 

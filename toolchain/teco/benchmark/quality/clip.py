@@ -50,7 +50,7 @@ class TruthClip:
     rate: Fraction | None
 
     def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
-        """(low-resolution frame, truth) of each frame.
+        """(truth, low-resolution frame) of each frame.
 
         Raises:
             ClipError: a clip cannot be read.
@@ -62,7 +62,7 @@ class TruthClip:
         with open_source(self.clip, max_frames=self.max_frames) as source:
             for frame in source:
                 truth = self._made_to_fit(shrink_by_area(frame.pixels, self.shrink))
-                yield degrade(truth, self.degradation), truth
+                yield truth, degrade(truth, self.degradation)
 
     def _made_to_fit(self, pixels: Pixels) -> Pixels:
         if self.fit is None:
@@ -84,7 +84,7 @@ class TruthClip:
                         f"{n} takes the first {n} of both",
                         exit_code=USAGE,
                     )
-                yield lr.pixels, truth.pixels
+                yield truth.pixels, lr.pixels
 
 
 def open_truth(
@@ -164,7 +164,7 @@ def first_scene(
     """
     detector = SceneCutDetector()
     scene: list[tuple[Pixels, Pixels]] = []
-    for lr, truth in replace(clip, max_frames=frames).pairs():
+    for truth, lr in replace(clip, max_frames=frames).pairs():
         if detector.is_cut(lr):
             break
         h, w = lr.shape[:2]

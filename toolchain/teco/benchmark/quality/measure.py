@@ -28,14 +28,13 @@ from teco.benchmark.quality.gate import open_reference
 from teco.benchmark.quality.records import clip_of, cold_start_of, distance_of, quality_of, trend_of
 from teco.benchmark.record.quality import ClipRecord, ColdStart, DistanceRecord, Quality, Trend
 from teco.core.pixels import Pixels
-from teco.evaluation.quality import BASELINES
+from teco.evaluation.quality import BASELINES, Enlarge, QualityMeter, enlarged, interpolation
 from teco.inference.stream import Stream
 from teco.model.opening import Model
 from teco.runtimes import Runtime, Session, SessionOptions
 from teco.verification.temporal_gate import SessionStepper
-from teco_calibration.degrade import baseline
 from teco_calibration.metrics.distance import Distances
-from teco_calibration.metrics.quality import Lpips, Metric, SequenceQuality
+from teco_calibration.metrics.quality import Metric, SequenceResult
 from teco_calibration.temporal_gate.recurrence import SHORTEST, measure_recurrence
 from teco_models.variant import SCALE
 
@@ -141,22 +140,14 @@ def measure_interpolations(
         progress("reading the clip", frames, clip.max_frames)
     if gallery is not None:
         gallery.choose(frames, wanted)
-    lpips = _lpips(options)
-    names = BASELINES[clip.degradation]
-    judges = {name: SequenceQuality(options.metrics, lpips=lpips) for name in names}
-    for n, (lr, truth) in enumerate(clip.pairs()):
-        if gallery is not None:
+        for n, (truth, _) in enumerate(clip.pairs()):
             gallery.offer("truth", n, truth)
-        for name in names:
-            pixels = baseline(name, clip.degradation)(lr)
-            judges[name].add(truth, pixels)
-            if gallery is not None:
-                gallery.offer(name, n, pixels)
-        progress(f"quality of {' and '.join(names)}", n + 1, frames)
-    results = {name: judge.result() for name, judge in judges.items()}
-    return clip_of(clip, frames), tuple(
-        quality_of(name, "", result) for name, result in results.items()
-    )
+    measuring = _Measuring(clip, options, frames, gallery, progress)
+    rows: list[Quality] = []
+    for name in BASELINES[clip.degradation]:
+        enlarge = interpolation(name, clip.degradation).start()
+        rows.append(quality_of(name, "", measuring.quality(name, enlarge)))
+    return clip_of(clip, frames), tuple(rows)
 
 
 def measure_quality(
@@ -182,7 +173,7 @@ def measure_quality(
     Raises:
         TecoError, ClipError: a session failed, or the clip does not fit a static file.
     """
-    measuring = _Measuring(clip, options, frames, gallery, progress, _lpips(options))
+    measuring = _Measuring(clip, options, frames, gallery, progress)
     by_model: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(candidates):
         by_model.setdefault(id(model), []).append(index)
@@ -196,16 +187,42 @@ def measure_quality(
 # --- one model -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class _Measuring:
     """What all candidates share."""
 
-    clip: TruthClip
-    options: QualityOptions
-    frames: int
-    gallery: Gallery | None
-    progress: PartProgress
-    lpips: Lpips | None
+    def __init__(
+        self,
+        clip: TruthClip,
+        options: QualityOptions,
+        frames: int,
+        gallery: Gallery | None,
+        progress: PartProgress,
+    ) -> None:
+        self.clip = clip
+        self.options = options
+        self.frames = frames
+        self.progress = progress
+        self._gallery = gallery
+        self.lpips = QualityMeter(options.metrics).lpips
+
+    def quality(
+        self,
+        name: str,
+        enlarge: Enlarge,
+        see: Callable[[int, Pixels], None] = lambda n, frame: None,
+    ) -> SequenceResult:
+        """One method on the clip, and some of its frames into the gallery."""
+
+        def shown(n: int, frame: Pixels) -> None:
+            see(n, frame)
+            if self._gallery is not None:
+                self._gallery.offer(name, n, frame)
+
+        def told(done: int, _total: int | None) -> None:
+            self.progress(f"quality of {name}", done, self.frames)
+
+        meter = QualityMeter(self.options.metrics, told, self.frames, lpips=self.lpips)
+        return meter.clip(enlarge, self.clip.pairs(), shown)
 
     def candidate(
         self, index: int, model: Model, runtime: Runtime, reference: _Reference
@@ -215,7 +232,8 @@ class _Measuring:
         with closing(session):
             if reference.quality is not None and _should_agree(model, runtime):
                 distances = Distances()
-                for n, (_, pixels) in zip(range(reference.stored), self.run(session), strict=False):
+                frames = enlarged(Stream(session).run, self.clip.pairs())
+                for n, (_, pixels) in zip(range(reference.stored), frames, strict=False):
                     distances.add(pixels, reference.output(n))
                     self.progress(f"distance of {name}", n + 1, reference.stored)
                 distance = distance_of(distances, reference.runtime, self.clip.size)
@@ -226,17 +244,15 @@ class _Measuring:
                         shows=reference.shows,
                     )  # fmt: skip
             distances = Distances()
-            judge = SequenceQuality(self.options.metrics, lpips=self.lpips)
-            for n, (truth, pixels) in enumerate(self.run(session)):
-                judge.add(truth, pixels)
+
+            def compare(n: int, frame: Pixels) -> None:
                 if n < reference.stored:
-                    distances.add(pixels, reference.output(n))
-                if self.gallery is not None:
-                    self.gallery.offer(name, n, pixels)
-                self.progress(f"quality of {name}", n + 1, self.frames)
+                    distances.add(frame, reference.output(n))
+
+            result = self.quality(name, Stream(session).run, compare)
             distance = distance_of(distances, reference.runtime, self.clip.size)
             recurrence = self.recurrence(session, model, name)
-            quality = quality_of(model.name, runtime.name, judge.result(), *recurrence)
+            quality = quality_of(model.name, runtime.name, result, *recurrence)
         if distance is not None and reference.quality is not None:
             own, of_reference = (q.means.get("psnr") for q in (quality, reference.quality))
             if own is not None and of_reference is not None:
@@ -244,18 +260,6 @@ class _Measuring:
         return MeasuredQuality(
             index=index, quality=quality, distance=distance, shows=name, note=reference.note
         )
-
-    def run(self, session: Session) -> Iterator[tuple[Pixels, Pixels]]:
-        """(truth, output) of each frame of the clip."""
-        truths: list[Pixels] = []
-
-        def low() -> Iterator[Pixels]:
-            for lr, truth in self.clip.pairs():
-                truths.append(truth)
-                yield lr
-
-        for pixels in Stream(session).run(low()):
-            yield truths.pop(0), pixels
 
     def recurrence(
         self, session: Session, model: Model, name: str
@@ -321,21 +325,20 @@ def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
     with TemporaryFile(prefix="teco-bench-") as file:
         shape = (o.distance_frames, SCALE * h, SCALE * w, 3)
         outputs = np.memmap(file, np.uint8, "w+", shape=shape)
-        judge = SequenceQuality(o.metrics, lpips=measuring.lpips)
         stored = 0
+
+        def keep(n: int, frame: Pixels) -> None:
+            nonlocal stored
+            if n < o.distance_frames:
+                outputs[n] = frame
+                stored = n + 1
+
         with closing(session):
-            for n, (truth, pixels) in enumerate(measuring.run(session)):
-                judge.add(truth, pixels)
-                if n < o.distance_frames:
-                    outputs[n] = pixels
-                    stored = n + 1
-                if measuring.gallery is not None:
-                    measuring.gallery.offer(name, n, pixels)
-                measuring.progress(f"quality of {name}", n + 1, measuring.frames)
+            result = measuring.quality(name, Stream(session).run, keep)
             recurrence = measuring.recurrence(session, model, name)
         yield _Reference(
             runtime=session.runtime,
-            quality=quality_of(model.name, session.runtime, judge.result(), *recurrence),
+            quality=quality_of(model.name, session.runtime, result, *recurrence),
             shows=name,
             stored=stored,
             outputs=outputs,
@@ -345,7 +348,3 @@ def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
 def _should_agree(model: Model, runtime: Runtime) -> bool:
     """Whether its labels promise float32; what it does decides. It saves measuring it twice."""
     return runtime.exact and (model.manifest is None or model.manifest.precision_asked == "fp32")
-
-
-def _lpips(options: QualityOptions) -> Lpips | None:
-    return Lpips() if {"lpips", "tlp"} & set(options.metrics) else None

@@ -23,7 +23,8 @@ class ClipRecord:
         width, height: of the truth that was compared, after shrinking, fitting and cropping.
         frames: that were used.
         rate: frames a second.
-        degradation: that made the LR frames of it, "bd" or "bi".
+        degradation: that made the LR frames of it, "bd", "bi" or "real" (Lanczos about pixel
+            centres).
         shrink: by which the clip was made smaller first.
         fitted: "" or how it was resized to a static file, in a sentence.
     """

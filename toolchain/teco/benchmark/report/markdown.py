@@ -50,7 +50,8 @@ def conditions(record: Record) -> list[str]:
     if m.gpus:
         found.append(f"GPU: {', '.join(m.gpus)}.")
     if (clip := record.clip) is not None:
-        how = f"degraded ({clip.degradation.upper()})" if not clip.truth else "as given"
+        name = "real" if clip.degradation == "real" else clip.degradation.upper()
+        how = f"degraded ({name})" if not clip.truth else "as given"
         shrunk = f", shrunk to 1/{clip.shrink:g}" if clip.shrink != 1 else ""
         found.append(
             f"Quality on {clip.name}{shrunk}, {clip.width}x{clip.height}, {clip.frames} frames, "

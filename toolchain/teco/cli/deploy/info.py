@@ -179,13 +179,17 @@ def cost_record(variant: Variant, size: tuple[int, int]) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any], variant: Variant) -> None:
     params, macs = facts["params"], facts["macs"]
+    if variant.computed_alignment:
+        rest = f"motion computed, {variant.latent} features of the past, for ordinary clips"
+    else:
+        rest = f"flow net {variant.flow_channels}, {variant.tail} tail, "
+        rest += variant.degradation.upper()
     click.echo(
         f"{facts['variant']}: x{variant.scale}, {variant.blocks} blocks of "
-        f"{variant.channels} channels, flow net {variant.flow_channels}, "
-        f"{variant.tail} tail, {variant.degradation.upper()}"
+        f"{variant.channels} channels, {rest}"
     )
     click.echo(f"{'':12}{'parameters':>14}{'GMAC':>10}{'GFLOP':>10}   at {facts['size']} (LR)")
-    for part in ("fnet", "srnet", "total"):
+    for part in ("total",) if variant.computed_alignment else ("fnet", "srnet", "total"):
         gmac = macs[part] / 1e9
         click.echo(f"{part:12}{params[part]:>14,}{gmac:>10.2f}{2 * gmac:>10.1f}")
     if facts["executed_macs"] != macs:

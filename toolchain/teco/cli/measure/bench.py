@@ -35,7 +35,11 @@ def _a_number(_context: click.Context, _parameter: click.Parameter, value: float
 
 @click.command("bench")
 @click.argument("artifacts", nargs=-1, metavar="[NAME|FILE]...")
-@click.option("--family", is_flag=True, help="Every shipped model, with quality on a shipped clip.")
+@click.option(
+    "--family",
+    is_flag=True,
+    help="Every shipped model for papers (BD), with quality on a shipped clip.",
+)
 @click.option(
     "--runtime",
     default="all",

@@ -13,6 +13,7 @@ from teco.cli.options import (
     model_option,
     not_a_pipe,
     progress,
+    reverse_warm_up_option,
     runtime_option,
     say,
     threads_option,
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     help="Also say what the past is worth: --no-recurrence zeroes it.",
 )
 @click.option("--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts.")
-@click.option("--warm-up", type=click.IntRange(min=0), default=0, show_default=True)
+@reverse_warm_up_option
 @json_option("Also write everything, per frame, as JSON.")
 def command(
     model: str | None,
@@ -91,7 +92,7 @@ def command(
     metrics: str,
     recurrence: bool,
     scene_cuts: bool,
-    warm_up: int,
+    reverse_warm_up: int,
     json_file: Path | None,
 ) -> None:
     """Degrade clips, upscale them, and compare with the truth by the official definitions.
@@ -120,7 +121,7 @@ def command(
     how = degradation or opened.variant.degradation
     options = EvaluateOptions(
         degradation=how, filter=filter_name, shrink=shrink, max_frames=frames, metrics=wanted,
-        scene_cuts=scene_cuts, warm_up=warm_up,
+        scene_cuts=scene_cuts, reverse_warm_up=reverse_warm_up,
     )  # fmt: skip
     rows: list[QualityRow] = []
     gains: list[str] = []
@@ -144,6 +145,7 @@ def command(
     if json_file is not None:
         record: dict[str, Any] = {
             "clips": list(clips), "degradation": how, "shrink": shrink,
+            "filter": filter_name if how == "real" else None, "codecs": sent,
             "frames": frames, "runtime": session.runtime,
             "rows": [row.as_dict() for row in rows],
         }  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,10 +16,14 @@ from teco.cli.options import (
     json_option,
     not_a_pipe,
     progress,
+    reverse_warm_up_option,
     runtime_option,
     say,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from teco.model.opening import Model
 
 
 def _file(*suffixes: str) -> Any:
@@ -37,6 +41,10 @@ def _file(*suffixes: str) -> Any:
         return path
 
     return check
+
+
+def _is_real(model: Model) -> bool:
+    return model.variant.degradation == "real"
 
 
 @click.command("table")
@@ -86,7 +94,7 @@ def _file(*suffixes: str) -> Any:
 @click.option(
     "--metrics", default="psnr,ssim,lpips,tof,tlp", show_default=True, help="Comma-separated."
 )
-@click.option("--warm-up", type=click.IntRange(min=0), default=0, show_default=True)
+@reverse_warm_up_option
 @click.option(
     "--average",
     type=click.Choice(["frame", "folder"]),
@@ -130,7 +138,7 @@ def command(
     codec: str,
     frames: int | None,
     metrics: str,
-    warm_up: int,
+    reverse_warm_up: int,
     average: Any,
     timed: bool,
     repetitions: int,
@@ -154,8 +162,13 @@ def command(
     from teco_calibration.codec import parse
 
     started = datetime.now(UTC)
+    codec = "" if codec == "none" else codec
     if codec:
         parse(codec)
+    if codec and (inputs == "given" or not any(_is_real(m) for _, m in open_models(models))):
+        raise click.UsageError(
+            "--codec is for networks for ordinary clips and inputs made here; there is none"
+        )
     wanted, left_out = measurable(metrics)
     if plot_file is not None:
         check_plot(wanted)
@@ -168,7 +181,7 @@ def command(
         say(f"note: {sentence}")
     options = TableOptions(
         metrics=wanted, size=size, inputs=inputs, shrink=shrink, max_frames=frames,
-        warm_up=warm_up, runtime=runtime, threads=threads,
+        reverse_warm_up=reverse_warm_up, runtime=runtime, threads=threads,
         repetitions=repetitions if timed else None, average=average, published=published,
         codec=codec,
     )  # fmt: skip

@@ -48,7 +48,7 @@ def command(weights: tuple[str, ...], output: Path, shares: str | None, force: b
     for module in ("torch", "safetensors"):
         require_extra(module, "train", "blending")
     from teco.pruning.structured import check_output
-    from teco_models.checkpoint import build, load_weights, save_weights
+    from teco_models.checkpoint import build_any, load_weights, save_weights
     from teco_models.compress.blend import blend, distance
 
     files = [weights_file(spec) for spec in weights]
@@ -61,7 +61,7 @@ def command(weights: tuple[str, ...], output: Path, shares: str | None, force: b
         if far > UNRELATED:
             say("note: networks so far apart have no common start, and their mean does not work")
     try:
-        save_weights(output, build(blended), metadata=blended.metadata)
+        save_weights(output, build_any(blended), metadata=blended.metadata)
     except OSError as error:
         raise TecoError(f"{output} could not be written: {error.strerror or error}") from error
     click.echo(output)

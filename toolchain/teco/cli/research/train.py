@@ -22,11 +22,14 @@ _WEIGHT = click.FloatRange(min=0)
 # commands either; None here means "as the recipe or the default says". test_recipes.py holds the
 # two lists against each other.
 FIELDS: tuple[tuple[str, Any, str], ...] = (
-    ("flow-iterations", _FROM_0, "Supervised start of the flow net.  [3000]"),
+    ("flow-iterations", _FROM_0, "Supervised start of a flow net.  [3000]"),
+    ("single-iterations", _FROM_0, "Single frames, of -real variants.  [0]"),
     ("iterations", _FROM_0, "Recurrent stage: pixels and motion.  [20000]"),
     ("gan-iterations", _FROM_0, "GAN stage after it.  [0]"),
     ("batch", _COUNT, "Sequences an iteration, over all processes.  [4]"),
     ("flow-batch", _COUNT, "Pairs an iteration of the flow stage.  [32]"),
+    ("single-batch", _COUNT, "Frames an iteration of the single stage.  [32]"),
+    ("short-share", click.FloatRange(0, 1), "Iterations of 4 times as many, shorter ones.  [0]"),
     ("frames", click.IntRange(min=2), "Length of a training sequence.  [6]"),
     ("crop", click.IntRange(min=32), "HR pixels, a multiple of 32.  [128]"),
     ("still-share", click.FloatRange(0, 1), "Sequences that are moved stills.  [0.3]"),
@@ -35,6 +38,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("max-stride", _COUNT, "Largest step between source frames.  [3]"),
     ("real-world", str, "Spoil LR frames, e.g. noise=2,jpeg=40-90,h264=20-35."),
     ("lr", _WEIGHT, "Peak rate of flow and recurrent stage.  [0.0004]"),
+    ("single-lr", _WEIGHT, "Of the single stage.  [0.003]"),
     ("gan-lr", _WEIGHT, "Generator's rate in the GAN stage.  [5e-05]"),
     ("discriminator-lr", _WEIGHT, "Discriminator's rate.  [5e-05]"),
     ("schedule", click.Choice(["cosine", "constant", "steps"]), "Of the rates.  [cosine]"),
@@ -70,6 +74,7 @@ class TrainArguments:
     folders: tuple[Path, ...]
     photos: Path | None
     photo_clips: int
+    pool_clips: int
     out: Path | None
     config: str | None
     val_clip: str | None
@@ -117,7 +122,15 @@ def _field_options(command: Any) -> Any:
     type=_COUNT,
     default=200,
     show_default=True,
-    help="With --photos: clips to make, 4 MB of the disk each.",
+    help="With --photos: clips to make, 4 MB of the disk each; not of -real variants.",
+)
+@click.option(
+    "--pool-clips",
+    type=_COUNT,
+    default=600,
+    show_default=True,
+    help="Of -real variants: clips that are rendered and encoded once, before training begins; a "
+    "second of a core and a third of a MB a frame each.",
 )
 @click.option(
     "--out",
@@ -168,13 +181,14 @@ def _field_options(command: Any) -> Any:
 @click.option("--checkpoint-every", type=_COUNT, default=200, show_default=True)
 @click.option("--validate-every", type=_COUNT, default=500, show_default=True)
 def command(**typed: Any) -> None:
-    """Train a network: flow start, recurrent stage, GAN stage.
+    """Train a network: flow start or single frames, recurrent stage, GAN stage.
 
-    Low-resolution frames are made on the fly by BD. Stop it with Ctrl-C and give the same command
-    to go on; on the CPU with the same --threads the result is the same bit for bit. Weights are in
-    OUT/weights.safetensors (and weights-STAGE.safetensors of each finished stage, in the GAN stage
-    discriminator.safetensors), figures in OUT/log.jsonl and, for TensorBoard, OUT/tensorboard,
-    pictures in OUT/samples.
+    Low-resolution frames are made on the fly by BD; of variants that end in -real, for ordinary
+    clips, by random shrinking and codecs, once, before training begins. Stop it with Ctrl-C and
+    give the same command to go on; on the CPU with the same --threads the result is the same bit
+    for bit. Weights are in OUT/weights.safetensors (and weights-STAGE.safetensors of each finished
+    stage, in the GAN stage discriminator.safetensors), figures in OUT/log.jsonl and, for
+    TensorBoard, OUT/tensorboard, pictures in OUT/samples.
 
     Several GPUs or machines: torchrun --nproc-per-node N -m teco train ... with the same options.
     """
@@ -215,6 +229,7 @@ def command(**typed: Any) -> None:
         raise TecoError(f"--out {out} cannot be made: {error.strerror}", exit_code=USAGE) from error
     data = RunData(
         folders=asked.folders, photos=asked.photos, photo_clips=asked.photo_clips,
+        pool_clips=asked.pool_clips,
         crops=asked.crops, validation=asked.val_clip,
         validation_shrink=asked.val_shrink, validation_frames=asked.val_frames,
     )  # fmt: skip
@@ -258,6 +273,8 @@ def _options(
         both = (load_weights(teacher).variant, Variant.parse(variant))
         flows = all(v.has_flow for v in both)
         chosen = {**WITH_TEACHER, **({} if flows else {"distil_flow": 0.0}), **chosen}
+    if not Variant.parse(variant).has_flow:
+        chosen.setdefault("flow_iterations", 0)
     chosen |= {"variant": variant, "threads": threads}
     return TrainOptions(**chosen)
 

@@ -60,6 +60,7 @@ def command(
     from teco.model.opening import DEFAULT_MODEL, for_papers, open_model
     from teco.players import find
     from teco.players.base import EmitRequest
+    from teco.runtimes import find as find_runtime
 
     chosen = find(target)
     if target == "web" and (runtime != "auto" or threads is not None or pre_roll):
@@ -68,8 +69,11 @@ def command(
             "choices of its own"
         )
     spec = DEFAULT_MODEL if model is None else model
+    opened = open_model(spec)
+    if runtime != "auto":
+        opened = opened.form(find_runtime(runtime).form)
     request = EmitRequest(
-        model=open_model(spec), spec=spec, runtime=runtime, threads=threads, pre_roll=pre_roll
+        model=opened, spec=spec, runtime=runtime, threads=threads, pre_roll=pre_roll
     )
     if out is None:
         text = chosen.text(request)

@@ -15,7 +15,7 @@ from teco.cli.options import say
     "--model",
     metavar="NAME|FILE",
     help="What the page begins with: a shipped model, or a file of `teco export --for web`. "
-    "[default: live]",
+    "[default: real-cpu]",
 )
 @click.option(
     "--ort-web",

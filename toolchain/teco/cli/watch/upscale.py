@@ -17,12 +17,10 @@ from teco_models.variant import SCALE
 
 def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
     """The scale of every network so far."""
-    if value == 2:
-        raise click.BadParameter(
-            "no network of scale 2 is shipped yet: use 4, and shrink what comes out."
-        )
     if value != SCALE:
-        raise click.BadParameter(f"networks enlarge 2 or 4 times, not {value}.")
+        raise click.BadParameter(
+            f"every network so far enlarges {SCALE} times, not {value}; shrink what comes out."
+        )
     return value
 
 

@@ -190,7 +190,7 @@ def _measured(
     for one in entered:
         with closing(one.runtime.open(one.model, SessionOptions(threads=options.threads))) as s:
             entrant = replace(one.entrant, details=s.details)
-            method = network(entrant.name, s, warm_up=options.warm_up)
+            method = network(entrant.name, s, reverse_warm_up=options.reverse_warm_up)
             add(method, one.model.variant.degradation, entrant)
         entrants.append(entrant)
     return tuple(entrants), tuple(

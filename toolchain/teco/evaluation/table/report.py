@@ -38,7 +38,7 @@ class TableOptions:
         shrink: area-average the truth to 1/shrink of its size first, see
             :class:`teco.evaluation.quality.EvaluateOptions`.
         max_frames: of each clip.
-        warm_up: see :class:`teco.inference.stream.Stream`.
+        reverse_warm_up: see :class:`teco.inference.stream.Stream`.
         runtime: name, or ``"auto"`` for the fastest exact one of each model.
         threads: CPU threads of the network; None for all cores.
         repetitions: timed steps of each model; None leaves time out.
@@ -53,7 +53,7 @@ class TableOptions:
     inputs: Inputs = "made"
     shrink: float = 1.0
     max_frames: int | None = None
-    warm_up: int = 0
+    reverse_warm_up: int = 0
     runtime: str = "auto"
     threads: int | None = None
     repetitions: int | None = 100

@@ -24,7 +24,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.core.files import Output, check_target, write_errors
 from teco.core.garbage import no_collection
 from teco.core.machine import version_of
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.engine.api import (
     PRODUCTS,
     Bindings,
@@ -84,7 +84,7 @@ class EngineTarget:
     name: str
     configure: Callable[[Config], None]
     facts: dict[str, Any] = field(default_factory=dict)
-    inspect: Callable[[bytes], precision.Proof | None] = lambda _: None
+    inspect: Callable[[bytes], precision_check.Proof | None] = lambda _: None
     finish: Callable[[Config], None] = lambda _: None
 
 
@@ -130,8 +130,8 @@ def build(
     clock.say(f"parsing {model.onnx.name}")
     log = make_logger(trt)
     parsed = parse(trt, data, log, model.onnx)
-    proof = precision.of_network(parsed.network)
-    precision.check_label(proof, asked, what=str(model.onnx))
+    proof = precision_check.of_network(parsed.network)
+    precision_check.check_precision(proof, asked, what=str(model.onnx))
     clock.say(proof.text(asked))
     config = _configured(trt, parsed, options)
     _add_profile(parsed, config, contract.inputs, profile, str(model.onnx))
@@ -146,7 +146,7 @@ def build(
         )
     built = target.inspect(plan)
     if built is not None:
-        precision.check_label(built, asked, what=f"the engine built from {model.onnx}")
+        precision_check.check_precision(built, asked, what=f"the engine built from {model.onnx}")
     digest = hashlib.sha256(data).hexdigest()
     packages = ("teco", "onnx", "torch")
     manifest = EngineManifest(

@@ -20,7 +20,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.export.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import header
 from teco.model.engine.api import Config, RtxBindings, RtxConfig, load
-from teco.model.engine.precision import Proof
+from teco.model.engine.precision_check import Proof
 from teco.model.opening import Model
 
 logger = logging.getLogger(__name__)

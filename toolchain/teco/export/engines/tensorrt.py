@@ -18,7 +18,7 @@ from teco.core.files import WriteError, write_beside
 from teco.core.garbage import no_collection
 from teco.core.gpu import Gpu
 from teco.export.engines.build import BuildOptions, EngineTarget, build
-from teco.model.engine import precision
+from teco.model.engine import precision_check
 from teco.model.engine.api import Bindings, Config, Engine, load, to_bytes
 from teco.model.engine.manifest import HARDWARE
 from teco.model.engine.network import make_logger
@@ -94,8 +94,8 @@ def build_tensorrt(
         ):  # it is of another GPU or version: begin an empty one
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def inspect(plan: bytes) -> precision.Proof:
-        proof = precision.of_engine(describe(trt, plan))
+    def inspect(plan: bytes) -> precision_check.Proof:
+        proof = precision_check.of_engine(describe(trt, plan))
         logger.info(f"built: {proof.text(options.precision or _asked(model))}")
         return proof
 

@@ -22,7 +22,7 @@ from teco.export.quantisation.rollout import OnnxRollout
 from teco.export.quantisation.scene_gate import SceneGate
 from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
 from teco.model.contract import StreamContract
-from teco.model.engine.precision import LEAST_SHARE
+from teco.model.engine.precision_check import LEAST_SHARE
 from teco.model.int8 import Int8, Kept
 from teco.model.opening import Model
 from teco.runtimes.base import Session
@@ -88,7 +88,8 @@ def quantise(
         target: runtime the file is for; the gate runs there if it can, else on ONNX Runtime.
 
     Raises:
-        QuantisationError: fewer layers than :data:`teco.model.engine.precision.LEAST_SHARE` of the
+        QuantisationError: fewer layers than
+            :data:`teco.model.engine.precision_check.LEAST_SHARE` of the
             convolutions bear int8.
         TecoError, ClipError, ModelError: a clip cannot be used, or a runtime failed.
     """

@@ -15,7 +15,7 @@ from typing import Any
 
 from teco.core.errors import TecoError
 from teco.model.engine.api import PRODUCTS
-from teco.model.engine.precision import LABELS, Proof, check_label
+from teco.model.engine.precision_check import LABELS, Proof, check_precision
 from teco.model.manifest import Manifest, manifest_path
 from teco_calibration.records import from_data
 from teco_models import zoo
@@ -151,7 +151,7 @@ class EngineManifest:
             ) from error
         for found in (manifest.proof, manifest.built):
             if found is not None:
-                check_label(found, manifest.precision_asked, what=f"the engine of {source}")
+                check_precision(found, manifest.precision_asked, what=f"the engine of {source}")
         return manifest
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ from teco_models import zoo
 from teco_models.variant import Variant
 
 DEFAULT_MODEL = "real-cpu"
-"""What a page begins with: the one shipped model that keeps pace with a film."""
+"""What a page begins with: for ordinary clips, and the fastest of its kind."""
 
 WEB = "web"
 """The target of ``teco export --for`` whose form browsers get."""

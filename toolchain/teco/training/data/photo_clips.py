@@ -21,6 +21,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.core.files import write_beside
 from teco.core.log import Progress, no_progress
 from teco.training.data.motion import (
+    Motion,
     Photograph,
     PhotographError,
     find_photographs,
@@ -31,7 +32,7 @@ from teco.training.data.sequences import Shot, shot_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same photographs and options give other clips than before."""
 
 _GROUP = 16
@@ -77,14 +78,7 @@ def photo_shots(
         TecoError: there is no such folder, or it holds no photograph that can be used.
     """
     o = options or PhotoClipOptions()
-    paths = _usable(find_photographs(folder), o.size)
-    if not paths:
-        raise TecoError(
-            f"no photograph in {folder} can be used; expected JPEG, PNG, TIFF or WebP in RGB of at "
-            f"least {2 * o.size + 40} pixels each way",
-            hint="the lines above say what is wrong with each",
-            exit_code=USAGE,
-        )
+    paths = usable_photographs(folder, o.size)
     place = cache / f"photographs-{_key(paths, o)}"
     place.mkdir(parents=True, exist_ok=True)
     shots: list[Shot] = []
@@ -92,32 +86,55 @@ def photo_shots(
         file = place / f"{number:06d}.npy"
         if not file.exists():
             buffer = io.BytesIO()
-            np.save(buffer, _rendered(paths, number, o))
+            np.save(buffer, photo_clip(paths, number, o))
             write_beside(file, buffer.getvalue())
         shots.append(shot_of(f"photograph {number}", np.load(file, mmap_mode="r")))
         progress(number + 1, o.clips)
     return shots
 
 
-def _usable(paths: Sequence[Path], size: int) -> list[Path]:
-    """Those that can be read; each of the others is named."""
+def usable_photographs(folder: Path, size: int) -> list[Path]:
+    """The photographs of a folder that make clips of that size; each of the others is named.
+
+    Raises:
+        TecoError: there is no such folder, or it holds no photograph that can be used.
+    """
     good: list[Path] = []
-    for path in paths:
+    for path in find_photographs(folder):
         try:
             read_photograph(path, size)
         except PhotographError as error:
             log.warning("note: %s; it is left out", error.message)
         else:
             good.append(path)
+    if not good:
+        raise TecoError(
+            f"no photograph in {folder} can be used; expected JPEG, PNG, TIFF or WebP in RGB of at "
+            f"least {2 * size + 40} pixels each way",
+            hint="the lines above say what is wrong with each",
+            exit_code=USAGE,
+        )
     return good
 
 
-def _rendered(paths: Sequence[Path], number: int, o: PhotoClipOptions) -> np.ndarray:
+HARD = Motion(still=0.45, fast=0.5, covered=0.85)
+"""How every fourth group of clips moves: cameras that hardly do, and fast things in front of them,
+which teach a network how far to trust its past."""
+
+
+def photo_clip(paths: Sequence[Path], number: int, o: PhotoClipOptions) -> np.ndarray:
+    """Clip ``number`` of photographs, (T, S, S, 3) uint8 RGB.
+
+    Args:
+        paths: from :func:`usable_photographs`.
+        number: from 0.
+        o: size, frames and seed count.
+    """
     group = np.random.default_rng((o.seed, number // _GROUP, 1)).permutation(len(paths))[:_CHOSEN]
     found = [_photograph(paths[int(i)], o.size) for i in group]
-    return render(
-        found, np.random.default_rng((o.seed, number)), size=o.size, frames=o.frames
-    ).frames
+    rng = np.random.default_rng((o.seed, number))
+    motion = HARD if number // _GROUP % 4 == 3 else Motion()
+    return render(found, rng, size=o.size, frames=o.frames, motion=motion).frames
 
 
 @lru_cache(maxsize=2 * _CHOSEN)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -68,6 +68,8 @@ class SampleOptions:
         max_stride: largest step between the source frames used; slow clips need it to move.
         max_still_speed: largest speed of a moved still, HR pixels a frame.
         candidates: crops looked at, of which one is drawn in proportion to its detail.
+        short_share: share of batches that have four times the sequences, of a quarter of the
+            length; of pools alone (:mod:`teco.training.data.pool`).
         with_flow: also return the motion of every pair (exact for stills, DIS elsewhere).
         realworld: noise and compression of the LR frames; None leaves them to be made from ``hr``.
         part: (rank, world): make only this one of ``world`` equal runs of the batch, which is that
@@ -82,6 +84,7 @@ class SampleOptions:
     max_stride: int = 3
     max_still_speed: float = 10.0
     candidates: int = 4
+    short_share: float = 0.0
     with_flow: bool = True
     realworld: RealWorld | None = None
     part: tuple[int, int] = (0, 1)
@@ -381,10 +384,18 @@ class _Failure:
     exit_code: int
 
 
+class Batches(Protocol):
+    """Samples that are whole batches, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
 class _ReadGuard(Dataset[Sample | _Failure]):
     """The rest of a data set, whose errors for users are items."""
 
-    def __init__(self, data: SequenceDataset, start: int) -> None:
+    def __init__(self, data: Batches, start: int) -> None:
         self.data = data
         self.start = start
 
@@ -410,7 +421,7 @@ def _leave_signals_to_parent(_worker: int) -> None:
 
 
 def batches(
-    data: SequenceDataset, start: int = 0, *, workers: int = 0, pin_memory: bool = False
+    data: Batches, start: int = 0, *, workers: int = 0, pin_memory: bool = False
 ) -> Generator[Sample]:
     """The batches from number ``start`` on, in order, made by ``workers`` processes.
 

@@ -197,7 +197,7 @@ def of_onnx(model: ModelProto) -> Proof:
     )
 
 
-def check_label(proof: Proof, asked: str, *, what: str = "the network") -> None:
+def check_precision(proof: Proof, asked: str, *, what: str = "the network") -> None:
     """Raise where a label is not borne out.
 
     Args:

@@ -7,7 +7,7 @@ import math
 from teco.training.options import Stage, TrainOptions
 
 
-def rate(options: TrainOptions, stage: Stage, iteration: int) -> float:
+def learning_rate_share(options: TrainOptions, stage: Stage, iteration: int) -> float:
     """Share of the peak learning rate at an iteration, in (0, 1].
 
     Args:
