@@ -12,7 +12,7 @@ from teco.cli.watch.emit import SUMMARIES
 from teco.core.errors import TecoError
 from teco.model.opening import open_model
 from teco.players import TARGETS, find, native
-from teco.players.base import EmitRequest, accepts, licence_text
+from teco.players.base import EmitRequest, accepts, card_of, licence_text
 from teco.players.emit import MARK, write
 
 pytestmark = pytest.mark.usefixtures("fake_ort_web")
@@ -159,3 +159,40 @@ def test_a_stock_mpv_is_said_to_lack_the_filter(tmp_path, monkeypatch) -> None:
 
 def test_the_licence_is_found() -> None:
     assert "Apache License" in licence_text()
+
+
+HOSTILE = ('x"""+str(open("pwned","w"))+"""', "a\nscript=evil.lua\n#", "$(touch pwned)")
+
+
+@pytest.mark.parametrize("stem", HOSTILE, ids=["python", "newline", "shell"])
+@pytest.mark.parametrize("name", ["vapoursynth", "mpv"])
+def test_a_files_name_becomes_no_code(name, stem, tmp_path) -> None:
+    """It may be anything; in scripts, profiles and README it is letters, digits, . + - and _."""
+    shipped = open_model("live")
+    assert shipped.onnx is not None
+    model = tmp_path / f"{stem}.onnx"
+    shutil.copy(shipped.onnx, model)
+    shutil.copy(shipped.onnx.with_suffix(".json"), tmp_path / f"{stem}.json")
+    shutil.copy(shipped.onnx.with_suffix(".safetensors"), tmp_path)
+    request = EmitRequest(model=open_model(str(model)), spec=str(model))
+    write(find(name), request, tmp_path / "out", force=False, check=False)
+    for path in (tmp_path / "out").iterdir():
+        assert path.name.isprintable()
+        if path.suffix in (".vpy", ".conf", ".md"):
+            assert stem not in path.read_text(), path
+            assert "\nscript=" not in path.read_text()
+    (emitted,) = (tmp_path / "out").glob("*.onnx")
+    assert open_model(str(emitted)).variant == shipped.variant
+
+
+def test_the_card_belongs_to_the_shipped_file(tmp_path) -> None:
+    """Not to whatever is called so."""
+    shipped = open_model("live")
+    assert shipped.onnx is not None
+    for suffix in (".onnx", ".json", ".safetensors"):
+        shutil.copy(shipped.onnx.with_suffix(suffix), tmp_path)
+    own = str(tmp_path / "live.onnx")
+    assert card_of(open_model(own)) is not None
+    beside = tmp_path / "live.json"
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"weights_sha256": "0" * 64}))
+    assert card_of(open_model(own)) is None

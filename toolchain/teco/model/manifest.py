@@ -23,6 +23,9 @@ SCHEMA = 1
 METADATA_KEY = "teco.manifest"
 
 
+_DATA_NAME = re.compile(r"[\w][\w.+-]*\.safetensors")
+"""What a file of weights beside an ONNX file may be called."""
+
 _SIZE = re.compile(r"dynamic|[0-9]{1,5}x[0-9]{1,5}")
 
 
@@ -122,8 +125,11 @@ class Manifest:
         """Raise ValueError or ModelError for what its readers could not use."""
         if self.schema != SCHEMA:  # of one that lies inside another record
             raise ValueError(f"manifest schema {self.schema}, this teco reads {SCHEMA}")
-        if bad := [name for name in self.data_sha256 if Path(name).name != name]:
-            raise ValueError(f"data_sha256 names {bad[0]!r}, which is not beside the file")
+        # A closed list: what a model names is copied beside scripts and libraries.
+        if bad := [name for name in self.data_sha256 if not _DATA_NAME.fullmatch(name)]:
+            raise ValueError(
+                f"data_sha256 names {bad[0]!r}, expected a .safetensors file beside it"
+            )
         self._check_precision()
         if not _SIZE.fullmatch(self.size) or (
             self.size != "dynamic" and min(map(int, self.size.split("x"))) < MIN_SIZE

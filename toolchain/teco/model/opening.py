@@ -7,13 +7,14 @@ that a file which travels alone still says how to be driven.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import sha256_of
+from teco.model.external_data import external_files
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco_models import zoo
 from teco_models.variant import Variant
@@ -180,6 +181,7 @@ def _open_onnx(path: Path) -> Model:
         raise TecoError(
             f"{path} {what}, expected an ONNX file", hint="check the path", exit_code=USAGE
         )
+    outside = external_files(path)
     beside = manifest_path(path)
     if beside.exists():
         try:
@@ -197,7 +199,13 @@ def _open_onnx(path: Path) -> Model:
                 f"{found[:12]}..., the manifest says {manifest.sha256[:12]}...",
                 hint=f"export it again, or delete {beside.name} if you changed the file on purpose",
             )
-        _check_data(path, manifest)
+        _check_data(path, manifest, outside)
+    elif outside:
+        raise TecoError(
+            f"{path} reads its weights from {sorted(outside)[0]!r}, and has no manifest beside it "
+            "that says which file that is",
+            hint="keep the .json beside it, or make one of its own with `teco export`",
+        )
     else:
         manifest = manifest_inside(path)
     return Model(path.stem, Variant.parse(manifest.variant), onnx=path, manifest=manifest)
@@ -218,8 +226,17 @@ def _open_engine(path: Path) -> Model:
     )
 
 
-def _check_data(path: Path, manifest: Manifest) -> None:
-    """The weights that a shipped ONNX file shares with the safetensors file beside it."""
+def _check_data(path: Path, manifest: Manifest, outside: Set[str]) -> None:
+    """The weights that a shipped ONNX file shares with the safetensors file beside it.
+
+    Before any runtime opens the file, because runtimes open what it names.
+    """
+    if unnamed := outside - manifest.data_sha256.keys():
+        raise TecoError(
+            f"{path} reads its weights from {sorted(unnamed)[0]!r}, which its manifest does not "
+            "name",
+            hint="do not use it unless you made it; `teco export` makes files of their own",
+        )
     for name, expected in manifest.data_sha256.items():
         data = path.with_name(name)
         if not data.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.files import sha256_of
 from teco.model.manifest import manifest_path
-from teco.model.opening import Model
+from teco.model.opening import Model, open_model
 from teco_models import zoo
 
 CHECK_SECONDS = 120
 """How long a target's program may take over one check."""
+
+
+def plain_name(text: str) -> str:
+    """A name without what means something to a shell, a script or a terminal."""
+    return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,12 @@ class EmitRequest:
     runtime: str = "auto"
     threads: int | None = None
     pre_roll: int = 0
+
+    @property
+    def title(self) -> str:
+        """The model's name for text in scripts, profiles and pages: a file may be called anything,
+        and not every language has a quoting that is safe."""
+        return plain_name(self.model.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +125,11 @@ def model_files(model: Model) -> dict[str, Path]:
             hint="make one with `teco export --weights FILE`",
             exit_code=USAGE,
         )
-    files = {main.name: main}
+    name = plain_name(main.name)
+    files = {name: main}
     beside = manifest_path(main)
     if beside.is_file():
-        files[beside.name] = beside
+        files[manifest_path(Path(name)).name] = beside
     if model.manifest is not None and model.onnx is not None:
         files |= {name: main.with_name(name) for name in model.manifest.data_sha256}
     return files
@@ -129,8 +143,22 @@ def manifest_text(model: Model) -> str:
 
 def card_of(model: Model) -> Path | None:
     """The model card of a shipped model: what it was trained on, and under which licences."""
-    entry = zoo.find(model.name)
-    return entry.card if entry is not None and entry.card.is_file() else None
+    entry = zoo.find(model.name.removesuffix("-web"))
+    if entry is None or not entry.card.is_file() or model.onnx is None:
+        return None
+    # Anybody may call a file so; the card belongs to the bytes, and to what they say they are.
+    forms = [open_model(str(path)) for path in entry.folder.glob("*.onnx")]
+    own = sha256_of(model.onnx)
+    return entry.card if any(_same(form, model, own) for form in forms) else None
+
+
+def _same(shipped: Model, other: Model, sha256: str) -> bool:
+    return (
+        shipped.manifest is not None
+        and other.manifest is not None
+        and shipped.manifest.sha256 == sha256
+        and shipped.manifest.weights_sha256 == other.manifest.weights_sha256
+    )
 
 
 def licence_text() -> str:

@@ -96,7 +96,7 @@ def _readme(target: EmitTarget, request: EmitRequest, emission: Emission) -> str
     card = "`MODEL.md` says what the network was trained on and under which licences its clips " \
         "are.\n" if base.card_of(request.model) else ""  # fmt: skip
     return (
-        f"# {request.model.name} for {target.name}\n\n"
+        f"# {request.title} for {target.name}\n\n"
         f"Made by teco {__version__} (`teco emit {target.name}`). In this folder:\n\n"
         f"```sh\n{commands}\n```\n{notes}\n"
         f"`{emission.main}` is what the player is given. teco is under Apache-2.0 (`LICENSE`). "

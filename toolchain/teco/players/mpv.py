@@ -34,7 +34,7 @@ class Mpv:
 
     def emission(self, request: EmitRequest) -> Emission:
         inner = VapourSynth().emission(request)
-        profile = _PROFILE.format(conf=CONF, name=request.model.name, script=SCRIPT)
+        profile = _PROFILE.format(conf=CONF, name=request.title, script=SCRIPT)
         return Emission(
             main=CONF,
             files={**inner.files, CONF: profile},

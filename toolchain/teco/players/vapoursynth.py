@@ -100,7 +100,7 @@ def script(request: EmitRequest, model: str, imports: str = "") -> str:
     usual = {"runtime": "auto", "threads": None, "pre_roll": 0}
     options = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
     return _TEMPLATE.format(
-        name=request.model.name,
+        name=request.title,
         script=SCRIPT,
         imports=imports,
         arguments=", ".join(["clip", f"model={model}", *options, "serial=serial"]),
