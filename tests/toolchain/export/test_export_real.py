@@ -148,3 +148,8 @@ def test_what_is_not_finite_does_not_pass(weights, runtime, tmp_path) -> None:
     found, _ = session.step(np.full((1, 3, 24, 32), 0.8, np.float32), None)
     assert not np.isfinite(found).all()
     session.close()
+
+
+def test_costs_of_forms_that_there_are_not(teco) -> None:
+    teco("estimate", "--model", "real-cpu", "--fp16").refuses(2, "float32 form only")
+    assert teco("estimate", "--model", "real-cpu").code == 0

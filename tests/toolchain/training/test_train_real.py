@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,3 +219,38 @@ def test_the_recipe_by_the_command(tmp_path, teco) -> None:
     assert found.variant.name == load_recipe("real")["variant"]
     assert (out / "weights-single.safetensors").exists()
     assert len(list((out / "frames").glob("degraded-*/*.npy"))) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path) -> None:
+    """Single frames and short sequences leave weights without a gradient, which must be no end."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), texture(0, 820, 900))
+    options = [
+        "train", "--variant", OPTIONS.variant, "--photos", photos, "--pool-clips", 2,
+        "--workers", 0, "--single-iterations", 2, "--iterations", 4, "--frames", 8,
+        "--single-batch", 4, "--batch", 2, "--short-share", 0.5, "--crop", 64, "--threads", 1,
+        "--amp", "off",
+    ]  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = Path(sys.executable)
+    starts = {
+        "one": [here, "-m", "teco"],
+        "two": [
+            here.with_name("torchrun"), "--nproc-per-node", 2, "--master-port", port, "-m", "teco",
+        ],
+    }  # fmt: skip
+    found = {}
+    for name, start in starts.items():
+        done = subprocess.run(
+            [str(x) for x in (*start, *options, "--out", tmp_path / name)],
+            capture_output=True, text=True, check=False, timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[name] = load_weights(tmp_path / name / WEIGHTS).tensors
+    for key, value in found["one"].items():
+        assert torch.allclose(value, found["two"][key], atol=2e-3), key

@@ -50,12 +50,15 @@ def command(
     from teco.estimates import records as measured
     from teco.estimates import runtimes
     from teco.estimates.memory import memory, parse_size
+    from teco.export.options import ExportOptions
 
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
     h, w = parse_size(size)
     precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
     variant = _variant(blocks, model, name)
+    if variant.computed_alignment:
+        ExportOptions(precision=precision).check(variant)  # which forms there are
     cost, found = variant.cost(h, w), memory(variant, h, w, precision)
     records = measured.read()
     comparisons = runtimes.compare(records)
