@@ -403,7 +403,8 @@ def test_full_disk_leaves_what_was_there(models, out, untouched, monkeypatch, fi
 
 @needs_rtx
 def test_onnx_that_is_none(tmp_path, out, untouched):
-    model = save(tmp_path / "garbage", b"\x08\x0agarbage" * 50, "fp32")
+    """Whole on the outside: a graph (field 7) whose only input (field 11) is no message."""
+    model = save(tmp_path / "garbage", b"\x08\x0a\x3a\x05\x5a\x03\xff\xff\xff", "fp32")
     with untouched(out), pytest.raises(TecoError, match="cannot be parsed") as error:
         build_rtx(model, out)
     assert "garbage/step.onnx" in error.value.message

@@ -100,5 +100,5 @@ def test_a_model_brings_weights_and_nothing_else(copied, name) -> None:
 def test_what_is_cut_off_is_said(size, tmp_path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(LIVE.onnx.read_bytes()[:size])
-    with pytest.raises(TecoError, match="not readable as ONNX"):
+    with pytest.raises(TecoError, match="cannot be loaded as ONNX"):
         external_files(path)

@@ -45,7 +45,7 @@ def external_files(path: Path) -> set[str]:
         raise TecoError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise TecoError(
-            f"{path} is not readable as ONNX: {error}",
+            f"{path} cannot be loaded as ONNX: {error}",
             hint="the file is damaged or no ONNX file; export it again with `teco export`",
         ) from error
 

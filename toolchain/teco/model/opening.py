@@ -7,7 +7,7 @@ that a file which travels alone still says how to be driven.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,7 +181,6 @@ def _open_onnx(path: Path) -> Model:
         raise TecoError(
             f"{path} {what}, expected an ONNX file", hint="check the path", exit_code=USAGE
         )
-    outside = external_files(path)
     beside = manifest_path(path)
     if beside.exists():
         try:
@@ -199,8 +198,8 @@ def _open_onnx(path: Path) -> Model:
                 f"{found[:12]}..., the manifest says {manifest.sha256[:12]}...",
                 hint=f"export it again, or delete {beside.name} if you changed the file on purpose",
             )
-        _check_data(path, manifest, outside)
-    elif outside:
+        _check_data(path, manifest)
+    elif outside := external_files(path):
         raise TecoError(
             f"{path} reads its weights from {sorted(outside)[0]!r}, and has no manifest beside it "
             "that says which file that is",
@@ -226,12 +225,12 @@ def _open_engine(path: Path) -> Model:
     )
 
 
-def _check_data(path: Path, manifest: Manifest, outside: Set[str]) -> None:
+def _check_data(path: Path, manifest: Manifest) -> None:
     """The weights that a shipped ONNX file shares with the safetensors file beside it.
 
     Before any runtime opens the file, because runtimes open what it names.
     """
-    if unnamed := outside - manifest.data_sha256.keys():
+    if unnamed := external_files(path) - manifest.data_sha256.keys():
         raise TecoError(
             f"{path} reads its weights from {sorted(unnamed)[0]!r}, which its manifest does not "
             "name",
