@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import Output, WriteError, check_target, write_beside, writing
+from teco.core.files import (
+    Output,
+    WriteError,
+    check_target,
+    content_stamp,
+    write_beside,
+    writing,
+)
 
 
 def _full(_descriptor: int) -> None:
@@ -61,15 +68,21 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
 def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    dead, living = (
-        tmp_path / f".out.mp4.teco-{process}-0a0b0c0d.part.mp4"
-        for process in (2**22 + 1, os.getppid())  # above Linux's largest process id
-    )
-    other = tmp_path / f".in.mp4.teco-{2**22 + 1}-0a0b0c0d.part.mp4"
-    for file in (dead, living, other):
-        file.touch()
-    write_beside(path, b"")
-    assert set(tmp_path.iterdir()) == {path, living, other}
+    # In another container the same process number may be that of somebody else, or one's own.
+    for process in (os.getpid(), 1, 2**22 + 1):
+        (tmp_path / f".out.mp4.teco-{process}.part-0a0b0c0d.mp4").touch()
+    # What earlier versions called them.
+    for name in (".out.mp4.teco-77-0a0b0c0d.part.mp4", ".out.77.part.mp4", ".out.mp4.77.part"):
+        (tmp_path / name).touch()
+    other = tmp_path / f".in.mp4.teco-{2**22 + 1}.part-0a0b0c0d.mp4"
+    other.touch()
+    target = tmp_path / "precious"
+    target.touch()
+    link = tmp_path / ".out.mp4.teco-78.part-0a0b0c0d.mp4"
+    link.symlink_to(target)
+    with Output(path) as living:
+        write_beside(path, b"")
+        assert set(tmp_path.iterdir()) == {path, living.part, other, target, link}
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -123,3 +136,30 @@ def test_places_that_nothing_is_written_to(tmp_path: Path) -> None:
             check_target(*paths, **{"overwrite": False, **facts})
         assert error.value.exit_code == USAGE
         assert error.value.hint
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_link_is_not_replaced_unseen(tmp_path: Path, there: bool, overwrite: bool) -> None:
+    target, link = tmp_path / "precious", tmp_path / "out.mp4"
+    if there:
+        target.touch()
+    link.symlink_to(target)
+    with pytest.raises(TecoError, match=r"out\.mp4 is a link to") as caught:
+        check_target(link, overwrite=overwrite)
+    assert caught.value.exit_code == 2
+
+
+def test_a_stamp_tells_files_apart_by_what_is_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "frame.bmp"
+    data = bytearray(1_000_000)
+    path.write_bytes(data)
+    first = content_stamp(path)
+    os.utime(path, (1, 1))
+    assert content_stamp(path) == first
+    data[300_000:700_000] = b"\1" * 400_000  # dark at both ends, as a letterboxed frame is
+    path.write_bytes(data)
+    assert content_stamp(path) != first
+    for size in (0, 1, 5000):
+        path.write_bytes(bytes(size))
+        assert content_stamp(path) != first

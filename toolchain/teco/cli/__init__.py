@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from teco import __version__
+from teco.core.text import printable
 
 SECTIONS = {
     "watch": (
@@ -97,7 +98,7 @@ class _Lazy(click.Group):
 def _listen(verbose: bool) -> None:
     from teco.core import log
 
-    log.to_stderr(lambda line: click.echo(line, err=True), verbose=verbose)
+    log.to_stderr(lambda line: click.echo(printable(line), err=True), verbose=verbose)
 
 
 def _verbose() -> click.Option:
@@ -185,6 +186,11 @@ def _explain(error: Exception) -> int:
             "use a smaller clip, batch or crop",
         )
         return 1
+    from teco.core.memory import is_refused_memory
+
+    if is_refused_memory(error):
+        _complain("out of memory", "use a smaller clip or fewer threads")
+        return 1
     if isinstance(error, OSError) and error.strerror:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return 1
@@ -205,6 +211,6 @@ def _leave(code: int) -> NoReturn:
 
 
 def _complain(message: str, hint: str = "") -> None:
-    click.echo(f"teco: {message}", err=True)
+    click.echo(printable(f"teco: {message}"), err=True)
     if hint:
-        click.echo(f"  hint: {hint}", err=True)
+        click.echo(printable(f"  hint: {hint}"), err=True)

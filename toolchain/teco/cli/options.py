@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from teco.core.text import printable
 from teco_models.variant import MIN_SIZE
 
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, int] | None]
 else:
     _SizeType = click.ParamType  # a generic class only in the newest click
+
+
+THREADS = click.IntRange(1, 1024)
+"""As many as libteco and the GStreamer element take; a slip of the finger starts no more."""
 
 
 class Size(_SizeType):
@@ -69,7 +74,7 @@ def runtime_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--threads", type=click.IntRange(min=1), help="CPU threads of the network. [default: all]"
+        "--threads", type=THREADS, help="CPU threads of the network. [default: all]"
     )(function)
 
 
@@ -98,7 +103,7 @@ def reverse_warm_up_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--reverse-warm-up",
         cls=Renamed,
         older="--warm-up",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, 1000),  # frames that are held in memory
         default=0,
         show_default=True,
         help="Coming frames run backwards, and dropped, at a scene's start.",
@@ -227,14 +232,20 @@ def progress(label: str, unit: str = "frames") -> Generator[Callable[[int, int |
         last = now
         pace = f", {rate:.2f}/s" if rate else ""
         left = f", {(total - done) / rate:.0f} s left" if total and rate and total > done else ""
-        click.echo(f"{label}: {done}{f' of {total}' if total else ''} {unit}{pace}{left}", err=True)
+        say(f"{label}: {done}{f' of {total}' if total else ''} {unit}{pace}{left}")
 
     yield tell
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    click.echo(text, err=True)
+    """A line on stderr, as :func:`put` puts it."""
+    click.echo(printable(text), err=True)
+
+
+def put(text: object, *, nl: bool = True) -> None:
+    """Text on stdout. What came from a file of others cannot steer the terminal: see
+    :func:`teco.core.text.printable`."""
+    click.echo(printable(str(text)), nl=nl)
 
 
 def weights_file(spec: str) -> Path:

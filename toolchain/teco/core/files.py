@@ -13,7 +13,8 @@ until it is whole, and then gets its name in one step:
         output.commit({manifest: text})
 
 A killed run leaves the old file or the new one, never half of one. What it leaves under the
-temporary name is removed by the next run that writes the same file.
+temporary name is removed by the next run that writes the same file: a temporary file is locked for
+as long as its process lives, which holds across containers, where process numbers repeat.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from teco.core.errors import USAGE, TecoError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 class WriteError(TecoError, OSError):
@@ -82,8 +88,8 @@ def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> N
         source: what they are made from, which they must not replace.
 
     Raises:
-        TecoError: there is no such folder, a file exists or is the source (exit code 2), or the
-            folder is not writable.
+        TecoError: there is no such folder, a file exists, is a link or is the source (exit code 2),
+            or the folder is not writable.
     """
     folder = paths[0].parent
     if source is not None and source.exists():
@@ -109,6 +115,13 @@ def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> N
             f"the output folder {folder} is not writable",
             hint=f"check the permissions: ls -ld {folder}",
         )
+    for path in paths:
+        if path.is_symlink():
+            raise TecoError(
+                f"{path} is a link to {os.readlink(path)}, and would be replaced by a file",
+                hint="give the name that it points to, or remove the link",
+                exit_code=USAGE,
+            )
     if not overwrite and (taken := [path for path in paths if path.exists()]):
         raise TecoError(
             f"{taken[0]} exists already", hint="add --force to replace it", exit_code=USAGE
@@ -135,12 +148,9 @@ class Output:
     def __init__(self, path: Path, *, folder: bool = False) -> None:
         self.path = path
         _remove_parts_of_the_dead(path)
-        # The token tells apart what one process writes twice, and processes of other machines.
-        token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.part = path.with_name(f".{_short(path)}.teco-{token}.part{path.suffix}")
         self._done = False
         with write_errors(path):
-            self.part.mkdir() if folder else self.part.touch(exist_ok=False)
+            self.part, self._lock = _make_part(path, folder=folder)
 
     def commit(self, described_by: Mapping[Path, bytes] | None = None) -> None:
         """Give it its name, safe against a power cut; of a folder, the name and not every file.
@@ -178,6 +188,7 @@ class Output:
         else:
             self.part.replace(self.path)
         self._done = True
+        _unlock(self._lock)
         # Not every file system lets a folder be synced; the rename itself is done either way.
         with contextlib.suppress(OSError):
             _sync(self.path.parent)
@@ -187,6 +198,7 @@ class Output:
         if not self._done:
             self._done = True
             remove(self.part)
+            _unlock(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -238,26 +250,55 @@ NAME_MAX = 255
 """Bytes of a file name that common file systems take."""
 
 
-def _short(path: Path) -> str:
+def short_name(path: Path) -> str:
     """A file's name, or what stands for it where the temporary name would be too long."""
-    around = len(f"..teco-{os.getpid()}-12345678.part.old{path.suffix}".encode())
+    around = len(f"..teco-{os.getpid()}.part-12345678.old{path.suffix}".encode())
     if len(path.name.encode()) + around <= NAME_MAX:
         return path.name
     return hashlib.sha256(path.name.encode()).hexdigest()[:16]
 
 
+def _make_part(path: Path, *, folder: bool) -> tuple[Path, int | None]:
+    """An empty file or folder under a new temporary name, and the descriptor that locks it."""
+    while True:
+        # The token tells apart what one process writes twice, and processes of other machines.
+        token = f"{os.getpid()}.part-{secrets.token_hex(4)}"
+        part = path.with_name(f".{short_name(path)}.teco-{token}{path.suffix}")
+        # Neither follows a link that somebody put there under that name.
+        part.mkdir() if folder else part.touch(exist_ok=False)
+        lock = lock_file(part)
+        if part.exists():
+            return part, lock
+        _unlock(lock)  # swept in the moment before it was locked
+
+
 def _remove_parts_of_the_dead(path: Path) -> None:
-    """Remove what processes that were killed left of this output."""
-    name, suffix = re.escape(_short(path)), re.escape(path.suffix)
-    pattern = re.compile(rf"\.{name}\.teco-(\d+)-\w+\.part{suffix}")
+    """Remove what processes that were killed left of this output, earlier versions' included."""
+    name, stem, suffix = (re.escape(x) for x in (short_name(path), path.stem, path.suffix))
+    pattern = re.compile(
+        rf"\.{name}\.teco-(\d+)(?:\.part-|-)\w+(?:\.part|\.old)?{suffix}"
+        rf"|\.(?:{name}\.(\d+)\.part|{stem}\.(\d+)\.part{suffix})"
+    )
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():
             found = pattern.fullmatch(entry.name)
-            if found and not _is_alive(int(found[1])):
+            if (
+                found
+                and not entry.is_symlink()
+                and not _is_alive(entry, int(found[found.lastindex or 1]))
+            ):
                 remove(entry)
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(part: Path, process: int) -> bool:
+    """Whether the process that writes a temporary file still runs."""
+    if fcntl is not None:
+        try:
+            lock = lock_file(part)
+        except BlockingIOError:
+            return True
+        _unlock(lock)
+        return lock is None
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -265,6 +306,36 @@ def _is_alive(process: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def lock_file(path: Path) -> int | None:
+    """Lock a file or folder for this process, until :func:`os.close` of the descriptor or its end.
+
+    Returns:
+        The descriptor; None where nothing can be locked: on Windows and some network drives.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:
@@ -280,6 +351,24 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_stamp(path: Path) -> str:
+    """What tells a file from an altered one without reading all of it: its size, and a digest of
+    18 blocks of 4 KiB from its beginning to its end.
+
+    No time is in it: a copy on another machine has the same stamp.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256()
+        for n in range(18):
+            file.seek(max(0, size - 4096) * n // 17)
+            digest.update(file.read(4096))
+    return f"{size}-{digest.hexdigest()[:16]}"
 
 
 def as_json(record: Any) -> bytes:

@@ -136,8 +136,9 @@ def _run_nvidia_smi(*arguments: str) -> list[str]:
         return []
     try:
         done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
+            [program, *arguments], capture_output=True, encoding="utf-8", errors="replace",
+            timeout=10, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -14,11 +14,11 @@ Array = NDArray[np.float32]
 """(1, 3, h, w) float32 RGB in [0, 1]."""
 
 
-def to_tensor(frame: Pixels) -> Array:
-    """(h, w, 3) uint8 RGB -> (1, 3, h, w) float32 in [0, 1], contiguous."""
+def to_tensor(frame: NDArray[Any]) -> Array:
+    """(h, w, 3) uint8 or uint16 RGB -> (1, 3, h, w) float32 in [0, 1], contiguous."""
     # Divided, not multiplied by 1/255: the training data and the references divide.
     planes = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], dtype=np.float32)
-    planes /= 255
+    planes /= np.iinfo(frame.dtype).max
     return planes
 
 
@@ -35,3 +35,17 @@ def to_pixels(tensor: Array) -> Pixels:
     weighted: Any = cv2.addWeighted  # its stubs want a destination
     planes = [weighted(plane, 255.0, plane, 0.0, 0.0, dtype=cv2.CV_8U) for plane in tensor[0]]
     return np.asarray(cv2.merge(planes), dtype=np.uint8)
+
+
+def to_deep_pixels(tensor: Array) -> NDArray[np.uint16]:
+    """(1, 3, H, W) float32 -> (H, W, 3) uint16: times 65535, rounded to nearest, then clipped."""
+    import cv2
+
+    weighted: Any = cv2.addWeighted
+    planes = [weighted(plane, 65535.0, plane, 0.0, 0.0, dtype=cv2.CV_16U) for plane in tensor[0]]
+    return np.asarray(cv2.merge(planes), dtype=np.uint16)
+
+
+def to_8_bits(frame: NDArray[Any]) -> Pixels:
+    """A frame of either depth as uint8: itself, or its upper byte."""
+    return frame if frame.dtype == np.uint8 else (frame >> 8).astype(np.uint8)

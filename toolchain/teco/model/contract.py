@@ -208,17 +208,18 @@ class StreamContract:
     def _check_states(self) -> None:
         h, w = (f"{SCALE}*{side}" for side in "hw")
         enlarged = ("1", h, w, "3") if self.layout == "NHWC" else ("1", "3", h, w)
+        taken = {self.frame}
+        for n, state in enumerate(self.states):
+            if not _is_name(state.input) or not _is_name(state.source) or state.input in taken:
+                raise ValueError(f"states[{n}] has no name of its own or no source")
+            taken.add(state.input)
         # What a state is taken from must fit, since its bytes go over as they are.
         known = {
             self.frame: (self.dtype, tuple(map(extent, self.inputs[self.frame]))),
             self.picture: (self.dtype, tuple(map(extent, enlarged))),
         }
         carried = "float16" if self.dtype == "float16" else "float32"
-        taken = {self.frame}
         for n, state in enumerate(self.states):
-            if not _is_name(state.input) or not _is_name(state.source) or state.input in taken:
-                raise ValueError(f"states[{n}] has no name of its own or no source")
-            taken.add(state.input)
             shape = tuple(map(extent, state.shape))
             if len(shape) != 4 or None in shape:
                 raise ValueError(f"states[{n}] ({state.input}) has the shape {list(state.shape)}")

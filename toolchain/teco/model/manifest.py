@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from teco.core.errors import TecoError
+from teco.core.text import from_json
 from teco.model.contract import StreamContract
 from teco.model.int8 import Int8
 from teco_calibration.records import from_data
@@ -106,7 +107,7 @@ class Manifest:
         """
         again = "make it again with `teco export`"
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = from_json(text)
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise TecoError(f"{source} is no teco manifest: {error!r}", hint=again) from error

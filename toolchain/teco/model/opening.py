@@ -128,6 +128,13 @@ def open_model(spec: str) -> Model:
     )
 
 
+def identity_of(model: Model) -> str:
+    """What tells a model from every other, whatever its file is called: the hash of what runs."""
+    path = model.engine or model.onnx or model.weights
+    assert path is not None
+    return f"{model.name} {sha256_of(path)[:16]}"
+
+
 def for_papers(model: Model) -> str:
     """What to tell somebody who enlarges an ordinary clip by a network of the papers' protocol.
 

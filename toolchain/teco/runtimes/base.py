@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from teco.core.errors import TecoError
 from teco.core.machine import usable_cores, version_of
+from teco.core.memory import is_refused_memory
 from teco.core.pixels import Array, Pixels, to_pixels
 from teco.model.opening import Model
 
@@ -195,6 +198,27 @@ def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State 
 def package_version(runtime: Runtime) -> str | None:
     """Version of the package that brings a runtime, None where none is installed."""
     return next((v for p in runtime.packages if (v := version_of(p))), None)
+
+
+def cannot_load(runtime: str, path: Path, error: Exception) -> Exception:
+    """What to raise for what a runtime said on opening a file.
+
+    Args:
+        runtime: its name.
+        path: of the file.
+        error: as the runtime raised it.
+
+    Returns:
+        MemoryError where the system refused it memory, else a TecoError with the end of what it
+        said.
+    """
+    if is_refused_memory(error):
+        return MemoryError(str(error))
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return TecoError(
+        f"{runtime} cannot load {path}: {reason[-1][:200]}",
+        hint="export it again with `teco export`",
+    )
 
 
 def needs_onnx(model: Model, runtime: str) -> str | None:

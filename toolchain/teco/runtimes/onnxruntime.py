@@ -17,9 +17,16 @@ from teco.runtimes.base import (
     Session,
     SessionOptions,
     State,
+    cannot_load,
     needs_onnx,
 )
-from teco.runtimes.ports import PortedFrameSession, PortedSession, size_of, zeros
+from teco.runtimes.ports import (
+    PortedFrameSession,
+    PortedSession,
+    check_ports,
+    size_of,
+    zeros,
+)
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -59,11 +66,12 @@ class OnnxRuntime:
         try:
             session = ort.InferenceSession(str(model.onnx), settings, providers=[PROVIDER])
         except Exception as error:  # its exceptions share no base but Exception
-            raise TecoError(
-                f"{self.name} cannot load {model.onnx}: {str(error).splitlines()[0][:200]}",
-                hint="export it again with `teco export`",
-            ) from error
+            raise cannot_load(self.name, model.onnx, error) from error
         contract = model.manifest.contract
+        check_ports(
+            model.onnx, contract,
+            [p.name for p in session.get_inputs()], [p.name for p in session.get_outputs()],
+        )  # fmt: skip
         kind = _CpuFrameSession if contract.dtype == "uint8" else _CpuSession
         return kind(self.name, session, contract, options.thread_count)
 
@@ -84,6 +92,19 @@ class _CpuSession(PortedSession):
         values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
         following = {s.input: values[s.source] for s in contract.states}
         return values[contract.picture], values.get(contract.check), following
+
+    @property
+    def contract(self) -> StreamContract:
+        """See :class:`teco.inference.tiles.StateArrays`."""
+        return self._contract
+
+    def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
+        """See :class:`teco.inference.tiles.StateArrays`."""
+        return state
+
+    def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
+        """See :class:`teco.inference.tiles.StateArrays`."""
+        return arrays
 
     def close(self) -> None:
         self._session = None

@@ -15,10 +15,11 @@ from teco.core.pixels import Pixels, to_tensor
 from teco.core.signal_stack import kept_signal_stack
 from teco.model.contract import StreamContract
 from teco.model.opening import Model
-from teco.runtimes.base import Precision, Session, SessionOptions, State, needs_onnx
+from teco.runtimes.base import Precision, Session, SessionOptions, State, cannot_load, needs_onnx
 from teco.runtimes.ports import (
     PortedFrameSession,
     PortedSession,
+    check_ports,
     shape_of,
     size_of,
 )
@@ -81,18 +82,19 @@ class OpenVino:
         def compile_for(size: tuple[int, int] | None, frames: bool) -> Any:
             try:
                 network = ov.Core().read_model(str(path))
+                names = [{n for p in ps for n in p.get_names()}
+                         for ps in (network.inputs, network.outputs)]  # fmt: skip
+                check_ports(path, contract, *names)
                 if size is not None:
                     network.reshape({p: shape_of(d, *size) for p, d in contract.inputs.items()})
                 half_state = self.precision == "bf16"
                 ports = with_ports(network, contract, half_state=half_state, frames=frames)
                 with kept_signal_stack():
                     return ov.Core().compile_model(ports, "CPU", settings)
+            except TecoError:
+                raise
             except Exception as error:  # pybind turns its errors into RuntimeError and others
-                reason = str(error).strip().splitlines()[-1][:200]
-                raise TecoError(
-                    f"{self.name} cannot load {path}: {reason}",
-                    hint="export it again with `teco export`",
-                ) from error
+                raise cannot_load(self.name, path, error) from error
 
         compiled = compile_for(None, False)
         # What the plugin settled on, not what was asked for.
@@ -250,6 +252,33 @@ class _Session(PortedSession):
             # Bytes, because numpy knows no bfloat16; zero looks the same in every type.
             np.frombuffer(zeros[state.input].data, np.uint8)[:] = 0
         return zeros
+
+    @property
+    def contract(self) -> StreamContract:
+        """See :class:`teco.inference.tiles.StateArrays`."""
+        return self._contract
+
+    def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
+        """See :class:`teco.inference.tiles.StateArrays`; bfloat16 as the integers of its bits."""
+        return {
+            name: np.frombuffer(t.data, np.uint16).reshape(tuple(t.shape))
+            if t.get_element_type().get_type_name() == "bf16"
+            else t.data
+            for name, t in state.items()
+        }
+
+    def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
+        """See :class:`teco.inference.tiles.StateArrays`."""
+        import openvino as ov
+
+        state: dict[str, Any] = {}
+        for name, value in arrays.items():
+            if value.dtype == np.uint16:
+                state[name] = ov.Tensor(ov.Type.bf16, ov.Shape(value.shape))
+                np.frombuffer(state[name].data, np.uint8)[:] = value.reshape(-1).view(np.uint8)
+            else:
+                state[name] = ov.Tensor(value, shared_memory=True)
+        return state
 
     def close(self) -> None:
         with kept_signal_stack():

@@ -8,11 +8,14 @@ names them (:class:`teco.model.contract.StreamContract`); for a file with 8-bit 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from teco.core.errors import TecoError
 from teco.core.pixels import Array, Pixels, to_pixels, to_tensor
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
@@ -46,6 +49,24 @@ def shapes_of(contract: StreamContract) -> dict[str, tuple[str, ...]]:
     if contract.check:
         shapes[contract.check] = ("1",)
     return shapes
+
+
+def check_ports(
+    path: Path, contract: StreamContract, inputs: Collection[str], outputs: Collection[str]
+) -> None:
+    """Raise TecoError where a graph's ports are not those that its manifest names."""
+    expected = (set(contract.inputs), set(contract.outputs))
+    for kind, names, found in zip(("inputs", "outputs"), expected, (inputs, outputs), strict=True):
+        if lacking := sorted(names - set(found)):
+            raise TecoError(
+                f"{path} has no {kind} called {', '.join(lacking)}, which its manifest names",
+                hint="file and manifest do not belong together; export it again with `teco export`",
+            )
+    if more := sorted(set(inputs) - expected[0]):
+        raise TecoError(
+            f"{path} wants inputs that its manifest does not name: {', '.join(more)}",
+            hint="file and manifest do not belong together; export it again with `teco export`",
+        )
 
 
 def zeros(contract: StreamContract, h: int, w: int) -> dict[str, NDArray[Any]]:

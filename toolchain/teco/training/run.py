@@ -17,6 +17,7 @@ from teco.training.data.sequences import SampleOptions, Shot, notices
 from teco.training.distributed import Processes, wait_for_first
 from teco.training.loop import IterationRecord, Trainer, check_stages
 from teco.training.options import LoopOptions, TrainOptions
+from teco.training.run_folder import RunFolder
 from teco.training.tensorboard import Board
 from teco.training.validate import Validator, read_frames
 from teco_models.variant import Variant
@@ -121,6 +122,18 @@ def train(
     """
     if not processes.first:
         logging.getLogger("teco").setLevel(logging.WARNING)
+    with RunFolder(loop.out).held() if processes.first else nullcontext():
+        return _train(options, loop, data, processes, progress)
+
+
+def _train(
+    options: TrainOptions,
+    loop: LoopOptions,
+    data: RunData,
+    processes: Processes,
+    progress: Callable[[str, str], AbstractContextManager[Progress]],
+) -> Path:
+    """:func:`train`, in a folder that is this run's alone."""
     degradation = Variant.parse(options.variant).degradation
     cache = loop.out / "frames"
     # What can be found wrong is found before the clips are made, which takes its time.

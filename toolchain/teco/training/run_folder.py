@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator as Yields
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Any
 
 import torch
 
-from teco.core.errors import TecoError
-from teco.core.files import write_beside, writing
+from teco.core.errors import USAGE, TecoError
+from teco.core.files import lock_file, write_beside, writing
 from teco.training.options import STAGES, Stage, TrainOptions
 from teco_models.arch.discriminator import Discriminator
 from teco_models.checkpoint import AnyGenerator, save_discriminator, save_weights
@@ -50,6 +51,30 @@ class RunFolder:
     def figures(self) -> Path:
         """One JSON object a line."""
         return self.path / LOG
+
+    @contextmanager
+    def held(self) -> Yields[None]:
+        """Let no other run write here meanwhile.
+
+        Raises:
+            TecoError: one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / ".running"
+        file.touch()
+        try:
+            descriptor = lock_file(file)
+        except BlockingIOError as error:
+            raise TecoError(
+                f"another run is training in {self.path}",
+                hint="wait for its end, stop it, or give another --out",
+                exit_code=USAGE,
+            ) from error
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def stage_weights(self, stage: Stage) -> Path:
         """The weights with which a stage ended."""
@@ -103,6 +128,12 @@ class RunFolder:
             TecoError: a file cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if wrong := [k for k, v in average.state_dict().items() if not bool(v.isfinite().all())]:
+            raise TecoError(
+                f"the averaged weights are no longer numbers ({wrong[0]}), so nothing was written "
+                f"to {self.path}",
+                hint="go on from an older checkpoint, or start again with a lower learning rate",
+            )
         try:
             with writing(self.checkpoint) as part:
                 torch.save(state, part)

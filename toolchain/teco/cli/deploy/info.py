@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import Size
+from teco.cli.options import Size, put, say
 
 if TYPE_CHECKING:
     from teco.model.contract import StreamContract
@@ -76,7 +76,7 @@ def command(
     facts = cost_record(variant, size)
     if as_json:
         described = {"manifest": manifest.as_dict()} if manifest is not None else {}
-        click.echo(json.dumps(facts | described, indent=2))
+        put(json.dumps(facts | described, indent=2))
         return
     _print(facts, variant)
     if manifest is not None:
@@ -99,7 +99,7 @@ def _look_up(target: str) -> tuple[Variant, Manifest | None]:
         from teco_models.checkpoint import load_weights
 
         for note in load_weights(model.weights).notes:
-            click.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
     return model.variant, model.manifest
 
 
@@ -109,7 +109,7 @@ def _engine(path: Path, as_json: bool) -> None:
 
     manifest = read(path)
     if as_json:
-        click.echo(manifest.to_json(), nl=False)
+        put(manifest.to_json(), nl=False)
         return
     model = manifest.model
     sizes = manifest.size
@@ -117,31 +117,31 @@ def _engine(path: Path, as_json: bool) -> None:
         low, usual, high = manifest.profile
         sizes = f"{low} to {high}, fastest at {usual}"
     gpus = ", ".join(f"SM {sm}" for sm in manifest.compute_capabilities)
-    click.echo(
+    put(
         f"{path.name}: {manifest.product} {manifest.runtime_version} engine of {model.variant}, "
         f"{manifest.length / 2**20:.1f} MiB"
     )
-    click.echo(f"runs on: {gpus}; built on {manifest.os} {manifest.arch}")
-    click.echo(f"frames: {sizes} (height x width, LR)")
-    click.echo(f"precision, parsed network: {manifest.proof.text(manifest.precision_asked)}")
+    put(f"runs on: {gpus}; built on {manifest.os} {manifest.arch}")
+    put(f"frames: {sizes} (height x width, LR)")
+    put(f"precision, parsed network: {manifest.proof.text(manifest.precision_asked)}")
     if manifest.built is not None:
-        click.echo(f"precision, built layers: {manifest.built.text(manifest.precision_asked)}")
+        put(f"precision, built layers: {manifest.built.text(manifest.precision_asked)}")
     ports = ", ".join(f"{name} {kind}" for name, kind in manifest.proof.ports.items())
-    click.echo(f"ports: {ports}")
+    put(f"ports: {ports}")
     rewrites = ", ".join(name for name, used in model.rewrites.items() if used)
-    click.echo(f"rewrites: {rewrites or 'none'}")
+    put(f"rewrites: {rewrites or 'none'}")
     if model.parity:
-        click.echo(
+        put(
             f"its ONNX file's parity with PyTorch: {model.parity.max_abs:.1e} over "
             f"{model.parity.frames} frames at {', '.join(model.parity.sizes)}"
         )
     if model.gate is not None:
-        click.echo(f"gate {model.gate.bounds.name} at {model.gate_size}: accepted")
+        put(f"gate {model.gate.bounds.name} at {model.gate_size}: accepted")
     if model.int8 is not None:
         for text in model.int8.lines:
-            click.echo(text)
-    click.echo(f"rebuild: {manifest.rebuild}")
-    click.echo(f"sha256 {manifest.sha256}")
+            put(text)
+    put(f"rebuild: {manifest.rebuild}")
+    put(f"sha256 {manifest.sha256}")
 
 
 def _stream(contract: StreamContract) -> list[str]:
@@ -184,39 +184,37 @@ def _print(facts: dict[str, Any], variant: Variant) -> None:
     else:
         rest = f"flow net {variant.flow_channels}, {variant.tail} tail, "
         rest += variant.degradation.upper()
-    click.echo(
+    put(
         f"{facts['variant']}: x{variant.scale}, {variant.blocks} blocks of "
         f"{variant.channels} channels, {rest}"
     )
-    click.echo(f"{'':12}{'parameters':>14}{'GMAC':>10}{'GFLOP':>10}   at {facts['size']} (LR)")
+    put(f"{'':12}{'parameters':>14}{'GMAC':>10}{'GFLOP':>10}   at {facts['size']} (LR)")
     for part in ("total",) if variant.computed_alignment else ("fnet", "srnet", "total"):
         gmac = macs[part] / 1e9
-        click.echo(f"{part:12}{params[part]:>14,}{gmac:>10.2f}{2 * gmac:>10.1f}")
+        put(f"{part:12}{params[part]:>14,}{gmac:>10.2f}{2 * gmac:>10.1f}")
     if facts["executed_macs"] != macs:
-        click.echo(
+        put(
             f"really run  {'':14}{'':10}{facts['executed_gflop']:>10.1f}   "
             "(FNet's decoder covers floor(size/8)*8)"
         )
     memory = facts["activation_bytes"]["float32"] / 2**20
     state = facts["state_bytes"]["float32"] / 2**20
-    click.echo(
-        f"activations {memory:.0f} MiB in float32 layer by layer, of it state {state:.1f} MiB"
-    )
+    put(f"activations {memory:.0f} MiB in float32 layer by layer, of it state {state:.1f} MiB")
 
 
 def _print_manifest(manifest: Manifest) -> None:
     types = ", ".join(f"{n} {name}" for name, n in manifest.precision_found.items())
-    click.echo(f"file: size {manifest.size}, asked {manifest.precision_asked}, found {types}")
+    put(f"file: size {manifest.size}, asked {manifest.precision_asked}, found {types}")
     if (parity := manifest.parity) is not None:
-        click.echo(
+        put(
             f"parity with PyTorch: {parity.max_abs:.1e} over {parity.frames} frames at "
             f"{', '.join(parity.sizes)}"
         )
     if (gate := manifest.gate) is not None:
-        click.echo(f"gate {gate.bounds.name} at {manifest.gate_size}: {'; '.join(gate.reasons)}")
+        put(f"gate {gate.bounds.name} at {manifest.gate_size}: {'; '.join(gate.reasons)}")
     if manifest.int8 is not None:
         for line in manifest.int8.lines:
-            click.echo(line)
+            put(line)
     for line in _stream(manifest.contract):
-        click.echo(line)
-    click.echo(f"sha256 {manifest.sha256 or '(no manifest beside the file)'}")
+        put(line)
+    put(f"sha256 {manifest.sha256 or '(no manifest beside the file)'}")

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import not_a_pipe, progress, threads_option
+from teco.cli.options import (
+    not_a_pipe,
+    progress,
+    put,
+    say,
+    threads_option,
+)
 
 
 @click.command("verify")
@@ -67,15 +73,15 @@ def command(
     with progress("gate") as bar:
         report = verify(file, options, bar)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        put(json.dumps(report.as_dict(), indent=2))
     else:
         about = ", ".join(x for x in (report.variant, report.precision, report.size) if x)
-        click.echo(f"{report.path}{f': {about}' if about else ''}")
+        put(f"{report.path}{f': {about}' if about else ''}")
         width = max(len(f.check) for f in report.findings)
         for finding in report.findings:
-            click.echo(f"  {finding.answer:8}{finding.check:{width}}  {finding.text}")
-        click.echo(report.verdict)
+            put(f"  {finding.answer:8}{finding.check:{width}}  {finding.text}")
+        put(report.verdict)
     for line in (report.refused, report.wanting):
         if line:
-            click.echo(f"teco: {line}", err=True)
+            say(f"teco: {line}")
     sys.exit(report.exit_code)

@@ -18,6 +18,7 @@ from teco.cli.options import (
     Size,
     json_option,
     not_a_pipe,
+    put,
     report_option,
     threads_option,
 )
@@ -159,8 +160,8 @@ def command(
         record = bench.run(shown, outputs.keep)
     # Before anything is printed: whoever reads that may have left.
     outputs.keep(record)
-    click.echo(record_tables(record), nl=False)
-    click.echo(gate_table(bench.judged), nl=False)
+    put(record_tables(record), nl=False)
+    put(gate_table(bench.judged), nl=False)
     log_remarks(record)
     outputs.write(record, bench.options.gallery, bench.shows)
     raise_failures(request, record, kept=json_file)

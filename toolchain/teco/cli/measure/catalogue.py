@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from teco.cli.options import put
+
 
 @click.group("catalogue")
 def command() -> None:
@@ -26,9 +28,9 @@ def check(files: tuple[Path, ...]) -> None:
     for path in files or sorted(catalogue.FOLDER.glob("*.json")):
         found = catalogue.complaints(path)
         refused += bool(found)
-        click.echo(f"{path}: {'refused' if found else 'accepted'}")
+        put(f"{path}: {'refused' if found else 'accepted'}")
         for line in found:
-            click.echo(f"  {line}")
+            put(f"  {line}")
     if refused:
         raise TecoError(
             f"{refused} record{'s' if refused > 1 else ''} cannot go into the catalogue",
@@ -43,4 +45,4 @@ def schema() -> None:
 
     from teco.benchmark.record.schema import schema as of_records
 
-    click.echo(json.dumps(of_records(), indent=2))
+    put(json.dumps(of_records(), indent=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import json_option, say
+from teco.cli.options import json_option, put, say
 
 
 @click.command("compare")
@@ -33,7 +33,7 @@ def command(before: Path, after: Path, json_file: Path | None) -> None:
             hint=f"before: {', '.join(found.only_before) or '(none)'}; "
             f"after: {', '.join(found.only_after) or '(none)'}",
         )
-    click.echo(comparison_table(found), nl=False)
+    put(comparison_table(found), nl=False)
     if json_file is not None:
         write_beside(json_file, as_json(found.as_dict()))
         say(f"comparison: {json_file}")

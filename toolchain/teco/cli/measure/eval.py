@@ -13,6 +13,7 @@ from teco.cli.options import (
     model_option,
     not_a_pipe,
     progress,
+    put,
     reverse_warm_up_option,
     runtime_option,
     say,
@@ -137,9 +138,9 @@ def command(
                     gains.append(f"{gain:+.3f} dB PSNR{f' after {codec}' if codec else ''}")
         rows += found
     session.close()
-    click.echo(quality_table(rows, wanted), nl=False)
+    put(quality_table(rows, wanted), nl=False)
     if gains:
-        click.echo(f"temporal gain: {', '.join(gains)}")
+        put(f"temporal gain: {', '.join(gains)}")
     for note in dict.fromkeys(n for row in rows for r in row.per_clip for n in r.notes):
         say(f"note: {note}")
     if json_file is not None:

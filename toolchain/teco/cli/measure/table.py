@@ -16,6 +16,7 @@ from teco.cli.options import (
     json_option,
     not_a_pipe,
     progress,
+    put,
     reverse_warm_up_option,
     runtime_option,
     say,
@@ -191,7 +192,7 @@ def command(
         command=" ".join(["teco", *sys.argv[1:]]),
         started=started.isoformat(timespec="seconds"),
     )
-    click.echo(as_text(report), nl=False)
+    put(as_text(report), nl=False)
     for warning in report.warnings:
         say(f"warning: {warning}")
     if plot_file is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import say, weights_file
+from teco.cli.options import put, say, weights_file
 
 UNRELATED = 0.7
 """Two networks from different random weights are 1.4 apart, the two forms of a shipped network 0.04
@@ -64,5 +64,5 @@ def command(weights: tuple[str, ...], output: Path, shares: str | None, force: b
         save_weights(output, build_any(blended), metadata=blended.metadata)
     except OSError as error:
         raise TecoError(f"{output} could not be written: {error.strerror or error}") from error
-    click.echo(output)
+    put(output)
     say(f"next: teco eval --model {output} --clip CLIP")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import json_option, not_a_pipe, progress, say, weights_file
+from teco.cli.options import (
+    json_option,
+    not_a_pipe,
+    progress,
+    put,
+    say,
+    weights_file,
+)
 from teco.cli.research.prune_budget import FRAMES, PruneArguments, budget_options
 
 if TYPE_CHECKING:
@@ -179,7 +186,7 @@ def _show(
 ) -> None:
     from teco.pruning.structured import masks_path
 
-    click.echo(output)
+    put(output)
     if result.report.before != result.report.after:
         say(result.report.to_text())
     if result.sparsity is not None:

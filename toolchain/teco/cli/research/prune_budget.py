@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from teco.cli.options import Size, progress, say, weights_file
+from teco.cli.options import THREADS, Size, progress, put, say, weights_file
 
 if TYPE_CHECKING:
     from teco.core.log import Progress
@@ -33,7 +33,7 @@ OPTIONS = (
     click.option(
         "--size", type=Size(), help="LR size HEIGHTxWIDTH. [default: 180x320; with --target-*]"
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
+    click.option("--threads", type=THREADS, help="CPU threads. [default: all]"),
     click.option(
         "--multiple",
         type=click.Choice(["8", "16", "32"]),
@@ -253,7 +253,7 @@ def _show(asked: PruneArguments, outcome: Outcome, written: Written, source: Pat
         record = {"weights": str(source), "output": [str(f) for f in files], **report.as_dict()}
         write_beside(asked.json_file, as_json(record))
     for file in files:
-        click.echo(file)
+        put(file)
     if asked.output is None and files[0] != (plain := default_output(outcome.chosen.variant)):
         say(f"note: {plain} exists and was left alone")
     say(report.to_text())

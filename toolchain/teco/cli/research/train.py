@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import progress, say, weights_file
+from teco.cli.options import (
+    THREADS,
+    progress,
+    put,
+    say,
+    weights_file,
+)
 
 if TYPE_CHECKING:
     from teco.training.options import TrainOptions
@@ -176,8 +182,10 @@ def _field_options(command: Any) -> Any:
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--compile/--no-compile", "compile_", default=False, help="Use torch.compile.")
-@click.option("--threads", type=_COUNT, help="CPU threads of each process.  [all]")
-@click.option("--workers", type=_FROM_0, default=1, show_default=True, help="Data processes.")
+@click.option("--threads", type=THREADS, help="CPU threads of each process.  [all]")
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Data processes."
+)
 @click.option("--checkpoint-every", type=_COUNT, default=200, show_default=True)
 @click.option("--validate-every", type=_COUNT, default=500, show_default=True)
 def command(**typed: Any) -> None:
@@ -238,7 +246,7 @@ def command(**typed: Any) -> None:
             say(f"run folder: {out}")
         weights = train(options, loop, data, processes, progress)
         if processes.first:
-            click.echo(weights)
+            put(weights)
             say(f"next: teco export --weights {weights}")
 
 
@@ -295,7 +303,7 @@ def _show_recipes(ctx: click.Context) -> None:
     for name in shipped():
         lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
         head = " ".join(line.lstrip("# ") for line in lines[: lines.index("")])
-        click.echo(f"{name}: {head}")
+        put(f"{name}: {head}")
     ctx.exit()
 
 

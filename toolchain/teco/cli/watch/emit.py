@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import Renamed, model_option, runtime_option, say, threads_option
+from teco.cli.options import (
+    Renamed,
+    model_option,
+    put,
+    runtime_option,
+    say,
+    threads_option,
+)
 
 SUMMARIES = {
     "vapoursynth": "a script for vspipe, editors and mpv's VapourSynth filter",
@@ -79,7 +86,7 @@ def command(
         text = chosen.text(request)
         if text is None:
             raise click.UsageError(f"{target} is a folder: give it a name with -o DIR")
-        click.echo(text, nl=False)
+        put(text, nl=False)
         return
     from teco.players.emit import write
 

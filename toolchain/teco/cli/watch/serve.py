@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from teco.cli.options import say
+from teco.cli.options import put, say
 
 
 @click.command("serve")
@@ -81,7 +81,7 @@ def _serve(folder: Path, host: str, port: int, show: bool) -> None:
     from teco.players.web.server import Server
 
     with Server(folder, host, port) as server:
-        click.echo(server.url)
+        put(server.url)
         if not server.is_local:
             say(
                 f"note: others can reach this page at port {server.server_address[1]}; without "

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from teco.core.errors import TecoError
+from teco.core.text import from_json
 from teco.model.engine.api import PRODUCTS
 from teco.model.engine.precision_check import LABELS, Proof, check_precision
 from teco.model.manifest import Manifest, manifest_path
@@ -131,7 +132,7 @@ class EngineManifest:
         """
         again = "build it again with `teco export --formats rtx` or tensorrt"
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = from_json(text)
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise TecoError(f"{source} is no teco manifest: {error!r}", hint=again) from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import http.server
 import ipaddress
 import socket
 import socketserver
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,13 @@ class Server(http.server.ThreadingHTTPServer):
             ) from error
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
+        try:
+            connection, address = super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # Whoever waits is still there at the next look, which must not come at once.
+                time.sleep(0.5)
+            raise
         self._connections.add(connection)
         return connection, address
 
@@ -136,6 +144,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """
 
     protocol_version = "HTTP/1.1"
+    timeout = 20
+    """Seconds that a connection may be silent, within a request or between two."""
     server_version = "teco"
     sys_version = ""
     extensions_map = _TYPES

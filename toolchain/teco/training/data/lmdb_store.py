@@ -77,9 +77,11 @@ def read_sequences(folder: Path) -> tuple[str, list[LmdbSequence]]:
         count, height, width, index = map(int, numbers)
         seen.setdefault(LmdbSequence(name, count, height, width), set()).add(index)
     for sequence, found in seen.items():
-        lacking = [i for i in range(sequence.count) if i not in found]
-        if lacking or len(found) != sequence.count:
-            some = f"lists no frame {lacking[0]}" if lacking else f"lists {len(found)} frames"
+        # Not all that the keys promise is counted through: a key may promise anything.
+        lacking = next((i for i in range(len(found)) if i not in found), len(found))
+        if lacking < sequence.count or len(found) != sequence.count:
+            few = lacking < sequence.count
+            some = f"lists no frame {lacking}" if few else f"lists {len(found)} frames"
             raise TecoError(
                 f"{folder / META} {some} of sequence {sequence.name!r}, whose keys say it has "
                 f"{sequence.count}",
