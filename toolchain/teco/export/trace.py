@@ -29,6 +29,10 @@ OPSET = 18
 takes NEAREST for opset 20's "linear" (TensorRT#4646). Browsers get 17
 (:mod:`teco.export.web_graph`)."""
 
+IR_VERSION = 8
+"""Of the file. torch.onnx writes 10, which ONNX Runtime 1.17 refuses (it reads up to 9) though it
+runs every operator of the graph; 8 came with opset 18 (onnx's versioning table)."""
+
 
 @dataclass(frozen=True)
 class DeployForm:
@@ -103,6 +107,7 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
         )
     assert program is not None
     model: ModelProto = program.model_proto
+    model.ir_version = IR_VERSION
     _check_graph(model)
     return model
 

@@ -85,9 +85,6 @@ def as_web(model: ModelProto) -> None:
     kept = [x for x in model.graph.initializer if x.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    # Which IR versions onnxruntime-web reads is younger news than which opsets; 8 came with 17's
-    # contemporaries and lacks nothing that a step has.
-    model.ir_version = 8
     onnx.checker.check_model(model, full_check=True)
     check_web(model)
 
