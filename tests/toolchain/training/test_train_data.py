@@ -24,7 +24,7 @@ import torch
 from teco.core.errors import TecoError
 from teco.training.data import frame_store, lmdb_store, sequences
 from teco.training.data.frame_store import FrameCache, ImageFrames, read_picture
-from teco.training.data.layouts import find_clips
+from teco.training.data.layouts import find_clips, is_low_resolution
 from teco.training.data.prepare import StoreOptions, prepare
 from teco.training.data.realworld import RealWorld
 from teco.training.data.sequences import (
@@ -196,8 +196,10 @@ def test_small_sets_are_decoded_once(tmp_path, folder, frames, said, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("teco.training.data.prepare.read_picture", never)
         prepare([tmp_path / "data"], tmp_path / "cache")
+    os.utime(path / "0000.png", (1, 1))  # as a copy on another machine has it
+    prepare([tmp_path / "data"], tmp_path / "cache")
     assert len(said) == count
-    os.utime(path / "0000.png", (1, 1))
+    shutil.copy(path / "0001.png", path / "0000.png")
     prepare([tmp_path / "data"], tmp_path / "cache")
     assert len(said) == count + 1
 
@@ -557,13 +559,95 @@ def test_an_unknown_layout_says_what_is_there_and_what_is_expected(tmp_path) -> 
             find_clips(path)
 
 
-@pytest.mark.parametrize("below", ["GT/walk", "GT/train_sharp/001"])
+@pytest.mark.parametrize("below", ["films/walk", "films/train_sharp/001"])
 def test_a_folder_too_high_up_names_the_right_one(tmp_path, folder, frames, below) -> None:
-    folder(f"Vid4/{below}", frames(2))
+    folder(f"all/{below}", frames(2))
+    folder("all/BIx4/walk", frames(2))
     with pytest.raises(TecoError) as error:
-        find_clips(tmp_path / "Vid4")
-    assert error.value.hint == f"--data {tmp_path / 'Vid4' / 'GT'} does hold clips"
-    assert find_clips(tmp_path / "Vid4" / "GT")
+        find_clips(tmp_path / "all")
+    assert error.value.hint == f"--data {tmp_path / 'all' / 'films'} does hold clips"
+    assert find_clips(tmp_path / "all" / "films")
+
+
+# --- ground truth beside low-resolution frames, and Vimeo-90K --------------------------------
+
+
+@pytest.mark.parametrize("low", ["BIx4", "BD", "Gaussian4xLR", "LRx4", "X4", "LR_bicubic", "lq"])
+@pytest.mark.parametrize("truth", ["GT", "hr", "HighRes"])
+def test_of_pairs_only_the_truth_is_taken(tmp_path, folder, frames, said, truth, low) -> None:
+    for name in ("calendar", "walk"):
+        folder(f"set/{truth}/{name}", frames(2))
+        folder(f"set/{low}/{name}", frames(2))
+    assert [c.name for c in find_clips(tmp_path / "set")] == [
+        f"{truth}/calendar", f"{truth}/walk",
+    ]  # fmt: skip
+    assert said.has("left out", low)
+
+
+def test_low_resolution_frames_are_never_proposed(tmp_path, folder, frames) -> None:
+    folder("set/BIx4/walk", frames(2))
+    with pytest.raises(TecoError) as error:
+        find_clips(tmp_path / "set")
+    assert "BIx4" not in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "walk",
+        "calendar",
+        "alright",
+        "train_sharp",
+        "x4000",
+        "polar",
+        "blq",
+        "GT",
+        "flower",
+        "matrix4",
+        "index3",
+        "vertex4",
+        "user_input",
+    ],
+)
+def test_ordinary_names_are_not_taken_for_low_resolution(name) -> None:
+    assert not is_low_resolution(name)
+
+
+@pytest.fixture
+def vimeo(tmp_path, folder, frames) -> Path:
+    for name in ("00001/0001", "00001/0002", "00002/0001"):
+        folder(f"vimeo_septuplet/sequences/{name}", frames(7))
+    root = tmp_path / "vimeo_septuplet"
+    (root / "sep_trainlist.txt").write_text("00001/0001\n00001/0002\n\n")
+    (root / "sep_testlist.txt").write_text("00002/0001\n")
+    return root
+
+
+def test_vimeo_by_its_own_list(vimeo, said) -> None:
+    clips = find_clips(vimeo)
+    assert [c.name for c in clips] == ["sequences/00001/0001", "sequences/00001/0002"]
+    assert said.has("2 clips of sep_trainlist.txt", "test clips are left out")
+    with pytest.raises(TecoError) as error:
+        find_clips(vimeo.parent)
+    assert error.value.hint == f"--data {vimeo} does hold clips"
+
+
+def test_vimeo_without_its_training_list_is_refused(vimeo) -> None:
+    (vimeo / "sep_trainlist.txt").unlink()
+    with pytest.raises(TecoError, match=r"no sep_trainlist\.txt"):
+        find_clips(vimeo)
+
+
+def test_a_list_that_leads_elsewhere_is_refused(vimeo) -> None:
+    (vimeo / "sep_trainlist.txt").write_text("../../secret\n")
+    with pytest.raises(TecoError, match="expected a clip such as"):
+        find_clips(vimeo)
+
+
+def test_clips_of_the_list_that_are_not_there_are_counted(vimeo, said) -> None:
+    (vimeo / "sep_trainlist.txt").write_text("00001/0001\n00009/0009\n")
+    assert len(find_clips(vimeo)) == 1
+    assert said.has("1 of 2 clips", "00009/0009")
 
 
 def test_reds_without_sharp_frames(tmp_path, folder, frames) -> None:

@@ -107,6 +107,22 @@ def test_it_learns(tmp_path) -> None:
     assert after.mean_flow is None
 
 
+def test_a_network_of_single_frames_is_judged_without_a_past(tmp_path, pool) -> None:
+    """What it makes of a past is chance; the validation of that stage says nothing of it."""
+    trainer = trained(tmp_path, pool)
+    y, x = np.mgrid[:144, :144]
+    frames = np.stack([
+        (128 + 100 * np.sin((x[..., None] + 3 * t + y[..., None]) / [5, 6, 7])).astype(np.uint8)
+        for t in range(6)
+    ])  # fmt: skip
+    judge = Validator(frames, degradation="real")
+    alone = judge(trainer.average, recurrent=False)
+    assert alone.temporal_gain == 0
+    whole = judge(trainer.average)
+    assert whole.psnr == pytest.approx(alone.psnr + whole.temporal_gain, abs=1e-9)
+    assert whole.temporal_gain != 0
+
+
 def test_the_single_stage_learns_nothing_of_a_past(tmp_path, pool) -> None:
     """Then what reads the past is scaled down, or chance would have its say."""
     trainer = trained(tmp_path, pool)

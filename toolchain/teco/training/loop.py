@@ -508,7 +508,9 @@ class Trainer:
     def _validate(self) -> Validation | None:
         if self.validator is None or not self.processes.first:
             return None
-        validation = self.validator(self.average, perceptual=self.stage == "gan")
+        validation = self.validator(
+            self.average, perceptual=self.stage == "gan", recurrent=self.stage != "single"
+        )
         if self.stage != "flow":
             self.folder.keep_sample(self.stage, self.iteration, self.validator.sample_strip())
         return validation

@@ -134,12 +134,16 @@ class Validator:
         return float(np.mean(values))
 
     @torch.no_grad()
-    def __call__(self, generator: AnyGenerator, *, perceptual: bool = False) -> Validation:
+    def __call__(
+        self, generator: AnyGenerator, *, perceptual: bool = False, recurrent: bool = True
+    ) -> Validation:
         """Run the clip with and without the recurrence, float32.
 
         Args:
             generator: left in the mode it came in.
             perceptual: also measure LPIPS and tOF, which take longer.
+            recurrent: False for a network that has only been trained on single frames: what it
+                makes of a past says nothing yet.
         """
         was_training = generator.training
         generator.eval()
@@ -152,7 +156,8 @@ class Validator:
             zeros = generator.initial_state(lr)
             if state is not None:
                 without.append(to_pixels(generator.advance(lr, zeros)[0]))
-            hr, state = generator.advance(lr, zeros if state is None else state)
+            past = state if state is not None and recurrent else zeros
+            hr, state = generator.advance(lr, past)
             with_state.append(to_pixels(hr))
         without.insert(0, with_state[0])  # the first frame has no past either way
         psnr = self._mean_psnr(with_state)

@@ -6,8 +6,12 @@
     REDS/train_sharp/000/00000000.png     REDS, also as its archives unpack: REDS/train/train_sharp
     REDS/val_sharp/000/00000000.png       and REDS/val/val_sharp
     GT.lmdb/data.mdb, meta_info.pkl       an LMDB of TecoGAN-PyTorch; also as a sub-folder
+    vimeo_septuplet/sequences/00001/0001  Vimeo-90K as it unpacks, with its sep_trainlist.txt
+    GT/walk/0000.png beside BIx4/walk     ground truth beside its low-resolution frames
 
-One folder may hold several of these side by side. Of REDS only the sharp frames are used, its
+One folder may hold several of these side by side. Low-resolution frames are known by their
+folder's name and never taken for ground truth; of Vimeo-90K only what its training list names is
+taken. Of REDS only the sharp frames are used, its
 validation clips 000..029 are called 240..269, as is usual since EDVR (Wang et al. 2019), and REDS4
 (training clips 000, 011, 015 and 020), on which everybody tests, is left out.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from teco.core.errors import USAGE, TecoError
@@ -39,9 +43,21 @@ _REDS = re.compile(r"(?<![a-z])reds(?![a-z])", re.IGNORECASE)
 
 _EXPECTED = (
     "expected video files (DIR/a.mp4), folders of frames (DIR/walk/0000.png), REDS "
-    "(DIR/train_sharp/000/00000000.png) or an LMDB of TecoGAN-PyTorch (DIR/data.mdb, "
-    "DIR/meta_info.pkl)"
+    "(DIR/train_sharp/000/00000000.png), Vimeo-90K (DIR/sequences, DIR/sep_trainlist.txt) or an "
+    "LMDB of TecoGAN-PyTorch (DIR/data.mdb, DIR/meta_info.pkl)"
 )
+
+_TRUTH = re.compile(r"(?i)gt|hr|truth|ground.?truth|high.?res\w*|target")
+_LOW = re.compile(
+    r"(?i)(^|[^a-z])(lr|lq|low.?(res\w*|quality)?|bicubic)($|[^a-z])"
+    r"|^b[id](x?\d.*)?$|(^|[^a-z])x[2-8]$|\dx[2-8]|x[2-8]_?l[rq]|(^|[^a-z])l[rq]_?x?[2-8]"
+    r"|^gaussian"
+)
+"""Names of folders of low-resolution frames: BIx4 and BD (TecoGAN-PyTorch, EGVSR), Gaussian4xLR,
+X4, LR_bicubic (DIV2K, REDS), LRx4, LQ (BasicSR)."""
+
+_VIMEO = "sequences"
+_VIMEO_LISTS = ("sep_trainlist.txt", "tri_trainlist.txt")
 
 
 @dataclass(frozen=True)
@@ -106,19 +122,77 @@ def find_clips(folder: Path) -> list[Clip]:
     ]
     reds = [folder / place for place in _REDS_PLACES if (folder / place).is_dir()]
     taken = {place.relative_to(folder).parts[0] for place in reds}
+    if (folder / _VIMEO).is_dir() and any(f.name.endswith("list.txt") for f in entries):
+        clips += _vimeo_clips(folder)
+        taken.add(_VIMEO)
+    low = [f for f in folders if is_low_resolution(f.name) and f.name not in taken]
+    if len(low) < len(folders):  # beside something that may be their ground truth
+        taken.update(f.name for f in low)
+        for f in low:
+            log.warning("left out %s: low-resolution frames, by its name", f)
     if _name(folder) in _REDS_PARTS:
         clips += _reds_clips(folder, [folder])
     else:
         clips += _reds_clips(folder, reds)
-        clips += _frame_folders(folder, entries, [f for f in folders if f.name not in taken])
-    databases = [f for f in folders if is_lmdb(f)]
-    for database in databases:
-        if len(databases) > 1 and re.search(r"(?i)lr|bicubic|bd\d", database.stem):
-            log.info("left out %s: low-resolution frames, by its name", database)
-            continue
-        clips += _lmdb_clips(database, f"{database.name}/")
+        rest = [f for f in folders if f.name not in taken]
+        clips += _frame_folders(folder, entries, rest)
+        for truth in rest:
+            if _TRUTH.fullmatch(truth.name) and not _pictures(truth):
+                clips += _below(truth, _frame_folders(truth, [], _folders(truth)))
+    for database in folders:
+        if is_lmdb(database) and database.name not in taken:
+            clips += _lmdb_clips(database, f"{database.name}/")
     if not clips:
         raise _unknown(folder, entries)
+    return clips
+
+
+def is_low_resolution(name: str) -> bool:
+    """Whether a folder or an LMDB of this name holds low-resolution frames."""
+    return _LOW.search(name.removesuffix(".lmdb")) is not None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [e for e in _entries(folder) if e.is_dir()]
+
+
+def _below(part: Path, clips: list[ImageClip]) -> list[ImageClip]:
+    """The clips of a sub-folder, by their names from the data folder."""
+    return [replace(c, name=f"{part.name}/{c.name}", label=c.label) for c in clips]
+
+
+def _vimeo_clips(folder: Path) -> list[ImageClip]:
+    """The training clips of Vimeo-90K (Xue et al. 2019), by its own list."""
+    lists = [folder / name for name in _VIMEO_LISTS if (folder / name).is_file()]
+    if not lists:
+        raise TecoError(
+            f"{folder} looks like Vimeo-90K and has no {_VIMEO_LISTS[0]}, which says what is "
+            "trained on and what is tested on",
+            hint="take the list from the archive that the sequences came in",
+            exit_code=USAGE,
+        )
+    try:
+        names = dict.fromkeys(x.strip() for x in lists[0].read_text("ascii").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise TecoError(f"{lists[0]} cannot be read as a list of clips: {error}") from error
+    clips: list[ImageClip] = []
+    lacking: list[str] = []
+    for name in names:
+        if not name:
+            continue
+        if not re.fullmatch(r"\d{5}/\d{4}", name):
+            raise TecoError(f"{lists[0]} lists {name[:40]!r}, expected a clip such as 00001/0001")
+        place = folder / _VIMEO / name
+        if files := _pictures(place) if place.is_dir() else ():
+            clips.append(ImageClip(f"{_VIMEO}/{name}", f"vimeo/{name}", files, whole=True))
+        else:
+            lacking.append(name)
+    if lacking:
+        log.warning(
+            "%d of %d clips of %s are not there, such as %s",
+            len(lacking), len(names), lists[0].name, lacking[0],
+        )  # fmt: skip
+    log.info("Vimeo-90K: %d clips of %s; its test clips are left out", len(clips), lists[0].name)
     return clips
 
 
@@ -238,8 +312,10 @@ def _unknown(folder: Path, entries: list[Path]) -> TecoError:
     if parts:
         found = f"--data {folder} is REDS without sharp frames (found {', '.join(parts)})"
         return TecoError(found, hint="expected train_sharp/000/00000000.png", exit_code=USAGE)
-    for entry in (e for e in entries if e.is_dir()):
+    for entry in (e for e in entries if e.is_dir() and not is_low_resolution(e.name)):
         below = _entries(entry)
+        if any(b.name in _VIMEO_LISTS for b in below):
+            return TecoError(found, hint=f"--data {entry} does hold clips", exit_code=USAGE)
         if any(b.suffix.lower() in VIDEO_SUFFIXES for b in below) or any(
             b.is_dir() and (is_lmdb(b) or b.name in _REDS_PARTS or _pictures(b)) for b in below
         ):

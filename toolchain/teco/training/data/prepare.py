@@ -53,7 +53,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import write_beside, writing
+from teco.core.files import content_stamp, write_beside, writing
 from teco.core.machine import usable_cores
 from teco.inference.scene_cuts import SceneCutDetector
 from teco.training.data import frame_store
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 LOSSY_SHRINK = 2.0
 _LOSSY_PICTURES = frozenset({".jpg", ".jpeg", ".webp"})
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """To be raised when decoding, shrinking or cut detection gives other frames than before."""
 
 _LOOKED_AT = 3
@@ -259,8 +259,7 @@ def _clips(folders: list[Path]) -> list[tuple[Clip, _Options]]:
 def _decoded_video(clip: VideoClip, options: _Options, cache: Path) -> tuple[Path, str]:
     """Where in the cache a video is, without ending, decoded if it was not there; and its name."""
     file = clip.path
-    stat = file.stat()
-    name = _name(file.name, (options, stat.st_size, stat.st_mtime_ns, CACHE_VERSION))
+    name = _name(file.name, (options, content_stamp(file), CACHE_VERSION))
     target = cache / _key(name, file.parent)
     if not _is_kept(target):
         log.info("decoding %s, shrunk by %g", file.name, options.shrink)
@@ -368,10 +367,9 @@ def _sized(clip: ImageClip, options: _Options, cache: Path) -> _ImageSet:
     facts: list[object] = [str(options.shrink), clip.whole, CACHE_VERSION]
     for file in files:
         try:
-            stat = file.stat()
+            facts.append((file.name, content_stamp(file)))
         except OSError as error:
             raise TecoError(f"the frame {file} cannot be read: {error.strerror}") from error
-        facts.append((file.name, stat.st_size, stat.st_mtime_ns))
     name = _name(clip.label, facts)
     key = _key(name, files[0].parent)
     path = cache / f"{key}.size.json"
@@ -446,9 +444,8 @@ def _drawn_windows(s: _ImageSet, store: StoreOptions) -> list[_Window]:
 def _lmdb_shots(clips: list[tuple[LmdbClip, _Options]], cache: Path) -> list[Shot]:
     shots: list[Shot] = []
     for clip, options in clips:
-        stat = (clip.folder / DATA).stat()
         label = f"{clip.folder.name}/{clip.sequence.name}"
-        facts = (clip.sequence, options, stat.st_size, stat.st_mtime_ns, CACHE_VERSION)
+        facts = (clip.sequence, options, content_stamp(clip.folder / DATA), CACHE_VERSION)
         frames = LmdbFrames(clip.folder, clip.sequence, options.first, options.last, options.shrink)
         name = _name(label, facts)
         shots += _lazy_shots(frames, None, name, _record(cache, _key(name, clip.folder)))
