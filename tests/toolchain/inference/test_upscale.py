@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from teco.core.errors import TecoError
+from teco.core.errors import Interrupted, TecoError
 from teco.core.log import no_progress
-from teco.inference.upscale import UpscaleOptions, _pump, upscale
+from teco.inference.upscale import UpscaleOptions, _prospect, _pump, upscale
 from teco.video.clips import Frame, open_source
 from teco.video.overlap import QUEUE
 from teco_models.errors import ModelError
@@ -63,7 +63,7 @@ def test_pictures_in_pictures_out_in_order(
     session = fake_session()
     said: list[tuple[int, int | None]] = []
     result = upscale(
-        lambda h, w: session, source, tmp_path / "out", FAST, lambda *done: said.append(done)
+        lambda _source: session, source, tmp_path / "out", FAST, lambda *done: said.append(done)
     )
     found = load_pictures(tmp_path / "out")
     assert all(np.array_equal(a, enlarged(b)) for a, b in zip(found, pictures, strict=True))
@@ -124,7 +124,7 @@ def test_a_video_keeps_its_sound_and_its_timestamps(tmp_path, fake_session, make
     # 600 ticks a second; frames come at anything but a constant rate.
     pts = [0, 20, 60, 65, 130, 131, 200, 310]
     source = make_clip(tmp_path / "in.mp4", pts=pts, time_base=Fraction(1, 600), audio=True)
-    result = upscale(lambda h, w: fake_session(), source, tmp_path / "out.mp4", FAST)
+    result = upscale(lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST)
     assert result.frames == len(pts)
     assert moments(tmp_path / "out.mp4") == [Fraction(t, 600) for t in pts]
     assert packets(tmp_path / "out.mp4", "audio") == packets(source, "audio")
@@ -135,7 +135,7 @@ def test_a_video_keeps_its_sound_and_its_timestamps(tmp_path, fake_session, make
 def test_lossless_video_comes_close_to_the_pictures(tmp_path, fake_session, make_clip):
     source = make_clip(tmp_path / "in.mp4")
     options = UpscaleOptions(crf=0, pix_fmt="yuv444p", preset="ultrafast")
-    upscale(lambda h, w: fake_session(), source, tmp_path / "out.mkv", options)
+    upscale(lambda _source: fake_session(), source, tmp_path / "out.mkv", options)
     for a, b in zip(read(tmp_path / "out.mkv"), read(source), strict=True):
         assert np.abs(a.astype(int) - enlarged(b)).max() <= 2
 
@@ -155,14 +155,14 @@ def test_the_range_is_what_the_network_sees(tmp_path, fake_session, make_clip):
     source = make_clip(tmp_path / "in.mp4", frames=10)
     session = fake_session()
     options = UpscaleOptions(start=0.12, max_frames=4, preset="ultrafast")
-    upscale(lambda h, w: session, source, tmp_path / "out", options)
+    upscale(lambda _source: session, source, tmp_path / "out", options)
     wanted = [p.astype(np.float32).transpose(2, 0, 1) / np.float32(255) for p in read(source)[3:7]]
     assert all(np.array_equal(lr[0], p) for (lr, _), p in zip(session.calls, wanted, strict=True))
 
 
 def test_notices_of_both_ends(tmp_path, fake_session, make_clip):
     source = make_clip(tmp_path / "in.mp4", audio=True)
-    result = upscale(lambda h, w: fake_session(), source, tmp_path / "out", FAST)
+    result = upscale(lambda _source: fake_session(), source, tmp_path / "out", FAST)
     assert any("no sound" in notice for notice in result.notices)
 
 
@@ -186,8 +186,8 @@ def test_the_model_is_opened_only_once_both_ends_are_good(tmp_path, make_clip, m
 def test_the_model_is_opened_for_the_frames_size(tmp_path, fake_session, make_clip):
     sizes: list[tuple[int, int]] = []
 
-    def make(h: int, w: int):
-        sizes.append((h, w))
+    def make(source):
+        sizes.append((source.height, source.width))
         return fake_session()
 
     upscale(make, make_clip(tmp_path / "in.mp4", 40, 24), tmp_path / "out.mp4", FAST)
@@ -195,7 +195,7 @@ def test_the_model_is_opened_for_the_frames_size(tmp_path, fake_session, make_cl
 
 
 def test_a_model_that_cannot_be_opened_leaves_nothing(tmp_path, make_clip, untouched):
-    def fails(_h: int, _w: int):
+    def fails(_source):
         raise TecoError("no")
 
     source = make_clip(tmp_path / "in.mp4")
@@ -210,7 +210,7 @@ def test_a_model_that_fails_leaves_nothing(fail_at, tmp_path, fake_session, make
     for name in ("out.mp4", "out"):
         session = fake_session(fail_at=fail_at)
         with untouched(tmp_path), pytest.raises(RuntimeError, match="told to fail"):
-            upscale(lambda h, w, s=session: s, source, tmp_path / name, FAST)
+            upscale(lambda _source, s=session: s, source, tmp_path / name, FAST)
         assert session.closed
 
 
@@ -221,7 +221,7 @@ def test_a_report_that_raises_ends_it(tmp_path, fake_session, make_clip, untouch
 
     source = make_clip(tmp_path / "in.mp4", frames=30)
     with untouched(tmp_path), pytest.raises(KeyboardInterrupt):
-        upscale(lambda h, w: fake_session(), source, tmp_path / "out.mp4", FAST, interrupt)
+        upscale(lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST, interrupt)
 
 
 # --- the three threads -----------------------------------------------------------------------
@@ -237,7 +237,7 @@ class FakeSource:
 
     name = "fake"
     width, height = 16, 12
-    count = None
+    count: int | None = None
 
     def __init__(self, frames: int | None = None, error: BaseException | None = None) -> None:
         self.frames = frames
@@ -458,7 +458,7 @@ def test_a_clip_through_python_streams_matches_pyav(tmp_path, fake_session, text
     """The y4m that comes out is one that libav reads."""
     source = tmp_path / "in.y4m"
     source.write_bytes(as_y4m(texture(3, 24, 16)))
-    upscale(lambda h, w: fake_session(), source, tmp_path / "out.y4m", FAST)
+    upscale(lambda _source: fake_session(), source, tmp_path / "out.y4m", FAST)
     with av.open(io.BytesIO((tmp_path / "out.y4m").read_bytes())) as container:
         frames = list(container.decode(video=0))
     assert [(f.width, f.height) for f in frames] == [(96, 64)] * 3
@@ -490,3 +490,57 @@ def test_the_shipped_model_is_the_default(tmp_path, make_clip, teco):
         pytest.skip("no weights are shipped")
     source = make_clip(tmp_path / "in.mp4", 16, 16, 2)
     teco("upscale", source, tmp_path / "out.mp4", *RUNTIME).says("real-cpu on onnxruntime")
+
+
+# --- long work is asked about ----------------------------------------------------------------
+
+
+def test_long_work_says_how_long_and_can_be_given_up(
+    tmp_path, fake_session, make_clip, monkeypatch, untouched
+):
+    source = make_clip(tmp_path / "in.mp4", 40, 24, 12)
+    asked: list[str] = []
+
+    def no(prospect: str) -> bool:
+        asked.append(prospect)
+        return False
+
+    upscale(lambda _source: fake_session(), source, tmp_path / "short.mp4", FAST, go_on=no)
+    assert asked == []  # it is not long
+    monkeypatch.setattr("teco.inference.upscale.LONG", -1.0)
+    with untouched(tmp_path), pytest.raises(Interrupted, match="given up"):
+        upscale(lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST, go_on=no)
+    assert len(asked) == 1
+    assert asked[0].startswith("about 12 frames of 160x96 will take about ")
+    upscale(
+        lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST, go_on=lambda _: True
+    )
+    assert (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4000, "1 hour 7 minutes"), (7200, "2 hours"), (200_000, "2 days 7 hours"), (10, "a minute")],
+)
+def test_how_long_is_said_in_days_and_hours(seconds, text):
+    assert _prospect(FakeSource(3), seconds).endswith(f"about {text}")
+
+
+def test_notices_are_told_before_the_work_and_once(tmp_path, fake_session, make_clip):
+    """A clip of 10 bits says so before the model is opened."""
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 40, 24, "yuv420p10le"
+        for _ in range(3):
+            out.mux(video.encode(av.VideoFrame(40, 24, "yuv420p10le")))
+        out.mux(video.encode(None))
+    said: list[str] = []
+
+    def opened(_source):
+        assert any("10 bits of the clip become 8" in s for s in said)
+        return fake_session()
+
+    result = upscale(opened, source, tmp_path / "out.mp4", FAST, tell=said.append)
+    assert list(result.notices) == said
+    assert len(set(said)) == len(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import perf_counter
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from teco.core.errors import TecoError
-from teco.core.pixels import Pixels, to_pixels, to_tensor
+from teco.core.errors import MACHINE, TecoError
+from teco.core.memory import is_refused_memory
+from teco.core.pixels import Pixels, to_8_bits, to_deep_pixels, to_pixels, to_tensor
 from teco.inference.deadline import cheap, cheap_centred
 from teco.runtimes.base import FrameSession, Session, State
 from teco_models.variant import check_size
@@ -97,6 +99,16 @@ class Recurrence:
         self._state = None
         self._passed = 0
 
+    def begin_with(self, lead_in: Iterable[Pixels]) -> None:
+        """Forget the past, then step frames that lead up to the next one and drop what comes out.
+
+        What follows depends on nothing before them.
+        """
+        self.begin()
+        self._shown = None
+        for frame in lead_in:
+            self.step(frame)
+
     def look(self, frame: Pixels, cut: bool | None) -> Kind:
         """Say what the next frame is; to be asked once of each, in order.
 
@@ -115,7 +127,7 @@ class Recurrence:
         if seen is not None and not cut and np.array_equal(seen, frame):
             return Kind.REPEATS
         # The detector is shown every frame but repeats, also where its answer is not needed.
-        found = self._detector is not None and self._detector.is_cut(frame)
+        found = self._detector is not None and self._detector.is_cut(to_8_bits(frame))
         starts = seen is None or (found if cut is None else cut)
         return Kind.STARTS if starts else Kind.GOES_ON
 
@@ -134,12 +146,14 @@ class Recurrence:
             self.begin()
         self._shown = None
         out = self.step(frame)
-        if not isinstance(self.session, FrameSession):
+        if out.dtype != np.uint8:
             # A sum is the cheapest look at every value; half-precision models are known to
             # overflow, and a black frame would hide it.
-            if not np.isfinite(out.sum()):
+            with np.errstate(over="ignore"):  # of values so large that they are no picture either
+                total = out.sum()
+            if not np.isfinite(total):
                 raise self._not_finite()
-            out = to_pixels(out)
+            out = to_pixels(out) if frame.dtype == np.uint8 else to_deep_pixels(out)
         return self._give(out)
 
     def pass_over(self, frame: Pixels, kind: Kind) -> Pixels:
@@ -152,7 +166,7 @@ class Recurrence:
         self._passed += 1
         return self._give(self._enlarge(frame))
 
-    def _give(self, out: Pixels) -> Pixels:
+    def _give(self, out: Any) -> Pixels:
         out.flags.writeable = False
         self._shown = out
         self.stats.frames += 1
@@ -162,12 +176,12 @@ class Recurrence:
         """One step with the session's best kind of output, so that a scene's state is of one kind.
 
         Returns:
-            Pixels from a FrameSession, else a tensor that has not been looked at.
+            Pixels of an 8-bit frame from a FrameSession, else a tensor that was not looked at.
         """
         if self._state is None and (self._recurrent or not self.stats.steps):
             self.stats.resets += 1
         try:
-            if isinstance(self.session, FrameSession):
+            if isinstance(self.session, FrameSession) and frame.dtype == np.uint8:
                 began = perf_counter()
                 out, state = self.session.enlarge(frame, self._state)
             else:
@@ -176,6 +190,15 @@ class Recurrence:
                 out, state = self.session.step(lr, self._state)
         except FloatingPointError as error:
             raise self._not_finite() from error
+        except Exception as error:
+            if not is_refused_memory(error):
+                raise
+            h, w = frame.shape[:2]
+            raise TecoError(
+                f"the system has too little memory for a frame of {w}x{h}",
+                hint=f"see what it takes: teco estimate --size {h}x{w}",
+                exit_code=MACHINE,
+            ) from error
         self.stats.step_seconds += perf_counter() - began
         self.stats.steps += 1
         self._passed = 0

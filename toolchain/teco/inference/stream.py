@@ -20,6 +20,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.core.pixels import Pixels, to_pixels, to_tensor
 from teco.inference.deadline import Deadline
 from teco.inference.recurrence import Kind, Recurrence, StreamStats
+from teco.inference.segments import FramePlace, SegmentPlan
 from teco.model.opening import DEFAULT_MODEL
 from teco.runtimes.base import Session
 from teco.video.frames import Closing
@@ -200,6 +201,35 @@ class Stream(Closing):
         for _, out in self._drain():
             yield out
 
+    def run_in_segments(
+        self, frames: Iterable[Pixels], plan: SegmentPlan
+    ) -> Iterator[tuple[bool, Pixels]]:
+        """All frames in order, as :meth:`run`, in parts that do not depend on each other.
+
+        Args:
+            frames: from the clip's first one, whatever the plan skips.
+            plan: where parts begin.
+
+        Yields:
+            Whether a part begins with the frame, and the frame enlarged; of the frames that are not
+            skipped.
+        """
+        self._held.clear()  # of a run that was given up
+        for frame in frames:
+            kind = self._look(frame, None)
+            begins = plan.takes(frame, kind)
+            if begins is FramePlace.SKIPPED:
+                continue
+            if begins is FramePlace.BEGINS_WITHIN_A_SCENE:
+                for tag, out in self._drain():
+                    yield tag, out
+                with self._lock:
+                    self._core.begin_with(plan.lead_in)
+            for tag, out in self._take(frame, begins is not FramePlace.GOES_ON, kind):
+                yield tag, out
+        for tag, out in self._drain():
+            yield tag, out
+
     def feed(
         self, frame: Pixels, tag: Any = None, *, due: float | None = None
     ) -> list[tuple[Any, Pixels]]:
@@ -227,7 +257,11 @@ class Stream(Closing):
     def _feed(
         self, frame: Pixels, tag: Any = None, due: float | None = None
     ) -> Iterator[tuple[Any, Pixels]]:
-        kind = self._look(frame, None)
+        yield from self._take(frame, tag, self._look(frame, None), due)
+
+    def _take(
+        self, frame: Pixels, tag: Any, kind: Kind, due: float | None = None
+    ) -> Iterator[tuple[Any, Pixels]]:
         if kind is Kind.STARTS:
             yield from self._drain()
         if self._held or (kind is Kind.STARTS and self.reverse_warm_up):

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-from teco.core.errors import TecoError
+import av
+
+from teco import __version__
+from teco.core.errors import Interrupted, TecoError
+from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
 from teco.runtimes.base import Session
-from teco.video.clips import Frame, FrameSink, FrameSource, open_sink, open_source
+from teco.video.clips import (
+    Frame,
+    FrameSink,
+    FrameSource,
+    is_folder_target,
+    open_sink,
+    open_source,
+)
+from teco.video.file.segments import describe, folder_of
+from teco.video.file.sink import VideoSink
 from teco.video.overlap import Reader, Writer
 from teco_models.variant import SCALE, check_size
+
+LONGEST_AT_ONCE = 250
+"""Frames of a clip that is made at once: nothing of it is kept where the work breaks off."""
+
+LONG = 3600.0
+"""Seconds of work that are asked about."""
+
+_TIMED_FROM = 2
+"""The frame after which steps are timed: the first ones prepare more than they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +52,10 @@ class UpscaleOptions:
         rate: frames a second of a folder of images.
         scene_cuts: reset the recurrence at scene cuts.
         reverse_warm_up: see :class:`teco.inference.stream.Stream`.
-        codec, crf, preset, pix_fmt: of the output; None leaves the container's default codec.
+        deinterlace: make progressive frames of interlaced ones.
+        codec, crf, preset, pix_fmt: of the output; None leaves the container's default codec. A
+            pixel format of more than 8 bits takes the clip through the network in 16, if the clip
+            has more than 8 itself.
         overwrite: replace an existing output.
     """
 
@@ -38,6 +65,7 @@ class UpscaleOptions:
     rate: float | None = None
     scene_cuts: bool = True
     reverse_warm_up: int = 0
+    deinterlace: bool = True
     codec: str | None = None
     crf: float = 16
     preset: str = "medium"
@@ -50,14 +78,16 @@ class UpscaleResult:
     """What was done.
 
     Attributes:
-        frames: written.
-        scenes: how often the recurrence started afresh.
+        frames: of the output, those of an earlier run among them.
+        resumed: of these, frames of an earlier run.
+        scenes: how often the recurrence started afresh in this one.
         seconds: from the first frame asked for to the last one encoded.
         step_seconds: of these, inside the runtime.
         notices: what the source and the output had to say.
     """
 
     frames: int
+    resumed: int
     scenes: int
     seconds: float
     step_seconds: float
@@ -65,35 +95,50 @@ class UpscaleResult:
 
     @property
     def fps(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+        return (self.frames - self.resumed) / self.seconds if self.seconds else 0.0
 
 
 def upscale(
-    make_session: Callable[[int, int], Session],
+    make_session: Callable[[FrameSource], Session],
     source_path: str | Path,
     sink_path: str | Path,
     options: UpscaleOptions,
     progress: Progress = no_progress,
+    tell: Callable[[str], None] | None = None,
+    model_id: str = "",
+    go_on: Callable[[str], bool] | None = None,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
     Args:
-        make_session: opens the model for (h, w) frames; called once the input and the output are
-            known to be usable, because it takes seconds.
+        make_session: opens the model for a source's frames; called once the input and the output
+            are known to be usable, because it takes seconds.
         source_path: video file, folder of images, or "-" for y4m on stdin.
         sink_path: video file, folder, or "-" for y4m on stdout. Appears only when complete.
         options: the rest.
         progress: told after each frame; the total may be an estimate, see FrameSource.count.
+        go_on: given a sentence on how long it will take, where that is above :data:`LONG`, once a
+            few frames have been timed; False gives the work up.
+        model_id: what tells the model from others, such as a hash: unfinished work of another one
+            is not gone on with.
+        tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:
         ClipError: the input or the output is not as it must be.
         ModelError: frames smaller than 8x8.
+        Interrupted: ``go_on`` said no.
     """
     o = options
+    deep = _is_deep(sink_path, o.pix_fmt)
     with open_source(
-        source_path, start=o.start, end=o.end, max_frames=o.max_frames, rate=o.rate
-    ) as source:
+        source_path, start=o.start, end=o.end, max_frames=o.max_frames, rate=o.rate, deep=deep,
+        deinterlace=o.deinterlace, forgiving=True,
+    ) as source:  # fmt: skip
+        notices = _Notices(tell)
+        if source.depth > 8 and not deep:
+            notices.add(eight_bits(source))
         check_size(source.height, source.width)
+        resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
             source=source,
@@ -105,15 +150,98 @@ def upscale(
             pix_fmt=o.pix_fmt,
             overwrite=o.overwrite,
         ) as sink:
-            session = make_session(source.height, source.width)
+            notices.add(*source.notices, *sink.notices)
+            session = make_session(source)
             try:
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
-                seconds = _pump(stream, source, sink, progress)
+                plan = None
+                how = {k: v for k, v in vars(o).items() if k != "overwrite"}
+                if resumable and isinstance(sink, VideoSink):
+                    job = {**describe(how), **_job(source), "model": model_id, "runtime":
+                           f"{session.runtime} ({session.details})"}  # fmt: skip
+                    done = sink.resume(job)
+                    plan = SegmentPlan(least_frames(source.height, source.width), done)
+                    if done:
+                        notices.add(f"going on after {done} frames of an earlier run")
+                seconds = _pump(stream, source, sink, progress, go_on, plan)
+            except BaseException as error:
+                sink.abort()
+                if not isinstance(sink, VideoSink) or not sink.kept:
+                    raise
+                kept = f"{sink.kept} frames are kept in {folder_of(Path(sink_path))}"
+                if isinstance(error, KeyboardInterrupt | Interrupted):
+                    raise Interrupted(
+                        f"interrupted; {kept}", hint="the same command goes on from there"
+                    ) from error
+                notices.add(f"{kept}; the same command goes on from there")
+                raise
             finally:
                 session.close()
-            notices = (*source.notices, *sink.notices)
+            notices.add(*source.notices, *sink.notices)
     stats = stream.stats
-    return UpscaleResult(stats.frames, stats.resets, seconds, stats.step_seconds, notices)
+    said = tuple(notices.all)
+    done = plan.done if plan is not None else 0
+    return UpscaleResult(
+        frames=done + stats.frames, resumed=done, scenes=stats.resets, seconds=seconds,
+        step_seconds=stats.step_seconds, notices=said,
+    )  # fmt: skip
+
+
+def _job(source: FrameSource) -> dict[str, str]:
+    """What the clip is, and which libraries make the pictures."""
+    path = Path(source.name)
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.is_file())
+        facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    else:
+        stamp = f"{content_stamp(path)} {path.stat().st_mtime_ns}"
+    return {"clip": f"{path.name} {stamp}", "teco": __version__, "PyAV": av.__version__}
+
+
+class _Notices:
+    """Sentences in the order in which they became known, each once."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self.all: list[str] = []
+        self._tell = tell
+
+    def add(self, *texts: str) -> None:
+        for text in texts:
+            if text not in self.all:
+                self.all.append(text)
+                if self._tell is not None:
+                    self._tell(text)
+
+
+def eight_bits(source: FrameSource) -> str:
+    """That a clip loses bits, and how it would not."""
+    return (
+        f"the {source.depth} bits of the clip become 8; --pix-fmt yuv420p10le keeps 10 "
+        "(with --codec libx264, libx265, libsvtav1 or ffv1)"
+    )
+
+
+def _prospect(source: FrameSource, seconds: float) -> str:
+    """How much there is to do, in a sentence."""
+    days, rest = divmod(round(seconds / 60), 24 * 60)
+    hours, minutes = divmod(rest, 60)
+    parts = [(days, "day"), (hours, "hour"), (minutes if not days else 0, "minute")]
+    time = " ".join(f"{n} {unit}{'s' * (n != 1)}" for n, unit in parts if n) or "a minute"
+    return (
+        f"about {source.count} frames of {source.width * SCALE}x{source.height * SCALE} will take "
+        f"about {time}"
+    )
+
+
+def _is_deep(sink_path: str | Path, pix_fmt: str) -> bool:
+    """Whether the output holds more than 8 bits: a pixel format that does, or a folder of PNGs."""
+    if is_folder_target(sink_path):
+        return True
+    try:
+        return max((c.bits for c in av.VideoFormat(pix_fmt).components), default=8) > 8
+    except ValueError:  # the sink says what is wrong with it
+        return False
 
 
 def _pump(
@@ -121,8 +249,14 @@ def _pump(
     source: FrameSource,
     sink: FrameSink,
     progress: Progress,
+    go_on: Callable[[str], bool] | None = None,
+    plan: SegmentPlan | None = None,
 ) -> float:
-    """Everything from the first frame to the last, then commit; returns the seconds it took."""
+    """Everything from the first frame to the last, then commit; returns the seconds it took.
+
+    With a plan, frames that it skips are decoded and looked at, no more.
+    """
+    done = plan.done if plan is not None else 0
     began = perf_counter()
     inside: deque[Frame] = deque()  # frames in the stream, no more than it looks ahead
 
@@ -130,13 +264,25 @@ def _pump(
 
         def frames() -> Iterator[Pixels]:
             for frame in reader:
-                inside.append(frame)
+                if frame.index >= done:
+                    inside.append(frame)
                 yield frame.pixels
 
-        for done, enlarged in enumerate(stream.run(frames()), start=1):
-            writer.put(inside.popleft().with_pixels(enlarged))
-            progress(done, source.count)
-        if not stream.stats.frames:
+        if plan is None:
+            enlarged_frames = ((False, out) for out in stream.run(frames()))
+        else:
+            enlarged_frames = stream.run_in_segments(frames(), plan)
+        timed = began
+        for count, (begins, enlarged) in enumerate(enlarged_frames, start=1):
+            if count == _TIMED_FROM:
+                timed = perf_counter()
+            elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
+                left = (perf_counter() - timed) / 2 * (source.count - done - count)
+                if left > LONG and not go_on(_prospect(source, left)):
+                    raise Interrupted("given up before the long work")
+            writer.put(replace(inside.popleft(), pixels=enlarged, starts_segment=begins))
+            progress(done + count, source.count)
+        if not (stream.stats.frames or done):
             raise TecoError(f"{source.name} has no frames", hint="give a clip with a picture")
         writer.finish()
     sink.commit()

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from teco.core.errors import TecoError
 from teco.video.colour import Colour
+from teco.video.file.sink import CONTAINERS, VideoSink
+from teco.video.file.source import VideoSource
 from teco.video.frames import Frame, FrameSink, FrameSource, Media, Span
 from teco.video.image_folder import PICTURE_SUFFIXES, ImageFolderSink, ImageFolderSource
-from teco.video.sink import CONTAINERS, VideoSink
-from teco.video.source import VideoSource
 from teco.video.y4m import Y4MSink, Y4MSource
 
 __all__ = [
@@ -54,6 +54,9 @@ def open_source(
     max_frames: int | None = None,
     rate: Fraction | float | None = None,
     threads: int = 0,
+    deep: bool = False,
+    deinterlace: bool = True,
+    forgiving: bool = False,
 ) -> FrameSource:
     """Open a video file, a folder of pictures, or "-" for y4m on standard input.
 
@@ -64,9 +67,13 @@ def open_source(
         rate: frames a second of a picture folder, 25 if not given; videos know their own, and
             for them it is refused.
         threads: decoder threads, 0 for one per core.
+        deep: give uint16 where the clip has more than 8 bits.
+        deinterlace: make progressive frames of interlaced ones.
+        forgiving: of a video file that is cut short, take what there is; scale a picture that
+            changes size in the middle; note both. Else they are errors.
 
     Returns:
-        A source whose frames are uint8 (H, W, 3) RGB, upright, with index from 0.
+        A source whose frames are uint8 or uint16 (H, W, 3) RGB, upright, with index from 0.
 
     Raises:
         TecoError: nothing there, nothing readable in it, or no frame in the range. While
@@ -74,10 +81,10 @@ def open_source(
     """
     span = Span.of(start, end, max_frames)
     if str(path) == "-":
-        return Y4MSource(sys.stdin.buffer, "-", span)
+        return Y4MSource(sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace)
     path = Path(path)
     if path.is_dir():
-        return ImageFolderSource(path, span, rate=_rate(rate))
+        return ImageFolderSource(path, span, rate=_rate(rate), deep=deep)
     if rate is not None:
         raise TecoError(
             f"{path} is no folder of images, and --rate gives those their rate; a video has its "
@@ -96,11 +103,13 @@ def open_source(
     if path.suffix.lower() == ".y4m" and path.is_file():
         stream = path.open("rb")
         try:
-            return Y4MSource(stream, str(path), span)
+            return Y4MSource(stream, str(path), span, deep=deep, deinterlace=deinterlace)
         except BaseException:
             stream.close()
             raise
-    return VideoSource(path, span, threads=threads)
+    return VideoSource(
+        path, span, threads=threads, deep=deep, deinterlace=deinterlace, forgiving=forgiving
+    )
 
 
 def open_sink(
@@ -143,7 +152,7 @@ def open_sink(
         )
     path = Path(path)
     suffix = path.suffix.lower()
-    if text.endswith("/") or not suffix:
+    if is_folder_target(text):
         return ImageFolderSink(path, source, width, height, overwrite=overwrite)
     if suffix == ".y4m":
         return Y4MSink(
@@ -169,6 +178,11 @@ def open_sink(
         overwrite=overwrite,
         rate=_rate(rate),
     )
+
+
+def is_folder_target(path: str | Path) -> bool:
+    """Whether an output of this name is a folder of PNGs."""
+    return str(path) != "-" and (str(path).endswith("/") or not Path(path).suffix)
 
 
 def _rate(rate: Fraction | float | None) -> Fraction | None:

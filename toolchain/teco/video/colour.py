@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -132,12 +133,26 @@ class Converter:
     colour: Colour
     _sws: VideoReformatter = field(default_factory=VideoReformatter)
 
-    def to_rgb(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-        """A decoded frame of any format -> uint8 (H, W, 3) RGB full range, C-contiguous."""
+    def to_rgb(
+        self, frame: av.VideoFrame, *, deep: bool = False, size: tuple[int, int] | None = None
+    ) -> Any:
+        """A decoded frame of any format -> RGB, full range, C-contiguous.
+
+        Args:
+            frame: as decoded.
+            deep: uint16, 0 to 65535, instead of uint8.
+            size: (width, height) to scale it to; None leaves its own.
+
+        Returns:
+            (H, W, 3) uint8, or uint16 if deep.
+        """
         matrix = _SWS_OF_MATRIX[self.colour.matrix]
+        width, height = size or (frame.width, frame.height)
         rgb = self._sws.reformat(
             frame,
-            format="rgb24",
+            width=width,
+            height=height,
+            format="rgb48le" if deep else "rgb24",
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=_FULL if self.colour.full_range else _LIMITED,
@@ -145,16 +160,21 @@ class Converter:
             interpolation=_FLAGS,
             threads=1,
         )
-        pixels = np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
+        pixels: Any = np.ascontiguousarray(rgb.to_ndarray())
         if frame.format.name.startswith("gray") and not self.colour.full_range:
             # swscale takes grey for full range whatever it is told.
+            if deep:
+                wide = (pixels.astype(np.float32) - 16 * 257) * (255 / 219)
+                return np.clip(np.rint(wide), 0, 65535).astype(np.uint16)
             pixels = _FROM_LIMITED[pixels]
         return pixels
 
-    def from_rgb(self, pixels: npt.NDArray[np.uint8], pix_fmt: str) -> av.VideoFrame:
-        """uint8 (H, W, 3) RGB full range -> a frame of pix_fmt, carrying the colour's tags."""
+    def from_rgb(self, pixels: npt.NDArray[Any], pix_fmt: str) -> av.VideoFrame:
+        """uint8 or uint16 (H, W, 3) RGB full range -> a frame of pix_fmt, carrying the colour's
+        tags."""
         matrix = _SWS_OF_MATRIX[self.colour.matrix]
-        source = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), "rgb24")
+        kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+        source = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), kind)
         frame = self._sws.reformat(
             source,
             format=pix_fmt,

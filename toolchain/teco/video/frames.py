@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from teco.core.errors import TecoError
 from teco.video.colour import Colour
+from teco.video.side_data import Hdr10
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,10 +27,13 @@ Pixels = npt.NDArray[np.uint8]
 class Frame:
     """One picture and when it is shown.
 
-    pixels: uint8 (H, W, 3), RGB, full range, C-contiguous.
+    pixels: uint8 (H, W, 3), RGB, full range, C-contiguous; uint16, 0 to 65535, where a source was
+        opened ``deep`` and has more than 8 bits.
     index: counts from 0 at the first frame of the selected range.
     pts: when it is shown, in units of time_base, on the source's own clock.
     duration: how long, in units of time_base; None where the source does not say.
+    starts_segment: it is the first of a part that is encoded by itself (see
+        :mod:`teco.video.file.segments`).
     """
 
     pixels: Pixels
@@ -37,6 +41,7 @@ class Frame:
     pts: int
     time_base: Fraction
     duration: int | None = None
+    starts_segment: bool = False
 
     @property
     def seconds(self) -> float:
@@ -56,11 +61,17 @@ class Media:
     time_base: Fraction
     start: Fraction | None
     """The first selected frame's moment, in seconds on the file's clock; None: not cut."""
+    origin: Fraction
+    """The moment that becomes zero in the output, on the same clock."""
     end: Fraction | None
     """Where it ends, exclusive, on the same clock; None: the file's end."""
     max_frames: int | None
     other_streams: int
     """Streams beside the picture: sound, subtitles, covers, attachments."""
+    hdr10: Hdr10 | None
+    """Mastering display and light levels, where the picture has them."""
+    fastest_rate: Fraction | None
+    """Frames a second that have a tick for every frame; above the average where that varies."""
 
 
 class FrameSource(Protocol):
@@ -70,6 +81,7 @@ class FrameSource(Protocol):
     rate: frames a second, the average where it varies; None where unknown.
     count: exact for picture folders and for ordinary MP4 and MOV files read whole, an estimate
         otherwise; None where nothing is known. For progress bars, not for arithmetic.
+    depth: bits of a sample in the file; frames have 8 unless it was opened deep.
     pixel_aspect: width of a pixel over its height; None where it is not told.
     notices: sentences about what was dropped or guessed; may grow while iterating.
     media: None unless the source is a video file whose other streams can be copied.
@@ -85,6 +97,8 @@ class FrameSource(Protocol):
     def count(self) -> int | None: ...
     @property
     def colour(self) -> Colour: ...
+    @property
+    def depth(self) -> int: ...
     @property
     def pixel_aspect(self) -> Fraction | None: ...
     @property
@@ -143,10 +157,11 @@ class Aborting:
 
 
 def check_pixels(frame: Frame, width: int, height: int, name: str) -> None:
-    """Raise TecoError unless the frame is uint8 (height, width, 3)."""
-    if frame.pixels.dtype != np.uint8 or frame.pixels.shape != (height, width, 3):
+    """Raise TecoError unless the frame is uint8 or uint16 (height, width, 3)."""
+    pixels = frame.pixels
+    if pixels.dtype.name not in ("uint8", "uint16") or pixels.shape != (height, width, 3):
         raise TecoError(
-            f"frame {frame.index} for {name} is {frame.pixels.dtype} {frame.pixels.shape}, "
+            f"frame {frame.index} for {name} is {pixels.dtype} {pixels.shape}, "
             f"expected uint8 {(height, width, 3)}"
         )
 

@@ -31,10 +31,18 @@ DEFAULT_RATE = Fraction(25)
 class ImageFolderSource(Closing):
     """The pictures of a folder, in natural order: frame2 comes before frame10.
 
-    16-bit pictures are read as 8-bit ones, an alpha channel is dropped, EXIF turns are applied.
+    An alpha channel is dropped, EXIF turns are applied; 16-bit pictures come as uint8 unless
+    ``deep``.
     """
 
-    def __init__(self, path: Path, span: Span | None = None, *, rate: Fraction | None = None):
+    def __init__(
+        self,
+        path: Path,
+        span: Span | None = None,
+        *,
+        rate: Fraction | None = None,
+        deep: bool = False,
+    ) -> None:
         self.name = str(path)
         self.rate: Fraction | None = rate or DEFAULT_RATE
         self.notices: list[str] = []
@@ -65,14 +73,15 @@ class ImageFolderSource(Closing):
                 exit_code=2,
             )
         self.count: int | None = len(self.files)
-        pixels, alpha = _read(self.files[0])
+        pixels, alpha, self.depth = _read(self.files[0])
+        self._deep = deep and self.depth > 8
         if alpha:
             self.notices.append("alpha channel dropped")
         self.height, self.width = pixels.shape[:2]
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
-            pixels, _ = _read(file)
+            pixels, _, _ = _read(file, deep=self._deep)
             if pixels.shape != (self.height, self.width, 3):
                 raise TecoError(
                     f"{self.name} mixes sizes: {self.files[0].name} is {self.width}x{self.height}, "
@@ -93,8 +102,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _read(path: Path) -> tuple[Pixels, bool]:
-    """A picture file -> uint8 (H, W, 3) RGB, and whether an alpha channel was dropped."""
+def _read(path: Path, *, deep: bool = False) -> tuple[Pixels, bool, int]:
+    """A picture file -> (H, W, 3) RGB, whether an alpha channel was dropped, and its bits.
+
+    uint8, or uint16 if deep.
+    """
     import cv2
 
     def broken(reason: str) -> TecoError:
@@ -112,7 +124,8 @@ def _read(path: Path) -> tuple[Pixels, bool]:
     coded = np.frombuffer(data, np.uint8)
     try:
         # Any: OpenCV's stubs promise a picture where None is possible.
-        bgr: Any = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        as_is = cv2.IMREAD_ANYDEPTH if deep else 0
+        bgr: Any = cv2.imdecode(coded, cv2.IMREAD_COLOR | as_is)
         kept: Any = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED) if path.suffix != ".jpg" else bgr
     except cv2.error as error:
         raise broken(str(error.err)) from error
@@ -120,8 +133,11 @@ def _read(path: Path) -> tuple[Pixels, bool]:
         raise broken("it is damaged or no picture")
     if kept.dtype.kind == "f":
         raise broken("it holds floating-point samples, expected 8 or 16 bit")
-    rgb: Pixels = np.ascontiguousarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return rgb, kept.ndim == 3 and kept.shape[2] in (2, 4)
+    rgb: Any = np.ascontiguousarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    if deep and rgb.dtype == np.uint8:  # one of 8 bits among deeper ones
+        rgb = rgb.astype(np.uint16) * 257
+    alpha = kept.ndim == 3 and kept.shape[2] in (2, 4)
+    return rgb, alpha, 16 if kept.dtype == np.uint16 else 8
 
 
 _NUMBERED = re.compile(r"\d{6,}\.png")

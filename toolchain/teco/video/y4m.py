@@ -21,6 +21,7 @@ import numpy as np
 from teco.core.errors import TecoError
 from teco.core.files import Output, check_target, write_errors
 from teco.video.colour import Colour, Converter, guess_matrix
+from teco.video.deinterlace import Deinterlacer
 from teco.video.frames import (
     Aborting,
     Closing,
@@ -59,7 +60,15 @@ _LONGEST_LINE = 1024
 class Y4MSource(Closing):
     """A y4m stream; from a pipe it can be iterated once."""
 
-    def __init__(self, stream: BinaryIO, name: str, span: Span | None = None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        name: str,
+        span: Span | None = None,
+        *,
+        deep: bool = False,
+        deinterlace: bool = True,
+    ) -> None:
         self._stream = stream
         self.name = name
         self.count: int | None = None
@@ -73,7 +82,7 @@ class Y4MSource(Closing):
                 f"{name} starts with {header[:24]!r}, expected a y4m stream (YUV4MPEG2)",
                 hint="pipe it in like this: ffmpeg -i IN -f yuv4mpegpipe - | ...",
             )
-        tag, colour_range, self.rate = "420jpeg", "LIMITED", Fraction(25)
+        tag, colour_range, self.rate, fields_in = "420jpeg", "LIMITED", Fraction(25), "p"
         sizes = {"W": 0, "H": 0}
         try:
             for entry in fields[1:]:
@@ -85,6 +94,8 @@ class Y4MSource(Closing):
                 elif entry[0] == "A":
                     across, down = (int(x) for x in entry[1:].split(":"))
                     self.pixel_aspect = Fraction(across, down) if across and down else None
+                elif entry[0] == "I":
+                    fields_in = entry[1:]
                 elif entry[0] == "C":
                     tag = entry[1:]
                 elif entry.startswith("XCOLORRANGE="):
@@ -104,10 +115,30 @@ class Y4MSource(Closing):
             guess_matrix(self.width, self.height), colour_range == "FULL", tagged=False
         )
         self._converter = Converter(self.colour)
+        self.depth = 10 if "10" in self._format else 8
+        self._deep = deep and self.depth > 8
+        self._order = {"t": "tff", "b": "bff", "m": "tff"}.get(fields_in, "")
+        if self._order and deinterlace:
+            self.notices.append(
+                "the picture is interlaced and is deinterlaced; --no-deinterlace leaves it"
+            )
+        elif self._order:
+            self.notices.append("the picture is interlaced, and enlarged as it is")
+            self._order = ""
         self._from, self._to = (span or Span()).frame_range(self.rate)
 
     def __iter__(self) -> Iterator[Frame]:
-        frame = av.VideoFrame(self.width, self.height, self._format)
+        frames = self._decoded()
+        if self._order:
+            frames = _taken_apart(frames, 1 / self.rate, self._order)
+        for frame in frames:
+            position = frame.pts or 0
+            if position >= self._from:
+                pixels = self._converter.to_rgb(frame, deep=self._deep)
+                number = position - self._from  # a cut range begins at zero
+                yield Frame(pixels, number, number, 1 / self.rate, 1)
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
         wide = 2 if "10le" in self._format else 1
         position = 0
         while self._to is None or position < self._to:
@@ -116,15 +147,16 @@ class Y4MSource(Closing):
                 break
             if not line.startswith(b"FRAME"):
                 raise TecoError(f"{self.name} has {line[:24]!r} where frame {position} should be")
+            # A new one each time: a filter may hold the last ones.
+            frame = av.VideoFrame(self.width, self.height, self._format)
+            frame.pts = position
             for plane in frame.planes:
                 data = self._exactly(plane.width * plane.height * wide, position)
                 rows = _rows(plane)
                 rows[:, : plane.width * wide] = np.frombuffer(data, np.uint8).reshape(
                     plane.height, -1
                 )
-            if position >= self._from:
-                pixels = self._converter.to_rgb(frame)
-                yield Frame(pixels, position - self._from, position, 1 / self.rate, 1)
+            yield frame
             position += 1
         if position <= self._from:
             raise TecoError(
@@ -160,10 +192,20 @@ class Y4MSource(Closing):
         return bytes(data)
 
 
+def _taken_apart(
+    frames: Iterator[av.VideoFrame], time_base: Fraction, order: str
+) -> Iterator[av.VideoFrame]:
+    filtered = Deinterlacer(time_base, every=order)
+    for frame in frames:
+        yield from filtered.push(frame)
+    yield from filtered.drain()
+
+
 class Y4MSink(Aborting):
     """y4m to a file, written under a temporary name, or to an open stream such as stdout.
 
-    Frames are written in order at the source's average rate.
+    The format has one constant rate and no timestamps: where the source's rate varies, a frame is
+    repeated for as long as it is shown.
     """
 
     def __init__(
@@ -200,7 +242,14 @@ class Y4MSink(Aborting):
                 self._stream: BinaryIO = self._output.part.open("wb")
         else:
             self._stream = target
-        rate = rate or source.rate or Fraction(25)
+        fastest = source.media.fastest_rate if source.media is not None else None
+        self._counted = rate is not None
+        rate = rate or fastest or source.rate or Fraction(25)
+        self._rate = rate
+        self._first: Fraction | None = None
+        self._last: bytes = b""
+        self._end = Fraction(0)
+        self._written = self._repeated = 0
         # 0:0 is unknown.
         shape = source.pixel_aspect
         aspect = "0:0" if shape is None else f"{shape.numerator}:{shape.denominator}"
@@ -213,15 +262,39 @@ class Y4MSink(Aborting):
     def write(self, frame: Frame) -> None:
         """Add one frame: uint8 (height, width, 3) RGB."""
         check_pixels(frame, *self._size, self.name)
+        moment = frame.pts * frame.time_base
+        if self._first is None:
+            self._first = moment
+        place = round((moment - self._first) * self._rate)
+        self._repeat_until(place)
+        if place < self._written and not self._counted and self._written:
+            return  # two frames in the time of one: the first stays
         coded = self._converter.from_rgb(frame.pixels, self._pix_fmt)
         wide = 2 if "10le" in self._pix_fmt else 1
-        self._put(b"FRAME\n")
-        for plane in coded.planes:
-            rows = _rows(plane)
-            self._put(rows[:, : plane.width * wide].tobytes())
+        data = b"".join(_rows(p)[:, : p.width * wide].tobytes() for p in coded.planes)
+        self._last = b"FRAME\n" + data
+        self._put(self._last)
+        self._written += 1
+        length = (frame.duration or 0) * frame.time_base
+        self._end = moment - self._first + length
+
+    def _repeat_until(self, place: int) -> None:
+        """Show the last frame until it is the turn of number ``place``."""
+        if self._counted:
+            return
+        while self._last and self._written < place:
+            self._put(self._last)
+            self._written += 1
+            self._repeated += 1
 
     def commit(self) -> None:
         """Flush; give a file its name."""
+        self._repeat_until(round(self._end * self._rate))
+        if self._repeated:
+            self.notices.append(
+                f"the clip's rate varies and y4m's does not: {self._repeated} frames were repeated "
+                f"to fill {float(self._rate):g} a second"
+            )
         with write_errors(self.name):
             self._stream.flush()
             if self._output is not None:

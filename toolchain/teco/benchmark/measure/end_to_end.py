@@ -50,7 +50,7 @@ def run(session: Session, clip: Path, folder: Path, frames: int) -> dict[str, An
     target = folder / "end_to_end.mp4"
     options = UpscaleOptions(max_frames=frames, overwrite=True)
     try:
-        result = upscale(lambda h, w: kept, clip, target, options, note)
+        result = upscale(lambda _source: kept, clip, target, options, note)
     finally:
         target.unlink(missing_ok=True)
     return {

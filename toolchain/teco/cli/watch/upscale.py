@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 import click
 
 from teco.cli.options import (
+    Size,
     model_option,
     progress,
     reverse_warm_up_option,
@@ -22,6 +27,21 @@ def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
             f"every network so far enlarges {SCALE} times, not {value}; shrink what comes out."
         )
     return value
+
+
+def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int] | str | None:
+    """ "auto", None for off, or (height, width)."""
+    if value in ("auto", "off"):
+        return "auto" if value == "auto" else None
+    return Size().convert(value, param, ctx)
+
+
+def _ask(prospect: str) -> bool:
+    """Whether to go on with work of so long; where nobody can be asked, yes."""
+    say(prospect)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    return click.confirm("Go on?", default=True, err=True)
 
 
 @click.command("upscale")
@@ -47,8 +67,23 @@ def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
 @click.option(
     "--scene-cuts/--no-scene-cuts", default=True, help="Reset at scene cuts. [default: on]"
 )
+@click.option(
+    "--deinterlace/--no-deinterlace", default=True,
+    help="Make progressive frames of interlaced ones. [default: on]",
+)  # fmt: skip
 @reverse_warm_up_option
-@click.option("--force", is_flag=True, help="Replace an existing OUT.")
+@click.option(
+    "--tile",
+    default="auto",
+    show_default=True,
+    metavar="HxW",
+    callback=_tile,
+    help="Step frames in tiles of this LR size; auto where memory is short; off.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing OUT, and unfinished work of other options."
+)
 def command(
     source: str,
     target: str,
@@ -64,7 +99,10 @@ def command(
     preset: str,
     pix_fmt: str,
     scene_cuts: bool,
+    deinterlace: bool,
     reverse_warm_up: int,
+    tile: tuple[int, int] | str | None,
+    yes: bool,
     force: bool,
 ) -> None:
     """Enlarge the clip IN four times and write it to OUT.
@@ -73,15 +111,39 @@ def command(
     without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
     are copied. OUT appears only when it is complete.
     """
+    from teco.estimates.room import Encoding, tiles_for
+    from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
-    from teco.model.opening import DEFAULT_MODEL, check_frame_size, for_papers, open_model
+    from teco.model.opening import (
+        DEFAULT_MODEL,
+        check_frame_size,
+        for_papers,
+        identity_of,
+        open_model,
+    )
     from teco.runtimes import Session, SessionOptions, open_session
+    from teco.video.file.segments import unfinished
+    from teco.video.frames import FrameSource
 
     opened = open_model(DEFAULT_MODEL if model is None else model)
 
-    def make_session(h: int, w: int) -> Session:
+    def make_session(clip: FrameSource) -> Session:
+        h, w = clip.height, clip.width
         check_frame_size(opened, h, w)
-        session = open_session(opened, runtime, SessionOptions(threads=threads))
+        window, chosen = tile, runtime
+        # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
+        before = unfinished(Path(target)).get("runtime", "")
+        if runtime == "auto":
+            chosen = before.partition(" ")[0] or runtime
+        if window == "auto" and before:
+            begun = re.search(r"tiles of (\d+)x(\d+)", before)
+            window = (int(begun[2]), int(begun[1])) if begun else None
+        elif window == "auto":
+            held = Encoding.of(target, codec, preset, clip)
+            window = tiles_for(opened.variant, h, w, chosen, held)
+        session = open_session(opened, chosen, SessionOptions(threads=threads))
+        if isinstance(window, tuple):
+            session = tiled(session, window_of(window, h, w))
         say(f"{opened.name} on {session.runtime} ({session.details})")
         if note := for_papers(opened):
             say(f"note: {note}")
@@ -89,14 +151,18 @@ def command(
 
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        reverse_warm_up=reverse_warm_up, codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt,
-        overwrite=force,
+        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, codec=codec, crf=crf,
+        preset=preset, pix_fmt=pix_fmt, overwrite=force,
     )  # fmt: skip
     with progress("upscaling") as show:
-        result = upscale(make_session, source, target, options, show)
-    for notice in result.notices:
-        say(f"note: {notice}")
-    alone = result.frames / result.step_seconds if result.step_seconds else 0.0
+        result = upscale(
+            make_session, source, target, options, show,
+            tell=lambda text: say(f"note: {text}"),
+            model_id=identity_of(opened),
+            go_on=None if yes else _ask,
+        )  # fmt: skip
+    stepped = result.frames - result.resumed
+    alone = stepped / result.step_seconds if result.step_seconds else 0.0
     say(
         f"{result.frames} frames, {result.scenes} scene{'s' if result.scenes != 1 else ''}, "
         f"{result.seconds:.1f} s: {result.fps:.2f} fps (the network alone {alone:.2f} fps)"

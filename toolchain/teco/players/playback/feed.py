@@ -19,8 +19,8 @@ from av.error import FFmpegError
 
 from teco.core.errors import TecoError
 from teco.video.colour import Converter, output_colour
+from teco.video.file.other_streams import OtherStreams
 from teco.video.frames import Aborting, Frame, FrameSource, check_pixels
-from teco.video.sink import Others
 
 AHEAD = Fraction(1, 2)
 """Seconds by which the sound runs before the picture: decoders want some before they begin."""
@@ -64,7 +64,7 @@ class NutFeed(Aborting):
         self._time_base = Fraction(1, 25)
         self._shift: Fraction | None = None
         self._end: Fraction | None = None
-        self._others: Others | None = None
+        self._others: OtherStreams | None = None
         self._stream: Any = None
         self._container: Any = None
 
@@ -95,7 +95,7 @@ class NutFeed(Aborting):
             return container
         if source.pixel_aspect:
             context.sample_aspect_ratio = source.pixel_aspect
-        self._others = Others(media, "nut", self.notices)
+        self._others = OtherStreams(media, "nut", self.notices)
         for stream in self._others.streams():
             if stream.type == "audio":
                 self._others.add(stream, container)

@@ -144,7 +144,7 @@ def play(
         TecoError: the clip cannot be read.
         TecoError: the player ended with an error.
     """
-    with open_source(path, start=options.start, end=options.end) as source:
+    with open_source(path, start=options.start, end=options.end, forgiving=True) as source:
         check_size(source.height, source.width)
         session = make_session(source.height, source.width)
         try:

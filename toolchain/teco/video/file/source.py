@@ -1,8 +1,8 @@
-"""Video files in: frames with their timestamps, upright, in RGB.
+"""Video files in: frames with their timestamps, upright, progressive, in RGB.
 
-A file that ends early is read to its last whole frame and then reported: a shorter output that
-looks finished is worse than an error. MP4, MOV, Matroska, WebM and AVI say how long they are;
-MPEG program and transport streams do not, and end where they end.
+A file that ends early is read to its last whole frame. What is missing is then a notice, or an
+error where a whole clip was asked for. MP4, MOV, Matroska, WebM and AVI say how long they are; MPEG
+program and transport streams do not, and end where they end.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 
 from teco.core.errors import TecoError
+from teco.video import side_data
 from teco.video.colour import Converter, inverse, read_colour
+from teco.video.deinterlace import Deinterlacer
+from teco.video.file.clock import ContinuousClock, may_jump
+from teco.video.file.container import is_cover, matroska_crop, missing_bytes, open_container
 from teco.video.frames import Closing, Frame, Media, Pixels, Span
 
 _UPRIGHT: tuple[int, int, int, int] = (1, 0, 0, 1)
 
 _SEEK_FROM = Fraction(2)
 """A range that starts earlier is reached by decoding, which is exact in every format."""
+
+_HELD = 4096
+"""Packets since the last key frame that a search for a start holds at most."""
 
 
 class VideoSource(Closing):
@@ -38,22 +44,37 @@ class VideoSource(Closing):
         path: the file.
         span: the range to yield; times count from the file's start, as players show them.
         threads: decoder threads, 0 for one per core.
+        deep: give uint16 RGB, 0 to 65535, where the file has more than 8 bits.
+        deinterlace: make progressive frames of interlaced ones.
+        forgiving: read what there is of a file that is cut short, scale a picture that changes
+            size in the middle, and note both; else they are errors after the last good frame.
     """
 
-    def __init__(self, path: Path, span: Span | None = None, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        span: Span | None = None,
+        *,
+        threads: int = 0,
+        deep: bool = False,
+        deinterlace: bool = True,
+        forgiving: bool = False,
+    ) -> None:
         self._path = path
         self._span = span or Span()
         self._threads = threads
+        self._deinterlace = deinterlace
+        self._forgiving = forgiving
         self.name = str(path)
         self.notices: list[str] = []
         self._container, self._stream = self._open()
         try:
-            self._learn()
+            self._learn(deep=deep)
         except BaseException:
             self.close()
             raise
 
-    def _learn(self) -> None:
+    def _learn(self, *, deep: bool) -> None:
         """Read the stream's facts; decode the first frame for those that only it knows."""
         container, stream = self._container, self._stream
         context = stream.codec_context
@@ -61,10 +82,10 @@ class VideoSource(Closing):
         rate = stream.average_rate or stream.guessed_rate
         self.rate: Fraction | None = Fraction(rate) if rate else None
         self._time_base = Fraction(stream.time_base or Fraction(1, 90_000))
-        origin = Fraction(container.start_time or 0, av.time_base)
+        self._origin = Fraction(container.start_time or 0, av.time_base)
         span = self._span
-        self._start = None if span.start is None else origin + span.start
-        self._end = None if span.end is None else origin + span.end
+        self._start = None if span.start is None else self._origin + span.start
+        self._end = None if span.end is None else self._origin + span.end
         self.colour = read_colour(
             pix_fmt=context.pix_fmt or "yuv420p",
             matrix_tag=context.colorspace,
@@ -79,15 +100,23 @@ class VideoSource(Closing):
         if self.colour.hdr:
             self._notice(f"{self.colour.hdr} picture: values are passed through, not tone-mapped")
         pix_fmt = av.VideoFormat(context.pix_fmt or "yuv420p")
+        self.depth = max((c.bits for c in pix_fmt.components), default=8)
+        self._deep = deep and self.depth > 8
         if (
             any(c.is_alpha for c in pix_fmt.components)
             or stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) == "1"
         ):
             self._notice("alpha channel dropped")
-        pictures = [s for s in container.streams.video if not _is_cover(s)]
+        pictures = [s for s in container.streams.video if not is_cover(s)]
         if len(pictures) > 1:
             self._notice(f"{len(pictures)} picture streams: stream {stream.index} is enlarged")
+        crop = matroska_crop(self._path) if "matroska" in container.format.name else {}
+        self._crop = tuple(crop.get(side, 0) for side in ("top", "bottom", "left", "right"))
+        if any(self._crop):
+            self._notice("the bars that the file hides are cut off")
+        self.hdr10: side_data.Hdr10 | None = None
         self._raw_size: tuple[int, int] | None = None
+        self._last_size: tuple[int, int] | None = None
         # Set by the first frame.
         self._turn = _UPRIGHT
         self._read_size()
@@ -102,15 +131,19 @@ class VideoSource(Closing):
         shape = stream.sample_aspect_ratio
         aspect = Fraction(shape) if shape else None
         self.pixel_aspect = aspect if self._turn[0] else inverse(aspect)
+        cut = self._start is not None
         self.media: Media | None = Media(
             path=self._path,
             picture_stream=stream.index,
             time_base=self._time_base,
             # What is copied is cut and shifted with the first picture, not with the wish.
-            start=None if self._start is None else self._first.pts * self._time_base,
+            start=self._first.pts * self._time_base if cut else None,
+            origin=self._first.pts * self._time_base if cut else self._late_start(),
             end=self._end,
             max_frames=span.max_frames,
             other_streams=len(self._container.streams) - 1,
+            hdr10=self.hdr10,
+            fastest_rate=_fastest_rate(stream),
         )
 
     def __iter__(self) -> Iterator[Frame]:
@@ -126,10 +159,16 @@ class VideoSource(Closing):
     def close(self) -> None:
         self._container.close()
 
+    def _late_start(self) -> Fraction:
+        """Where a whole file's clock is cut: a recording may start at any hour of it. Otherwise
+        players know what a start a little later than zero means."""
+        late = may_jump(self._container) or self._origin > 1
+        return max(Fraction(0), self._origin) if late else Fraction(0)
+
     def _open(self) -> tuple[Any, Any]:
         # Any: PyAV's stubs describe neither index entries nor optional codec contexts.
         container = open_container(self._path)
-        pictures = [s for s in container.streams.video if not _is_cover(s)]
+        pictures = [s for s in container.streams.video if not is_cover(s)]
         best = container.streams.best("video")
         stream: Any = best if best in pictures else next(iter(pictures), None)
         if stream is None:
@@ -156,7 +195,7 @@ class VideoSource(Closing):
         index = 0
         last: int | None = None
         step = round(1 / ((self.rate or 25) * self._time_base)) or 1
-        for frame in self._from_start():
+        for frame in self._progressive():
             pts: int | None = frame.pts
             if pts is None:
                 pts = 0 if last is None else last + step
@@ -169,16 +208,41 @@ class VideoSource(Closing):
                 continue
             if self._end is not None and seconds >= self._end:
                 return
-            pixels = self._pixels(frame, index)
+            for text in side_data.named(frame):
+                self._notice(text)
+            if self._raw_size is None:
+                self.hdr10 = side_data.hdr10(frame)
+            pixels = self._pixels(frame, index, seconds)
             yield Frame(pixels, index, pts, self._time_base, frame.duration or None)
             index += 1
             if index == self._span.max_frames:
                 return
 
+    def _progressive(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames, with two fields each no longer."""
+        frames = self._from_start()
+        if not self._deinterlace:
+            for frame in frames:
+                if frame.interlaced_frame:
+                    self._notice("the picture is interlaced, and enlarged as it is")
+                yield frame
+            return
+        taken_apart = Deinterlacer(self._time_base)
+        for frame in frames:
+            yield from taken_apart.push(frame)
+            if taken_apart.used:
+                self._notice(
+                    "the picture is interlaced and was deinterlaced; --no-deinterlace leaves it"
+                )
+        yield from taken_apart.drain()
+
     def _from_start(self) -> Iterator[av.VideoFrame]:
         """Decoded frames from the range's start or somewhat before it."""
         start = self._start
-        if start is not None and start > _SEEK_FROM:
+        kind = self._container.format.name
+        # A clock that may jump cannot be sought in, and AVI does not say which frame a packet is.
+        sought = not may_jump(self._container) and "avi" not in kind
+        if start is not None and start > _SEEK_FROM and sought:
             with contextlib.suppress(FFmpegError):
                 self._container.seek(int(start / self._time_base), stream=self._stream)
                 frames = self._decoded(whole=False)
@@ -192,62 +256,112 @@ class VideoSource(Closing):
             self._container, self._stream = self._open()
         yield from self._decoded(whole=True)
 
+    def _packets(self) -> Iterator[Any]:
+        """The picture's packets, on one clock, from the last key frame before the start where that
+        can be told without decoding."""
+        stream = self._stream
+        if not may_jump(self._container):
+            yield from self._container.demux(stream)
+            return
+        clock = ContinuousClock()
+        # Sound as well: whoever copies it must find the same jumps.
+        shown = [s for s in self._container.streams if s.type in ("video", "audio")]
+        start = self._start or Fraction(0)
+        begun = start <= _SEEK_FROM
+        held: list[Any] = []
+        for packet in self._container.demux(shown):
+            if packet.size or packet.stream is stream:
+                clock.place(packet)
+            if packet.stream is not stream:
+                continue
+            if not begun and packet.size:
+                moment = packet.pts if packet.pts is not None else packet.dts
+                late = moment is None or moment * self._time_base > start - 1
+                if packet.is_keyframe and not late:
+                    held.clear()
+                held.append(packet)
+                begun = late or len(held) == _HELD
+                if not begun:
+                    continue
+                yield from held
+                held.clear()
+                continue
+            yield from held
+            held.clear()
+            yield packet
+        if clock.jumps:
+            times = f"{clock.jumps} times" if clock.jumps > 1 else "once"
+            self._notice(f"the file's clock jumps {times}; what follows was shifted to go on")
+
     def _decoded(self, *, whole: bool) -> Iterator[av.VideoFrame]:
-        """Every frame from here to the end; TecoError after the last if more was promised."""
+        """Every frame from here to the end; then what is missing, as a notice or an error."""
         packets = delivered = damaged = 0
         partial = False
-        # AVI stores the order of packets and no times to show them at, and libav's guesses err by
-        # a frame or more. Frames come out in the order shown, so the moments go by turns.
-        counted = "avi" in self._container.format.name
-        due: deque[int] = deque()
         failure: FFmpegError | None = None
-        demuxed = self._container.demux(self._stream)
+        end = Fraction(0)
+        due = _Turns() if "avi" in self._container.format.name else None
+        demuxed = self._packets()
         while True:
             try:
                 packet = next(demuxed, None)
             except FFmpegError as error:
                 failure = error
                 packet = None
-            if packet is None:
-                break
-            if packet.size:
+            if packet is not None and not packet.size and packet.dts is not None:
+                # An empty packet says "as before"; to the decoder it would mean the end.
+                continue
+            if packet is not None and packet.size:
                 packets += 1
                 if packet.is_corrupt and self._sized:
                     # Read only in part. Some decoders would make half a picture of it.
                     partial = True
                     continue
-            elif packet.dts is not None:
-                # An empty packet says "as before"; to the decoder it would mean the end.
-                continue
             try:
-                frames = packet.decode()
+                frames = self._drained() if packet is None else packet.decode()
             except FFmpegError:
                 damaged += 1
-                frames = []
-            else:
-                if packet.dts is not None:
-                    due.append(packet.dts)
+                continue
+            if due is not None and packet is not None and packet.dts is not None:
+                due.append(packet.dts)
             for frame in frames:
                 delivered += 1
-                if counted and due:
-                    frame.pts = due.popleft()
+                if due is not None:
+                    due.assign(frame)
+                end = ((frame.pts or 0) + (frame.duration or 0)) * self._time_base
                 yield frame
-        for frame in self._drained():
-            delivered += 1
-            if counted and due:
-                frame.pts = due.popleft()
-            yield frame
-        total = self._promised()
+            if packet is None:
+                break
         if failure is not None or partial or self._cut or (whole and self._counts > packets):
-            of = f" of {total}" if total is not None and whole else ""
-            reason = f" ({failure.strerror})" if failure is not None else ""
-            raise TecoError(
-                f"{self.name} ends early, at frame {delivered if whole else 'unknown'}{of}{reason}",
-                hint="the file is damaged or was not copied whole; get it again, "
-                "or give an end before that frame",
-            )
+            self._ends_early(delivered if whole else None, end, failure)
         if damaged and delivered:
             self._notice(f"{damaged} damaged packets skipped")
+
+    def _ends_early(
+        self, delivered: int | None, end: Fraction, failure: FFmpegError | None
+    ) -> None:
+        """Say that the file should go on, and by how much as far as that is known."""
+        total = self._promised() if delivered is not None else None
+        lacking = ""
+        if total is not None and delivered is not None and total > delivered:
+            seconds = (total - delivered) / self.rate if self.rate else None
+            about = "" if self._counts else "about "
+            lacking = f": {about}{total - delivered} of {total} frames are missing" + (
+                f", {float(seconds):.2f} s" if seconds is not None else ""
+            )
+        reason = f" ({failure.strerror})" if failure is not None else ""
+        if self._forgiving:
+            self._notice(
+                f"the file is damaged or cut short and ends at {float(end - self._origin):.2f} s"
+                f"{lacking}{reason}"
+            )
+            return
+        of = f" of {total}" if total is not None else ""
+        raise TecoError(
+            f"{self.name} ends early, at frame {'unknown' if delivered is None else delivered}"
+            f"{of}{reason}",
+            hint="the file is damaged or was not copied whole; get it again, "
+            "or give an end before that frame",
+        )
 
     def _drained(self) -> Iterator[av.VideoFrame]:
         """What the decoder still holds, even if a damaged packet is among it."""
@@ -262,19 +376,34 @@ class VideoSource(Closing):
                 return
             yield from frames
 
-    def _pixels(self, frame: av.VideoFrame, index: int) -> Pixels:
-        """The frame upright, in RGB."""
+    def _pixels(self, frame: av.VideoFrame, index: int, seconds: Fraction) -> Pixels:
+        """The frame upright and cropped, in RGB, of the first frame's size."""
         size = (frame.width, frame.height)
         if self._raw_size is None:
             self._raw_size = size
             self._turn = self._read_turn(frame)
-        elif size != self._raw_size:
-            raise TecoError(
-                f"{self.name} changes size at frame {index}: from "
-                f"{self._raw_size[0]}x{self._raw_size[1]} to {size[0]}x{size[1]}",
-                hint="cut it there and enlarge the parts one by one",
-            )
-        return _turned(self._converter.to_rgb(frame), self._turn)
+        elif size != self._last_size:
+            # Calls and conferences change size with the network's throughput, and screens with
+            # their windows: what a player would fit into one window is fitted into one size.
+            first, now = (f"{w}x{h}" for w, h in (self._raw_size, size))
+            moment = f"{float(seconds - self._origin):.2f} s"
+            if not self._forgiving:
+                raise TecoError(
+                    f"{self.name} changes size at {moment}, frame {index}: from {first} to {now}",
+                    hint="cut it there and take the parts one by one",
+                )
+            if size != self._raw_size:
+                self._notice(
+                    f"the picture changes size at {moment}, from {first} to {now}: it is scaled to "
+                    f"{first} before it is enlarged"
+                )
+        self._last_size = size
+        pixels = self._converter.to_rgb(frame, deep=self._deep, size=self._raw_size)
+        top, bottom, left, right = self._crop
+        height, width = pixels.shape[:2]
+        if any(self._crop) and top + bottom < height and left + right < width:
+            pixels = np.ascontiguousarray(pixels[top : height - bottom, left : width - right])
+        return _turned(pixels, self._turn)
 
     def _read_turn(self, frame: Any) -> tuple[int, int, int, int]:
         """The display matrix as (a, b, c, d) of -1, 0, 1; (1, 0, 0, 1) leaves all as it is."""
@@ -319,22 +448,14 @@ class VideoSource(Closing):
     def _read_size(self) -> None:
         """How much the file promises: frames, and whether its own length exceeds the file."""
         kind = self._container.format.name
-        stream = self._stream
         self._sized = any(name in kind for name in ("mp4", "matroska", "avi"))
         # Frames that must come; 0: no promise. The index knows of edit lists, the header does not.
-        self._counts = 0
-        self._cut = False
-        size = self._path.stat().st_size
-        if "mp4" in kind and len(stream.index_entries):
-            self._counts = len(stream.index_entries)
-            last = stream.index_entries[self._counts - 1]
-            self._cut = last.pos + last.size > size
-        elif "avi" in kind:
-            with self._path.open("rb") as file:
-                head = file.read(8)
-            self._cut = int.from_bytes(head[4:], "little") + 8 > size
-        elif "matroska" in kind:
-            self._cut = (_matroska_end(self._path) or 0) > size
+        entries = self._stream.index_entries if "mp4" in kind else ()
+        self._counts = len(entries)
+        self._cut = missing_bytes(self._path, kind) > 0
+        if self._counts:
+            last = entries[self._counts - 1]
+            self._cut |= last.pos + last.size > self._path.stat().st_size
         if self._cut:
             self._notice("the file is cut short; it will be read to its last whole frame")
 
@@ -356,36 +477,17 @@ class VideoSource(Closing):
         return total
 
 
-_METADATA: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {
-    "metadata_errors": "replace"
-}  # fmt: skip
-"""A title that is no UTF-8 is no reason not to open a clip. PyAV 19 keeps such bytes by itself, and
-no longer knows the option by which older ones do not raise."""
+class _Turns(deque[int]):
+    """Moments of packets, which frames take by turns.
 
+    AVI stores the order of packets and no times to show them at, and libav's guesses err by a frame
+    or more; but frames come out in the order in which they are shown.
+    """
 
-def open_container(path: Path) -> Any:
-    """PyAV's input container. Errors: TecoError if there is no such file or it is no video."""
-    if not path.exists():
-        raise TecoError(
-            f"there is no file {path}",
-            hint="check the spelling; relative names start at the current folder",
-        )
-    try:
-        # The prefix keeps libav from taking a name with a colon for a network address.
-        return av.open(f"file:{path}", **_METADATA)
-    except PermissionError as error:
-        raise TecoError(f"{path} is not readable", hint=f"ls -l {path}") from error
-    except (FFmpegError, ValueError) as error:
-        reason = "it is empty" if not path.stat().st_size else getattr(error, "strerror", None)
-        raise TecoError(
-            f"{path} is not a video that can be opened ({reason or error})",
-            hint="the file is damaged, cut short, or something else by another name; "
-            f"see what it is: file {path}",
-        ) from error
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+    def assign(self, frame: av.VideoFrame) -> None:
+        """The next moment is the frame's."""
+        if self:
+            frame.pts = self.popleft()
 
 
 def _turned(pixels: Pixels, turn: tuple[int, int, int, int]) -> Pixels:
@@ -398,22 +500,8 @@ def _turned(pixels: Pixels, turn: tuple[int, int, int, int]) -> Pixels:
     return np.ascontiguousarray(turned[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1])
 
 
-def _matroska_end(path: Path) -> int | None:
-    """Where a Matroska file says it ends, in bytes; None for live files, which do not know."""
-
-    def number(data: bytes, at: int) -> tuple[int | None, int]:
-        # EBML: the leading zeros of the first byte tell the length; all ones is "unknown".
-        length = 9 - data[at].bit_length()
-        value = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
-        return (None if value == (1 << 7 * length) - 1 else value), at + length
-
-    with path.open("rb") as file:
-        data = file.read(4096)
-    if not data.startswith(b"\x1a\x45\xdf\xa3"):
-        return None
-    size, at = number(data, 4)
-    at += size or 0
-    if data[at : at + 4] != b"\x18\x53\x80\x67" or len(data) < at + 12:
-        return None
-    size, at = number(data, at + 4)
-    return None if size is None else at + size
+def _fastest_rate(stream: Any) -> Fraction | None:
+    """Frames a second of which the stream's timestamps are ticks, the highest of libav's guesses;
+    for outputs of one constant rate, which must have a place for each frame."""
+    rates = [Fraction(r) for r in (stream.average_rate, stream.guessed_rate) if r]
+    return max((r for r in rates if r <= 240), default=None)

@@ -4,32 +4,33 @@ Timestamps of the pictures are the source's, exactly, wherever the container can
 base: MP4 and MOV can; Matroska and WebM count milliseconds, so others are rounded to those; AVI
 has one constant rate and no timestamps.
 
-Sound, subtitles, data and attachments are copied packet by packet from a second reading of the
-source, in step with the pictures. What the container cannot hold is dropped with a notice.
-Packets that an edit list hides from the player go into MP4 and MOV only, which can hide them too.
+Everything else is carried over by :mod:`teco.video.file.other_streams`, in step with the pictures.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
+import hashlib
 import math
-import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 from av.error import FFmpegError
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 
-from teco.core.errors import TecoError
-from teco.core.files import Output, WriteError, check_target
+from teco.core.errors import MACHINE, TecoError
+from teco.core.files import Output, WriteError, check_target, write_errors
+from teco.core.memory import free_bytes
 from teco.video.colour import Converter, output_colour
+from teco.video.file.container import is_cover, open_container
+from teco.video.file.encoders import device_of, encoder_options, lookahead, lookahead_within
+from teco.video.file.other_streams import OtherStreams
+from teco.video.file.segments import Segment, Segments, drop_unfinished
 from teco.video.frames import Aborting, Frame, FrameSource, Media, check_pixels
-from teco.video.source import open_container
 
 CONTAINERS = {
     ".mp4": "mp4",
@@ -40,21 +41,6 @@ CONTAINERS = {
     ".avi": "avi",
 }
 """Suffix -> libav's name of the container."""
-
-_PRESETS = (
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
-)  # fmt: skip
-
-_SPREAD = Fraction(10)
-"""How far apart, in seconds, packets of one moment may lie in a file."""
-
-# Written by muxers about themselves or the old pictures; wrong once these are replaced.
-_STALE_TAGS = frozenset(
-    {
-        "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps",
-        "number_of_frames", "number_of_bytes", "rotate", "alpha_mode", "vendor_id",
-    }
-)  # fmt: skip
 
 
 class VideoSink(Aborting):
@@ -83,7 +69,9 @@ class VideoSink(Aborting):
         check_target(path, overwrite=overwrite, source=origin)
         codec = codec or ("libvpx-vp9" if self._kind == "webm" else "libx264")
         self._pix_fmt = self._check_codec(codec, pix_fmt)
-        options = _options(codec, crf, preset)
+        options = encoder_options(codec, crf, preset)
+        self._spare_memory(codec, preset, options)
+        self._describe_hdr10(codec, options)
         self._counted = rate is not None
         self._constant = rate or self._constant_rate(codec, source)
         if self._constant is not None:
@@ -94,18 +82,22 @@ class VideoSink(Aborting):
             self._time_base = 1 / (source.rate or Fraction(25))
         colour = output_colour(source.colour, self._pix_fmt, width, height)
         self._converter = Converter(colour)
-        # A cut range begins at zero; a whole file keeps its own clock.
-        self._shift = (self._media.start if self._media else None) or Fraction(0)
+        self._aspect = source.pixel_aspect
+        self._shift = self._media.origin if self._media else Fraction(0)
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._end: Fraction | None = None
         self._written = 0
-        self._others: Others | None = None
+        self._in_segment = 0
+        self._segments: Segments | None = None
+        self._overwrite = overwrite
+        self.kept = 0
+        self._others: OtherStreams | None = None
         self._container: Any = None
         self._output = Output(path)
         try:
             if self._media is not None:
-                self._others = Others(self._media, self._kind, self.notices)
+                self._others = OtherStreams(self._media, self._kind, self.notices)
             with self._muxing():
                 self._container = av.open(
                     f"file:{self._output.part}",
@@ -115,14 +107,48 @@ class VideoSink(Aborting):
                 )
                 self._add_streams(source, codec, options, rate or source.rate or Fraction(25))
                 self._open_encoder(codec)
+                self._encoder: Any = self._stream.codec_context
                 self._container.start_encoding()
         except BaseException:
             self.abort()
             raise
 
+    def resume(self, job: Mapping[str, str]) -> int:
+        """From here on keep the work in parts, and go on with those of an earlier run.
+
+        To be called before the first frame.
+
+        Args:
+            job: see :class:`teco.video.file.segments.Segments`.
+
+        Returns:
+            Frames that are there: the next one to write is that one.
+
+        Raises:
+            TecoError: see there.
+        """
+        try:
+            coded = self._another_encoder().extradata or b""
+        except TecoError as error:
+            self.notices.append(f"nothing is kept where the work breaks off: {error.message}")
+            return 0
+        job = {**job, "encoder": hashlib.sha256(coded).hexdigest()[:16]}
+        with write_errors(self.name):
+            self._segments = Segments(self._output.path, job, start_again=self._overwrite)
+        if self._segments.done:
+            last = self._segments.done[-1]
+            self._written = self._segments.frames
+            self._last_pts = last.last_pts
+            self._end = last.end_ticks * self._time_base + self._shift
+            self._encoder = self._another_encoder()
+        return self._written
+
     def write(self, frame: Frame) -> None:
         """Add one frame: uint8 (height, width, 3) RGB, with the source frame's timestamp."""
         check_pixels(frame, *self._size, self.name)
+        if frame.starts_segment and self._in_segment and self._segments is not None:
+            self._finish_segment()
+            self._encoder = self._another_encoder()
         moment = frame.pts * frame.time_base
         pts = self._pts(frame, moment)
         coded = self._converter.from_rgb(frame.pixels, self._pix_fmt)
@@ -137,26 +163,54 @@ class VideoSink(Aborting):
         self._last_pts = pts
         self._end = moment + ticks * self._time_base
         self._written += 1
+        self._in_segment += 1
         with self._muxing():
-            self._mux(self._stream.encode(coded))
-            if self._others is not None:
+            self._keep(self._encoder.encode(coded))
+            if self._others is not None and self._segments is None:
                 self._others.copy_until(moment)
 
     def commit(self) -> None:
         """Finish the file and give it its name."""
         if not self._written:
             raise TecoError(f"nothing was written to {self.name}: no frame came")
+        if self._segments is None:
+            with self._muxing():
+                self._keep(self._encoder.encode(None))
+        else:
+            if self._in_segment:
+                self._finish_segment()
+            self._join(self._segments)
         with self._muxing():
-            self._mux(self._stream.encode(None))
             if self._others is not None:
                 media = self._others.media
                 cut = media.max_frames is not None and self._written >= media.max_frames
                 self._others.copy_rest(self._end if cut else None)
-                self._others.close()
-                self._others = None
             self._container.close()
-        self._container = None
+            self._container = None
+            self._name_what_is_missing()
         self._output.commit()
+        if self._segments is not None:
+            self._segments.forget()
+            self._segments = None
+        else:
+            drop_unfinished(self._output.path)
+
+    def _name_what_is_missing(self) -> None:
+        """Look into the finished file for what it was told and did not take."""
+        if self._others is not None:
+            self.notices.extend(self._others.missing_from(self._output.part))
+            self._others.close()
+            self._others = None
+        if self._aspect is not None:
+            with open_container(self._output.part) as written:
+                film = next(s for s in written.streams.video if not is_cover(s))
+                found = Fraction(film.sample_aspect_ratio or 1)
+            if found != self._aspect:
+                self.notices.append(
+                    f"the pixels' aspect of {self._aspect.numerator}:{self._aspect.denominator} is "
+                    f"not in the file: {film.codec_context.name} has no place for it; "
+                    "--codec libx264 has"
+                )
 
     def abort(self) -> None:
         """Remove the temporary file, unless committed."""
@@ -169,6 +223,9 @@ class VideoSink(Aborting):
             with contextlib.suppress(FFmpegError, OSError, ValueError):
                 container.close()
         self._output.abort()
+        segments, self._segments = self._segments, None
+        if segments is not None and segments.keep():
+            self.kept = segments.frames
 
     def _check_codec(self, codec: str, pix_fmt: str) -> str:
         """The pixel format to use. Errors: TecoError for unknown encoders and formats."""
@@ -209,8 +266,38 @@ class VideoSink(Aborting):
     def _constant_rate(self, codec: str, source: FrameSource) -> Fraction | None:
         # AVI has no timestamps, and MPEG-4 part 2 a clock of 16 bits.
         if self._kind == "avi" or codec == "mpeg4":
-            return source.rate or Fraction(25)
+            fastest = self._media.fastest_rate if self._media is not None else None
+            return fastest or source.rate or Fraction(25)
         return None
+
+    def _spare_memory(self, codec: str, preset: str, options: dict[str, str]) -> None:
+        """Let the encoder look ahead by fewer frames where those would take too much memory."""
+        usual = lookahead(codec, preset)
+        held = lookahead_within(codec, preset, *self._size, free_bytes() // 3)
+        if held < usual:
+            word = f"rc-lookahead={held}"
+            if codec == "libx265":
+                options["x265-params"] += f":{word}"
+            else:
+                options["rc-lookahead"] = str(held)
+            self.notices.append(
+                f"{codec} looks ahead {held} frames instead of {usual}: memory is short"
+            )
+
+    def _describe_hdr10(self, codec: str, options: dict[str, str]) -> None:
+        """Tell the encoder what the source says of its mastering display and light levels."""
+        found = None if self._media is None else self._media.hdr10
+        if found is None:
+            return
+        words = found.options(codec)
+        if words is None:
+            self.notices.append(
+                f"HDR10 metadata (mastering display, light levels) is dropped: {codec} has no "
+                "words for it; --codec libx265 --pix-fmt yuv420p10le keeps it"
+            )
+            return
+        for key, value in words.items():
+            options[key] = ":".join(x for x in (options.get(key), value) if x)
 
     def _add_streams(
         self, source: FrameSource, codec: str, options: dict[str, str], rate: Fraction
@@ -228,7 +315,7 @@ class VideoSink(Aborting):
             if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
                     codec, options, rate, source.pixel_aspect,
-                    _kept(stream.metadata), stream.disposition,
+                    others.tags_of(stream), stream.disposition,
                 )  # fmt: skip
             else:
                 others.add(stream, self._container)
@@ -239,13 +326,17 @@ class VideoSink(Aborting):
         try:
             self._stream.codec_context.open()
         except FFmpegError as error:
-            hardware = codec.endswith(("_nvenc", "_qsv", "_vaapi", "_amf", "_videotoolbox"))
-            needs = "it needs its own hardware and driver; " if hardware else ""
+            hardware = device_of(codec)
+            if hardware:
+                raise TecoError(
+                    f"the encoder {codec} cannot be opened here: it needs {hardware}, "
+                    "and its driver",
+                    hint="libx264 and libx265 run on every machine",
+                    exit_code=MACHINE,
+                ) from error
             raise TecoError(
-                f"the encoder {codec} cannot be opened here: {error.strerror}",
-                hint=f"{needs}check --crf, --preset and --pix-fmt; libx264 and libx265 run on "
-                "every machine",
-                exit_code=3 if hardware else 1,
+                f"the encoder {codec} cannot be opened: {error.strerror}",
+                hint="check --crf, --preset and --pix-fmt",
             ) from error
 
     def _muxer_options(self) -> dict[str, str]:
@@ -260,7 +351,12 @@ class VideoSink(Aborting):
         if self._others is not None:
             clocks += [s.time_base.denominator for s in self._others.streams() if s.time_base]
         common = math.lcm(*clocks)
-        return {"movie_timescale": str(common if common <= 10_000_000 else clocks[0])}
+        options = {"movie_timescale": str(common if common <= 10_000_000 else clocks[0])}
+        if self._others is not None and self._others.has_quicktime_keys():
+            # Places, dates with a zone and makers lie under keys of their own, which MP4's usual
+            # tags have no room for.
+            options["movflags"] = "use_metadata_tags"
+        return options
 
     def _picture_stream(
         self,
@@ -271,6 +367,7 @@ class VideoSink(Aborting):
         metadata: dict[str, str],
         disposition: Disposition | None,
     ) -> Any:
+        self._codec_options = dict(options)
         try:
             stream: Any = self._container.add_stream(
                 codec,
@@ -316,10 +413,64 @@ class VideoSink(Aborting):
             pts = self._last_pts + 1
         return pts
 
-    def _mux(self, packets: list[Any]) -> None:
+    def _keep(self, packets: list[Any]) -> None:
+        """Packets of the encoder into the file, or into the part under way."""
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration)
-            self._container.mux_one(packet)
+            if self._segments is None:
+                self._mux(packet)
+                continue
+            with write_errors(self.name):
+                self._segments.add(packet)
+
+    def _mux(self, packet: Any) -> None:
+        packet.stream = self._stream
+        packet.time_base = self._time_base
+        self._container.mux_one(packet)
+
+    def _finish_segment(self) -> None:
+        assert self._segments is not None
+        assert self._last_pts is not None
+        assert self._end is not None
+        with self._muxing(), write_errors(self.name):
+            self._keep(self._encoder.encode(None))
+            end = round((self._end - self._shift) / self._time_base)
+            self._segments.finish(Segment(self._in_segment, self._last_pts, end))
+        self._in_segment = 0
+
+    def _another_encoder(self) -> Any:
+        """An encoder like the file's, which begins with a key frame and knows of no other part."""
+        like = self._stream.codec_context
+        made: Any = av.CodecContext.create(like.codec.name, "w")
+        for name in (
+            "width", "height", "pix_fmt", "time_base", "framerate", "sample_aspect_ratio",
+            "colorspace", "color_range", "color_primaries", "color_trc", "flags",
+        ):  # fmt: skip
+            if (value := getattr(like, name)) is not None:
+                setattr(made, name, value)
+        made.options = self._codec_options  # those of an open encoder are used up
+        made.open()
+        if made.extradata != like.extradata:
+            raise TecoError(
+                f"{like.codec.name} describes each part of the picture otherwise, so that they "
+                "cannot be joined",
+                hint="use another --codec; libx264 and libx265 can",
+            )
+        return made
+
+    def _join(self, segments: Segments) -> None:
+        """All parts into the file, and beside them what is copied."""
+        last: int | None = None
+        with self._muxing():
+            for packet in segments.packets():
+                # Of a varying rate, an encoder guesses when its first packets are to be decoded.
+                if last is not None and packet.dts <= last:
+                    packet.dts = last + 1
+                last = packet.dts
+                moment = packet.pts * self._time_base + self._shift
+                self._mux(packet)
+                if self._others is not None:
+                    self._others.copy_until(moment)
 
     @contextlib.contextmanager
     def _muxing(self) -> Generator[None]:
@@ -333,218 +484,3 @@ class VideoSink(Aborting):
                 f"{self.name} could not be encoded: {error.strerror}",
                 hint="check --codec, --crf and the pixel format; libx264 into .mkv takes most",
             ) from error
-
-
-class Others:
-    """The source's streams that are not its picture, read a second time to be copied.
-
-    Packets keep their bytes and, up to the shift of a cut range, their timestamps.
-    """
-
-    def __init__(self, media: Media, kind: str, notices: list[str]) -> None:
-        self.media = media
-        self._output: Any = None
-        self._kind = kind
-        self._notices = notices
-        self._input: Any = open_container(media.path)
-        self._targets: dict[int, Any] = {}
-        self._last: dict[int, int] = {}
-        self._packets: Iterator[Any] = iter(())
-        self._held: Any = None
-
-    def streams(self) -> list[Any]:
-        return list(self._input.streams)
-
-    def add(self, stream: Any, output: Any) -> None:
-        """Make a stream like this one in the output, or say why not."""
-        if stream.type == "data" and stream.name == "bin_data" and self._input.chapters():
-            # The text track behind MP4 chapters; the muxer makes a new one of the chapters.
-            return
-        if stream.type == "data" and "timecode" in stream.metadata:
-            # Likewise made anew, of the picture stream's tag.
-            return
-        reason = _refusal(self._kind, stream)
-        if reason is not None:
-            title = stream.metadata.get("title") or stream.metadata.get("filename")
-            kind = "cover picture" if stream.type == "video" else stream.type
-            name = f"{kind} stream {stream.index}" + (f" ({title})" if title else "")
-            self._notices.append(f"{name} dropped: {reason}")
-            return
-        self._targets[stream.index] = _like(output, stream)
-
-    def start(self, output: Any) -> None:
-        """Copy what describes the whole and be ready for packets; the last before the header."""
-        self._output = output
-        output.metadata.update(_kept(self._input.metadata))
-        media = self.media
-        begin = media.start or Fraction(0)
-        chapters: list[Any] = []
-        for chapter in self._input.chapters():
-            base = chapter["time_base"] or Fraction(1, 1000)
-            first = max(chapter["start"] * base, begin)
-            last = chapter["end"] * base
-            last = last if media.end is None else min(last, media.end)
-            if last > first:
-                ends = {"start": round((first - begin) / base), "end": round((last - begin) / base)}
-                chapters.append({**chapter, **ends})
-        if chapters:
-            output.set_chapters(chapters)
-        wanted = [s for s in self._input.streams if s.index in self._targets]
-        if not wanted:
-            return
-        for stream in self._input.streams:
-            if stream.index not in self._targets:
-                stream.discard = Discard.all
-        # Where seeking is by index. Elsewhere it may land within a packet; reading on is exact.
-        indexed = any(name in self._input.format.name for name in ("mp4", "matroska"))
-        if begin > 2 and indexed:
-            with contextlib.suppress(FFmpegError):
-                self._input.seek(int(begin * av.time_base))
-        self._packets = self._input.demux(wanted)
-
-    def copy_until(self, moment: Fraction) -> None:
-        """Copy what is due up to ``moment``, in seconds on the source's clock."""
-        while (packet := self._held or self._next()) is not None:
-            self._held = packet
-            if packet.dts * packet.time_base > moment:
-                return
-            self._held = None
-            self._copy(packet, self.media.end)
-
-    def copy_rest(self, end: Fraction | None) -> None:
-        """Copy what is left, up to ``end`` if given and to the range's end."""
-        ends = [e for e in (end, self.media.end) if e is not None]
-        last = min(ends) if ends else None
-        while (packet := self._held or self._next()) is not None:
-            self._held = None
-            if last is not None and packet.dts * packet.time_base > last + _SPREAD:
-                return
-            self._copy(packet, last)
-
-    def close(self) -> None:
-        self._input.close()
-
-    def _next(self) -> Any:
-        """The next packet with a timestamp, or None at the end."""
-        try:
-            for packet in self._packets:
-                if not packet.size:
-                    continue
-                if packet.dts is None:
-                    packet.dts = packet.pts
-                if packet.pts is None:
-                    packet.pts = packet.dts
-                if packet.stream.disposition & Disposition.attached_pic:
-                    packet.pts = packet.dts = 0
-                if packet.dts is not None:
-                    return packet
-        except FFmpegError as error:
-            self._notices.append(f"copying sound and subtitles stopped early: {error.strerror}")
-            self._packets = iter(())
-        return None
-
-    def _copy(self, packet: Any, end: Fraction | None) -> None:
-        stream = packet.stream
-        index = stream.index
-        base = packet.time_base
-        begin = self.media.start
-        if packet.is_discard and self._kind not in ("mp4", "mov"):
-            # Decoded but not played: what an edit list cut away, and an encoder's run-up. Without
-            # edit lists it would be played, or push everything back to begin at zero.
-            return
-        if not stream.disposition & Disposition.attached_pic:
-            moment = packet.pts * base
-            if (begin is not None and moment < begin) or (end is not None and moment >= end):
-                return
-            if begin is not None:
-                ticks = round(begin / base)
-                packet.pts -= ticks
-                packet.dts -= ticks
-        target = self._targets[index]
-        # Damaged files repeat or reverse timestamps, which muxers refuse in their own, perhaps
-        # coarser clock. Matroska takes equals, and needs to: two subtitles may start together.
-        dts = round(packet.dts * base / target.time_base)
-        last = self._last.get(index)
-        if last is not None:
-            lowest = last + (self._kind not in ("matroska", "webm"))
-            if dts < lowest:
-                dts = lowest
-                packet.pts = max(round(packet.pts * base / target.time_base), dts)
-                packet.dts = dts
-                packet.time_base = target.time_base
-        self._last[index] = dts
-        packet.stream = target
-        self._output.mux_one(packet)
-
-
-def _like(output: Any, stream: Any) -> Any:
-    """A stream for copies of the packets of ``stream``. Raises what PyAV raises."""
-    copy = output.add_stream_from_template(stream, opaque=True)
-    copy.metadata.clear()
-    copy.metadata.update(_kept(stream.metadata))
-    copy.disposition = stream.disposition
-    return copy
-
-
-def _refusal(kind: str, stream: Any) -> str | None:
-    """Why this container cannot hold a copy of the stream; None if it can.
-
-    Tried out in memory: libav says what a muxer takes only for some codecs, and for the rest by
-    failing to write the header.
-    """
-    label = stream.name or "this kind"
-    if stream.type not in ("video", "audio", "subtitle", "data", "attachment"):
-        return "of unknown kind"
-    trial = av.open(io.BytesIO(), "w", format=kind)
-    try:
-        picture: Any = trial.add_stream(
-            "libvpx-vp9" if kind == "webm" else "libx264", rate=25, width=16, height=16
-        )
-        picture.codec_context.time_base = Fraction(1, 25)
-        _like(trial, stream)
-        trial.start_encoding()
-        trial.close()
-    except (FFmpegError, ValueError):
-        return f"{kind} does not hold {label}"
-    return None
-
-
-def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.lower().split("-")[0] not in _STALE_TAGS and not key.startswith("_STATISTICS")
-    }
-
-
-def _options(codec: str, crf: float, preset: str) -> dict[str, str]:
-    """Quality and speed in the words of the encoder; none for encoders we do not know."""
-    if preset not in _PRESETS:
-        raise TecoError(
-            f"the preset is {preset}, expected one of {', '.join(_PRESETS)}", exit_code=2
-        )
-    highest = 63 if codec in ("libvpx-vp9", "libsvtav1") else 51
-    if not 0 <= crf <= highest:
-        raise TecoError(f"the quality is {crf:g}, {codec} takes 0 (best) to {highest}", exit_code=2)
-    pace = _PRESETS.index(preset)
-    quality = f"{crf:g}"
-    if codec == "libx265":
-        return {"crf": quality, "preset": preset, "x265-params": "log-level=error"}
-    if codec.startswith("libx264"):
-        return {"crf": quality, "preset": preset}
-    if codec == "libvpx-vp9":
-        pace = max(0, 8 - pace)
-        return {
-            "crf": quality,
-            "b": "0",
-            "deadline": "good",
-            "cpu-used": f"{min(pace, 5)}",
-            "row-mt": "1",
-        }
-    if codec == "libsvtav1":
-        # The encoder talks on standard error unless its own variable forbids it.
-        os.environ.setdefault("SVT_LOG", "1")
-        return {"crf": quality, "preset": f"{12 - pace}"}
-    if codec.endswith("_nvenc"):
-        return {"rc": "vbr", "cq": quality, "b": "0", "preset": f"p{max(1, min(7, pace))}"}
-    return {}

@@ -1,0 +1,83 @@
+"""What fits into memory, what is stepped in tiles, and what is refused before the work."""
+
+from __future__ import annotations
+
+import pytest
+
+from teco.core.errors import TecoError
+from teco.estimates.room import Encoding, growth, tiles_for
+from teco.model.opening import open_model
+from teco.video.file.encoders import encoder_bytes, lookahead, lookahead_within
+
+GIB = 2**30
+FAST = Encoding("libx264", "ultrafast", 24)
+
+
+def test_what_fits_is_stepped_whole() -> None:
+    variant = open_model("real-cpu").variant
+    assert tiles_for(variant, 180, 320, "onnxruntime", Encoding(), 2 * GIB) is None
+    assert tiles_for(variant, 1080, 1920, "onnxruntime", Encoding(), 64 * GIB) is None
+    # Nothing is known of other runtimes' memory.
+    assert tiles_for(variant, 1080, 1920, "tensorrt", Encoding(), GIB) is None
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime", "openvino"])
+def test_what_does_not_fit_is_stepped_in_tiles_that_do(runtime) -> None:
+    variant = open_model("real-cpu").variant
+    window = tiles_for(variant, 1080, 1920, runtime, FAST, 4 * GIB)
+    assert window is not None
+    took = growth(variant, *window, "onnxruntime" if runtime == "auto" else runtime)
+    assert took is not None
+    assert took < 3 * GIB
+    smaller = tiles_for(variant, 1080, 1920, runtime, FAST, 5 * GIB // 2)
+    assert smaller is not None
+    assert smaller[0] * smaller[1] < window[0] * window[1]
+
+
+def test_what_fits_in_no_way_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TecoError, match=r"frames of 1920x1080 need about .* GiB are free") as error:
+        tiles_for(open_model("real-cpu").variant, 1080, 1920, "onnxruntime", FAST, GIB // 2)
+    assert error.value.exit_code == 3
+    assert "--preset" in error.value.hint
+    # A flow net that looks at the whole frame cannot be run in tiles.
+    with pytest.raises(TecoError) as error:
+        tiles_for(
+            open_model("teco-x4-b3-c64-bp-lk").variant, 1080, 1920, "onnxruntime", FAST, 4 * GIB
+        )
+    assert "real-cpu can" in error.value.hint
+
+
+def test_the_encoder_looks_ahead_as_far_as_memory_allows() -> None:
+    assert lookahead("libx264", "medium") == 40
+    assert lookahead_within("libx264", "medium", 1280, 720, 8 * GIB) == 40
+    held = lookahead_within("libx264", "medium", 7680, 4320, 3 * GIB)
+    assert 0 < held < 40
+    assert encoder_bytes("libx264", "medium", 7680, 4320, held) <= 3 * GIB
+    assert encoder_bytes("libx264", "medium", 7680, 4320, held + 1) > 3 * GIB
+    assert lookahead_within("libx264", "medium", 7680, 4320, 0) == 0
+    # x265 must look ahead further than it has B-frames in a row.
+    assert lookahead_within("libx265", "medium", 7680, 4320, 0) == 5
+    assert lookahead_within("h264_nvenc", "medium", 7680, 4320, 0) == 0
+
+
+def test_the_command_refuses_before_the_work(tmp_path, make_clip, teco, monkeypatch) -> None:
+    path = make_clip(tmp_path / "in.mp4", 320, 180, 2)
+    monkeypatch.setattr("teco.estimates.room.free_bytes", lambda: 64 * 2**20)
+    done = teco("upscale", path, tmp_path / "o.mp4", "--runtime", "onnxruntime")
+    done.refuses(3, "frames of 320x180 need about", after=("note:",))
+    assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "codec", "found"),
+    [("o.mp4", None, "libx264"), ("o.webm", None, "libvpx-vp9"), ("o.y4m", None, ""),
+     ("-", None, ""),
+     ("pictures", None, ""), ("p.v2/", "libx265", ""), ("o.mkv", "libx265", "libx265")],
+)  # fmt: skip
+def test_what_is_encoded_follows_from_the_outputs_name(
+    tmp_path, make_clip, target, codec, found
+) -> None:
+    from teco.video.clips import open_source
+
+    with open_source(make_clip(tmp_path / "in.mp4", 32, 24, 3)) as clip:
+        assert Encoding.of(target, codec, "medium", clip).codec == found

@@ -1,0 +1,143 @@
+"""Whether a clip's frames fit into the memory that is free, and in what tiles they would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teco.core.errors import MACHINE, TecoError
+from teco.core.memory import free_bytes
+from teco.estimates import records as measured
+from teco.estimates.memory import memory
+from teco.estimates.runtimes import fit
+from teco.estimates.tensors import Precision
+from teco.inference.segments import LEAD_IN
+from teco.inference.tiles import largest_window
+from teco.video.clips import is_folder_target
+from teco.video.file.encoders import encoder_bytes, lookahead_within
+from teco.video.frames import FrameSource
+from teco.video.overlap import QUEUE
+from teco_models.variant import SCALE, Variant
+
+_SPREAD = 0.75
+"""Measured growth is at least so much of what is predicted (95% of the records in measured.json
+are above 0.73 of it): below that a frame does not fit, whatever the prediction is worth."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What of the output's encoder decides on memory.
+
+    Attributes:
+        codec: encoder; "" where frames are not encoded.
+        preset: speed.
+        frames: of the clip, None where that is not known.
+        deep: frames have 16 bits on their way.
+    """
+
+    codec: str = "libx264"
+    preset: str = "medium"
+    frames: int | None = None
+    deep: bool = False
+
+    @classmethod
+    def of(cls, target: str, codec: str | None, preset: str, clip: FrameSource) -> Encoding:
+        """Of an output by its name, as :func:`teco.video.clips.open_sink` takes it."""
+        suffix = Path(target).suffix.lower()
+        if target == "-" or suffix == ".y4m" or is_folder_target(target):
+            codec = ""
+        usual = "libvpx-vp9" if suffix == ".webm" else "libx264"
+        return cls(usual if codec is None else codec, preset, clip.count, clip.depth > 8)
+
+    def bytes(self, h: int, w: int, free: int) -> int:
+        """What frames of LR (h, w) take beside the network where so much is free: RGB on their way
+        out, and the encoder (see :func:`teco.video.file.encoders.lookahead_within`)."""
+        height, width = SCALE * h, SCALE * w
+        under_way = QUEUE + 3
+        if self.frames is not None:
+            under_way = min(under_way, self.frames + 1)
+        bytes_a_pixel = 6 if self.deep else 3
+        took = bytes_a_pixel * width * height * under_way
+        took += bytes_a_pixel * h * w * LEAD_IN  # what a part of a long job may begin with
+        if self.codec != "":
+            codec = self.codec
+            ahead = lookahead_within(codec, self.preset, width, height, free // 3)
+            if self.frames is not None:
+                ahead = min(ahead, self.frames)
+            took += encoder_bytes(codec, self.preset, width, height, ahead)
+        return took
+
+
+def growth(variant: Variant, h: int, w: int, runtime: str) -> int | None:
+    """Bytes by which a process grows that steps LR (h, w) frames on a runtime, as fitted to what
+    was measured; None where nothing was."""
+    fitted = fit([r for r in measured.read() if r.runtime == runtime])
+    if fitted is None:
+        return None
+    precision: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
+    return fitted(memory(variant, h, w, precision, dynamic=True))
+
+
+def tiles_for(
+    variant: Variant,
+    h: int,
+    w: int,
+    runtime: str,
+    encoding: Encoding,
+    free: int | None = None,
+) -> tuple[int, int] | None:
+    """The windows in which a clip's frames are to be stepped.
+
+    Args:
+        variant: of the model.
+        h, w: LR size.
+        runtime: its name; "auto" is judged as ONNX Runtime.
+        encoding: what else takes memory.
+        free: bytes; None asks the system.
+
+    Returns:
+        None where the whole frame fits, or nothing is known of the runtime's memory; else LR (h, w)
+        for :func:`teco.inference.tiles.tiled`.
+
+    Raises:
+        TecoError: neither fits, or the network cannot be run in tiles.
+    """
+    runtime = "onnxruntime" if runtime == "auto" else runtime
+    whole = growth(variant, h, w, runtime)
+    if whole is None:
+        return None
+    free = free_bytes() if free is None else free
+    beside = encoding.bytes(h, w, free)
+    if whole + beside <= free:
+        return None
+    if variant.has_flow:
+        if _SPREAD * whole + beside <= free:
+            return None
+        raise _too_large(
+            h, w, whole + beside, free,
+            f"{variant.name} reads the brightness of the whole frame, so that it cannot be run in "
+            "tiles; --model real-cpu can",
+        )  # fmt: skip
+    # The frame, the picture, and the state before and after a step are there as a whole.
+    beside += memory(variant, h, w, dynamic=True).ports
+
+    def fits(tile_h: int, tile_w: int) -> bool:
+        took = growth(variant, tile_h, tile_w, runtime)
+        return took is not None and took + beside <= free
+
+    if not fits(8, 8):
+        raise _too_large(
+            h, w, beside, free,
+            f"a picture of {SCALE * w}x{SCALE * h} takes that without the network; use a faster "
+            "--preset, which holds fewer frames, or shrink the clip",
+        )  # fmt: skip
+    return largest_window(h, w, fits)
+
+
+def _too_large(h: int, w: int, need: int, free: int, hint: str) -> TecoError:
+    return TecoError(
+        f"frames of {w}x{h} need about {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} "
+        "GiB are free",
+        hint=hint,
+        exit_code=MACHINE,
+    )

@@ -1,0 +1,1 @@
+"""A video file at either end: what libav reads and writes, and what it does not do by itself."""
