@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,38 @@ def test_a_stamp_tells_files_apart_by_what_is_in_them(tmp_path: Path) -> None:
     for size in (0, 1, 5000):
         path.write_bytes(bytes(size))
         assert content_stamp(path) != first
+
+
+FORKING = """
+import os, sys
+from pathlib import Path
+from teco.core.files import lock_file, unlock
+
+folder = Path(sys.argv[1])
+descriptor = lock_file(folder)
+try:
+    lock_file(folder)
+    sys.exit("locked twice")
+except BlockingIOError:
+    pass
+born, over = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(born[1], b"x")
+    os.read(over[0], 1)
+    os._exit(0)
+os.read(born[0], 1)
+unlock(descriptor)
+try:
+    unlock(lock_file(folder))  # the child lives
+finally:
+    os.write(over[1], b"x")
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """A data worker lives on for seconds after its trainer was killed."""
+    done = subprocess.run([sys.executable, "-c", FORKING, str(tmp_path)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -188,7 +188,7 @@ class Output:
         else:
             self.part.replace(self.path)
         self._done = True
-        _unlock(self._lock)
+        unlock(self._lock)
         # Not every file system lets a folder be synced; the rename itself is done either way.
         with contextlib.suppress(OSError):
             _sync(self.path.parent)
@@ -198,7 +198,7 @@ class Output:
         if not self._done:
             self._done = True
             remove(self.part)
-            _unlock(self._lock)
+            unlock(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +269,7 @@ def _make_part(path: Path, *, folder: bool) -> tuple[Path, int | None]:
         lock = lock_file(part)
         if part.exists():
             return part, lock
-        _unlock(lock)  # swept in the moment before it was locked
+        unlock(lock)  # swept in the moment before it was locked
 
 
 def _remove_parts_of_the_dead(path: Path) -> None:
@@ -297,7 +297,7 @@ def _is_alive(part: Path, process: int) -> bool:
             lock = lock_file(part)
         except BlockingIOError:
             return True
-        _unlock(lock)
+        unlock(lock)
         return lock is None
     try:
         os.kill(process, 0)
@@ -309,7 +309,9 @@ def _is_alive(part: Path, process: int) -> bool:
 
 
 def lock_file(path: Path) -> int | None:
-    """Lock a file or folder for this process, until :func:`os.close` of the descriptor or its end.
+    """Lock a file or folder for this process, until :func:`unlock` or its end.
+
+    Processes that it forks do not hold the lock: data workers outlive one that was killed.
 
     Returns:
         The descriptor; None where nothing can be locked: on Windows and some network drives.
@@ -330,12 +332,27 @@ def lock_file(path: Path) -> int | None:
         if isinstance(error, BlockingIOError):
             raise
         return None
+    _locks.add(descriptor)
     return descriptor
 
 
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
+_locks: set[int] = set()
+
+
+def unlock(descriptor: int | None) -> None:
+    """Give up what :func:`lock_file` gave; None is nothing."""
+    if descriptor in _locks:
+        _locks.discard(descriptor)
         os.close(descriptor)
+
+
+def _give_up_all() -> None:
+    for descriptor in tuple(_locks):
+        unlock(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up_all)
 
 
 def _sync(path: Path) -> None:

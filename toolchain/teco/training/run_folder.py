@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Generator as Yields
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import lock_file, write_beside, writing
+from teco.core.files import lock_file, unlock, write_beside, writing
 from teco.training.options import STAGES, Stage, TrainOptions
 from teco_models.arch.discriminator import Discriminator
 from teco_models.checkpoint import AnyGenerator, save_discriminator, save_weights
@@ -73,8 +72,7 @@ class RunFolder:
         try:
             yield
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            unlock(descriptor)
 
     def stage_weights(self, stage: Stage) -> Path:
         """The weights with which a stage ended."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from typing import Any, BinaryIO, cast
 import av
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import Output, as_json, lock_file, remove, short_name, write_beside
+from teco.core.files import Output, as_json, lock_file, remove, short_name, unlock, write_beside
 from teco.core.text import from_json
 
 _HEAD = struct.Struct("<qqqqB")
@@ -156,8 +155,7 @@ class Segments:
 
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        unlock(lock)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:04d}.packets"
@@ -192,8 +190,7 @@ def drop_unfinished(path: Path) -> None:
     with contextlib.suppress(BlockingIOError):  # another run is at it
         lock = lock_file(folder)
         remove(folder)
-        if lock is not None:
-            os.close(lock)
+        unlock(lock)
 
 
 def _read(file: Path) -> dict[str, Any] | None:
