@@ -391,6 +391,39 @@ def test_ten_bits_stay_ten_bits(tmp_path) -> None:
     assert read(plain, deep=True)[0].pixels.dtype == np.uint8
 
 
+def test_ten_bits_go_through_the_network(tmp_path, teco) -> None:
+    """One that only enlarges linearly keeps every level of a ramp, and adds those between."""
+    import torch
+
+    from teco_models.arch.computed_alignment import AlignedGenerator
+    from teco_models.checkpoint import save_weights
+    from teco_models.variant import Variant
+
+    generator = AlignedGenerator(Variant.parse("teco-x4-b1-c8-l4-real"))
+    with torch.no_grad():
+        generator.tail.weight.zero_()
+        assert generator.tail.bias is not None
+        generator.tail.bias.zero_()
+        generator.tail.bias[16] = -50.0  # the mask: nothing of the past
+    save_weights(tmp_path / "linear.safetensors", generator, metadata={})
+    done = teco(
+        "upscale", ramp(tmp_path / "in.mkv"), tmp_path / "out.mkv", "--codec", "ffv1", "--pix-fmt",
+        "yuv420p10le", "--model", tmp_path / "linear.safetensors", "--runtime", "pytorch",
+        "--threads", 1,
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        plane = next(container.decode(video=0)).planes[0]
+    rows = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
+    row = rows[plane.height // 2].astype(int)
+    assert set(range(256, 512)) <= set(row.tolist())
+    inner = row[16:-16]
+    assert (np.diff(inner) >= 0).all()
+    # Level n of the ramp lies over pixels 4 n to 4 n + 3, to one step.
+    expected = 256 + (np.arange(1024) + 0.5) / 4 - 0.5
+    assert np.abs(inner - expected[16:-16]).max() <= 1
+
+
 def test_a_folder_of_deep_pictures_is_read_and_written_deep(tmp_path) -> None:
     import cv2
 
