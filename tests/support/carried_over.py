@@ -6,7 +6,7 @@ A property is read from a file by :data:`PROPERTIES`; what is not in the input i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from teco.inference.upscale import eight_bits
 from teco.video import side_data
 from teco.video.clips import open_sink, open_source
 from teco.video.file.container import is_cover
+from teco.video.file.encoders import EncoderSettings
 
 COUNT = 30
 
@@ -95,6 +96,8 @@ def fill(path: Path, route: Route) -> Path:
     context.color_primaries, context.color_trc = 5, 6
     if route.hdr:
         context.colorspace, context.color_primaries, context.color_trc = 9, 9, 16
+    if route.into in (".mkv", ".webm"):
+        video.metadata["stereo_mode"] = "left_right"
     if route.into in (".mp4", ".mov"):
         video.metadata["timecode"] = "01:02:03:04"
     voices: list[Any] = []
@@ -281,6 +284,7 @@ PROPERTIES: dict[str, Callable[[Any], Any]] = {
         x.bits for x in av.VideoFormat(_film(c).codec_context.pix_fmt).components
     ) > 8 or None,
     "HDR10 metadata": lambda c: side_data.hdr10(_frame(c)),
+    "stereo arrangement": lambda c: side_data.stereo(_frame(c)),
     "field order": lambda c: _frame(c).interlaced_frame or None,
 }  # fmt: skip
 """Name -> what a container has of it; None where it has none."""
@@ -293,6 +297,7 @@ WORDS = {
     "forced subtitles": ("subtitle stream",), "cover": ("cover picture",),
     "attached font": ("attachment stream",), "chapters": ("chapters",),
     "pixel aspect": ("aspect",), "time code": ("time code",), "field order": ("interlaced",),
+    "stereo arrangement": ("two views",),
     "more than 8 bits": ("bits",), "HDR10 metadata": ("HDR10",),
     "title": ("tags",), "artist": ("tags",), "comment": ("tags",), "creation time": ("tags",),
 }  # fmt: skip
@@ -314,21 +319,21 @@ def read(path: Path) -> dict[str, Any]:
 def carried(path: Path, out: Path, route: Route) -> tuple[dict[str, str], list[str]]:
     """What becomes of each property on the way: "kept", "converted", "named", "lost", or "" where
     the input has none; and the notices."""
-    options: dict[str, Any] = {}
+    encoder = EncoderSettings(preset="ultrafast")
     if route.encoder:
-        options = {"codec": route.encoder, "pix_fmt": "yuv420p10le"}
+        encoder = replace(encoder, codec=route.encoder, pix_fmt="yuv420p10le")
     with (
-        open_source(path, deep="10le" in options.get("pix_fmt", "")) as source,
+        open_source(path, deep=bool(route.encoder)) as source,
         open_sink(
             out, source=source, width=source.width * 4, height=source.height * 4,
-            overwrite=True, **{"preset": "ultrafast", **options},
+            overwrite=True, encoder=encoder,
         ) as sink,
     ):  # fmt: skip
         for frame in source:
             sink.write(frame.with_pixels(frame.pixels.repeat(4, 0).repeat(4, 1)))
         sink.commit()
         notices = source.notices + sink.notices
-        if source.depth > 8 and not options:
+        if source.depth > 8 and not route.encoder:
             notices.append(eight_bits(source))  # which `teco upscale` says
     before, after = read(path), read(out)
     fate: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from teco.video.clips import FrameSink, FrameSource, open_sink, open_source
 from teco.video.colour import Colour, Converter
+from teco.video.file.encoders import EncoderSettings
 from teco.video.frames import Frame
 
 LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
@@ -86,10 +88,14 @@ def enlarged(pixels: np.ndarray, times: int = 4) -> np.ndarray:
 
 
 def sink_for(path: Path | str, source: FrameSource, **options) -> FrameSink:
-    options.setdefault("preset", "ultrafast")
+    """Options: those of the encoder by their own names, and those of open_sink."""
+    names = {f.name for f in fields(EncoderSettings)}
+    encoder = {"preset": "ultrafast", **{k: v for k, v in options.items() if k in names}}
     return open_sink(
-        path, source=source, width=source.width * 4, height=source.height * 4, **options
-    )
+        path, source=source, width=source.width * 4, height=source.height * 4,
+        encoder=EncoderSettings(**encoder),
+        **{k: v for k, v in options.items() if k not in names},
+    )  # fmt: skip
 
 
 def enlarge(into: Path, out: Path, *, span: dict | None = None, **options) -> list[str]:

@@ -93,6 +93,41 @@ def test_format_colour_and_properties_stay(name: str) -> None:
         assert means[0] == pytest.approx(means[1], abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["RGB48", "YUV444P10", "YUV420P16", "GRAY16"])
+def test_more_than_8_bits_go_through_the_network(name: str) -> None:
+    """A ramp of neighbouring levels of 10 bits stays one, with the levels between."""
+    form = vs.core.get_video_format(getattr(vs, name))
+    blank = vs.core.std.BlankClip(format=form, width=WIDTH, height=HEIGHT, length=1)
+    blank = blank.std.SetFrameProps(_Matrix=1, _Range=1)
+    step = 2 ** (form.bits_per_sample - 10)
+    middle = 2 ** (form.bits_per_sample - 1)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        for plane in range(form.num_planes):
+            values = np.asarray(out[plane])
+            values[:] = middle
+            if plane == 0 or form.color_family == vs.RGB:
+                values[:] = middle + step * np.arange(WIDTH)
+        return out
+
+    source = blank.std.ModifyFrame(clips=blank, selector=fill)
+    large = np.asarray(teco_vs.upscale(source, **OPTIONS).get_frame(0)[0])[4 * HEIGHT // 2]
+    # 8 bits would leave a twelfth of these.
+    assert len(np.unique(large)) > WIDTH
+
+
+def test_interlaced_frames_are_refused_with_the_remedy() -> None:
+    source = clip_of(pictures(2), _FieldBased=2)
+    refused(source, "interlaced", "SetFieldBased(0)")
+    teco_vs.upscale(source.std.SetFieldBased(0), **OPTIONS).get_frame(0)
+
+
+def test_the_pixels_aspect_stays() -> None:
+    out = teco_vs.upscale(clip_of(pictures(1), _SARNum=4, _SARDen=3), **OPTIONS).get_frame(0)
+    assert (out.props["_SARNum"], out.props["_SARDen"]) == (4, 3)
+
+
 def test_full_range_is_read_and_written_as_such() -> None:
     grey = [np.full((HEIGHT, WIDTH, 3), 235, np.uint8)] * 2
     for said, expected in (("full", 235), ("limited", 218)):

@@ -66,10 +66,13 @@ def upscale(
 ) -> Any:
     """Enlarge a clip four times.
 
-    Format, matrix, range and frame properties stay; a matrix that was not said is, since players
-    guess it from the size. Inside, pictures have 8 bits. A scene begins where a frame's property
-    ``_SceneChangePrev`` is 1; where a frame has none, teco's own detector says. Set
-    ``core.num_threads`` before, not after: it is how far out of order frames may be asked for.
+    Format, matrix, range and frame properties stay, the pixels' aspect among them; a matrix that
+    was not said is, since players guess it from the size. Clips of more than 8 bits go through the
+    network in 16. Frames of two fields (``_FieldBased``) are refused.
+
+    A scene begins where a frame's property ``_SceneChangePrev`` is 1; where a frame has none,
+    teco's own detector says. Set ``core.num_threads`` before, not after: it is how far out of order
+    frames may be asked for.
 
     Args:
         clip: of constant format and size, RGB, Y'CbCr or grey.
@@ -163,6 +166,12 @@ class _Filter:
         return out
 
     def _picture(self, frame: Any) -> Pixels:
+        if int(frame.props.get("_FieldBased", 0)):
+            raise TecoError(
+                "the clip is interlaced (_FieldBased), expected progressive frames",
+                hint="deinterlace it first, for example with vivtc or bwdif; or, where it is not, "
+                "say so: clip.std.SetFieldBased(0)",
+            )
         if self._codec is None:
             return np.stack([np.asarray(frame[plane]) for plane in range(3)], axis=2)
         return self._codec.picture(frame, _colour(frame, self._source))
@@ -192,12 +201,12 @@ class _YuvCodec:
         self._local = threading.local()
 
     def picture(self, frame: Any, colour: Colour) -> Pixels:
-        """(h, w, 3) uint8 RGB."""
+        """(h, w, 3) RGB, uint16 where the format has more than 8 bits and else uint8."""
         coded = av.VideoFrame(frame.width, frame.height, self._name)
         for number, plane in enumerate(coded.planes):
             values = np.asarray(frame[number])
             self._samples(plane)[:, : values.shape[1]] = values
-        return self._converter(colour).to_rgb(coded)
+        return self._converter(colour).to_rgb(coded, deep=self._type is np.uint16)
 
     def planes(self, picture: Pixels, colour: Colour) -> list[NDArray[Any]]:
         """Y, Cb and Cr of the enlarged picture."""
@@ -273,11 +282,13 @@ _SESSIONS = _Sessions()
 
 
 def _inside(form: Any) -> Any:
-    """The format that frames are read and written in: RGB24, or a Y'CbCr that libav has."""
+    """The format that frames are read and written in: RGB24 or RGB48, or a Y'CbCr that libav
+    has."""
+    is_deep = form.bits_per_sample > 8
     if form.color_family == vs.RGB:
-        return vs.core.get_video_format(vs.RGB24)
+        return vs.core.get_video_format(vs.RGB48 if is_deep else vs.RGB24)
     if form.color_family == vs.GRAY:
-        return vs.core.get_video_format(vs.YUV444P8)
+        return vs.core.get_video_format(vs.YUV444P16 if is_deep else vs.YUV444P8)
     if _libav(form) is not None:
         return form
     across, down = form.subsampling_w, form.subsampling_h

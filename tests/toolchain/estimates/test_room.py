@@ -7,7 +7,7 @@ import pytest
 from teco.core.errors import TecoError
 from teco.estimates.room import Encoding, growth, tiles_for
 from teco.model.opening import open_model
-from teco.video.file.encoders import encoder_bytes, lookahead, lookahead_within
+from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead, lookahead_within
 
 GIB = 2**30
 FAST = Encoding("libx264", "ultrafast", 24)
@@ -80,4 +80,4 @@ def test_what_is_encoded_follows_from_the_outputs_name(
     from teco.video.clips import open_source
 
     with open_source(make_clip(tmp_path / "in.mp4", 32, 24, 3)) as clip:
-        assert Encoding.of(target, codec, "medium", clip).codec == found
+        assert Encoding.of(target, EncoderSettings(codec=codec), clip).codec == found

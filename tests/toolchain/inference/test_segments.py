@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from teco.inference.segments import FramePlace, SegmentPlan, least_frames
 from teco.inference.upscale import UpscaleOptions, upscale
 from teco.model.opening import open_model
 from teco.runtimes import Session, SessionOptions, open_session
+from teco.video.file.encoders import EncoderSettings
 
-ROUTE = UpscaleOptions(preset="ultrafast")
 BROKEN = (KeyboardInterrupt, Interrupted)
 
 
@@ -119,7 +120,10 @@ def run(clip: Path, out: Path, model: Path, *, steps: int = 10**9, **options) ->
         session = open_session(open_model(str(model)), "onnxruntime", SessionOptions(threads=1))
         return Breaking(session, steps)
 
-    how = UpscaleOptions(**{"preset": "ultrafast", **options})
+    names = {f.name for f in fields(EncoderSettings)}
+    encoder = {"preset": "ultrafast", **{k: v for k, v in options.items() if k in names}}
+    others = {k: v for k, v in options.items() if k not in names}
+    how = UpscaleOptions(encoder=EncoderSettings(**encoder), **others)
     upscale(opened, clip, out, how, tell=said.append, model_id="tiny")
     return said
 
@@ -211,7 +215,7 @@ def test_a_damaged_part_is_made_again(clip, tmp_path, tiny_onnx) -> None:
 
 
 def test_two_runs_of_one_output_do_not_meet(clip, tmp_path) -> None:
-    from teco.video.file.segments import Segments
+    from teco.video.segments import Segments
 
     first = Segments(tmp_path / "out.mkv", {"a": "1"}, start_again=False)
     with pytest.raises(TecoError, match="another run is writing"):
@@ -252,7 +256,7 @@ def test_an_encoder_whose_parts_cannot_be_joined_makes_all_at_once(
 @pytest.mark.usefixtures("short_parts")
 def test_a_full_disk_keeps_what_is_whole(clip, tmp_path, tiny_onnx, monkeypatch) -> None:
     """The part under way is lost, with its file; the message names the output."""
-    from teco.video.file.segments import Segments
+    from teco.video.segments import Segments
 
     out = tmp_path / "out.mkv"
     add, added = Segments.add, []
@@ -295,6 +299,28 @@ def test_parts_of_every_usual_codec_are_joined(clip, tmp_path, tiny_onnx, suffix
         assert all(a < b for a, b in pairwise(times))
     with av.open(str(out)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 140
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_a_folder_of_pictures_goes_on_too(clip, tmp_path, tiny_onnx) -> None:
+    """Also where the last picture is half a file, as a power cut leaves it."""
+    out = tmp_path / "out"
+    run(clip, tmp_path / "whole", tiny_onnx)
+    with pytest.raises(Interrupted, match="frames are kept in"):
+        run(clip, out, tiny_onnx, steps=90)
+    assert not out.exists()
+    parts = tmp_path / ".out.teco-segments"
+    pictures = sorted(parts.glob("*/*.png"))
+    assert len(pictures) >= 40
+    pictures[-1].write_bytes(pictures[-1].read_bytes()[:100])
+    # A picture that somebody took away: its part and the later ones are made again.
+    first = len(list((parts / "0000").iterdir()))
+    pictures[first + 1].unlink()
+    assert f"going on after {first} frames of an earlier run" in run(clip, out, tiny_onnx)
+    made = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert len(made) == 150
+    assert made == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
 
 @pytest.mark.slow

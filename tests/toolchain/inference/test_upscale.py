@@ -15,13 +15,14 @@ import pytest
 
 from teco.core.errors import Interrupted, TecoError
 from teco.core.log import no_progress
-from teco.inference.upscale import UpscaleOptions, _prospect, _pump, upscale
+from teco.inference.upscale import Prospect, UpscaleOptions, _pump, upscale
 from teco.video.clips import Frame, open_source
+from teco.video.file.encoders import EncoderSettings
 from teco.video.overlap import QUEUE
 from teco_models.errors import ModelError
 
 RUNTIME = ("--runtime", "onnxruntime", "--threads", "1")
-FAST = UpscaleOptions(preset="ultrafast")
+FAST = UpscaleOptions(encoder=EncoderSettings(preset="ultrafast"))
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def test_a_video_keeps_its_sound_and_its_timestamps(tmp_path, fake_session, make
 
 def test_lossless_video_comes_close_to_the_pictures(tmp_path, fake_session, make_clip):
     source = make_clip(tmp_path / "in.mp4")
-    options = UpscaleOptions(crf=0, pix_fmt="yuv444p", preset="ultrafast")
+    options = UpscaleOptions(encoder=EncoderSettings(crf=0, pix_fmt="yuv444p", preset="ultrafast"))
     upscale(lambda _source: fake_session(), source, tmp_path / "out.mkv", options)
     for a, b in zip(read(tmp_path / "out.mkv"), read(source), strict=True):
         assert np.abs(a.astype(int) - enlarged(b)).max() <= 2
@@ -154,7 +155,7 @@ def test_a_range(tmp_path, tiny_onnx, make_clip, teco):
 def test_the_range_is_what_the_network_sees(tmp_path, fake_session, make_clip):
     source = make_clip(tmp_path / "in.mp4", frames=10)
     session = fake_session()
-    options = UpscaleOptions(start=0.12, max_frames=4, preset="ultrafast")
+    options = UpscaleOptions(start=0.12, max_frames=4, encoder=EncoderSettings(preset="ultrafast"))
     upscale(lambda _source: session, source, tmp_path / "out", options)
     wanted = [p.astype(np.float32).transpose(2, 0, 1) / np.float32(255) for p in read(source)[3:7]]
     assert all(np.array_equal(lr[0], p) for (lr, _), p in zip(session.calls, wanted, strict=True))
@@ -499,19 +500,20 @@ def test_long_work_says_how_long_and_can_be_given_up(
     tmp_path, fake_session, make_clip, monkeypatch, untouched
 ):
     source = make_clip(tmp_path / "in.mp4", 40, 24, 12)
-    asked: list[str] = []
+    asked: list[Prospect] = []
 
-    def no(prospect: str) -> bool:
-        asked.append(prospect)
+    def no(ahead: Prospect) -> bool:
+        asked.append(ahead)
         return False
 
     upscale(lambda _source: fake_session(), source, tmp_path / "short.mp4", FAST, go_on=no)
     assert asked == []  # it is not long
-    monkeypatch.setattr("teco.inference.upscale.LONG", -1.0)
+    monkeypatch.setattr("teco.inference.upscale.MINUTE", -1.0)
     with untouched(tmp_path), pytest.raises(Interrupted, match="given up"):
         upscale(lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST, go_on=no)
     assert len(asked) == 1
-    assert asked[0].startswith("about 12 frames of 160x96 will take about ")
+    assert (asked[0].frames, asked[0].width, asked[0].height) == (8, 160, 96)
+    assert asked[0].seconds > 0
     upscale(
         lambda _source: fake_session(), source, tmp_path / "out.mp4", FAST, go_on=lambda _: True
     )
@@ -523,7 +525,7 @@ def test_long_work_says_how_long_and_can_be_given_up(
     [(4000, "1 hour 7 minutes"), (7200, "2 hours"), (200_000, "2 days 7 hours"), (10, "a minute")],
 )
 def test_how_long_is_said_in_days_and_hours(seconds, text):
-    assert _prospect(FakeSource(3), seconds).endswith(f"about {text}")
+    assert Prospect(3, 160, 96, seconds).time == text
 
 
 def test_notices_are_told_before_the_work_and_once(tmp_path, fake_session, make_clip):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from teco.core.errors import TecoError
-from teco.inference.deadline import FORGET, RECENT, Deadline, cheap
+from teco.inference.deadline import FORGET, RECENT, Deadline, cheap, cheap_centred
 from teco.inference.recurrence import STALE
 from teco.inference.stream import Stream
 from teco_calibration.degrade import bicubic_bd
@@ -392,6 +392,16 @@ def test_a_held_late_frame_is_made_good_when_there_is_time(timed):
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(8, 13), st.integers(8, 13), st.just(3))))
 def test_cheap_is_bicubic_bd(picture):
     assert np.array_equal(cheap(picture), bicubic_bd(picture))
+
+
+@pytest.mark.parametrize("enlarge", [cheap, cheap_centred])
+def test_late_frames_of_16_bits_have_16(enlarge, texture):
+    picture = texture(1, 24, 16)[0].astype(np.uint16) * 257
+    out = enlarge(picture)
+    assert out.dtype == np.uint16
+    difference = out / 257 - enlarge((picture // 257).astype(np.uint8))
+    assert np.abs(difference).max() <= 0.51  # the rounding of 8 bits
+    assert len(np.unique(out % 257)) > 100
 
 
 def test_cheap_is_bicubic_bd_in_pictures_too(texture):

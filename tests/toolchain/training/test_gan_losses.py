@@ -35,6 +35,7 @@ from teco.training.losses.terms import (
     flow_distillation,
     generator_adversarial_loss,
     output_distillation,
+    pattern_loss,
     ping_pong,
     ping_pong_loss,
     squared_error,
@@ -55,6 +56,21 @@ def test_squared_error_by_hand() -> None:
         12 * float(torch.nn.functional.mse_loss(x, y)), rel=1e-5
     )
     assert float(squared_error(x, y, span=1)) == pytest.approx(0.045, rel=1e-5)
+
+
+def test_a_pattern_in_every_lr_pixel_alike_is_seen_and_texture_is_not() -> None:
+    truth = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    dots = torch.zeros(4, 4)
+    dots[1, 2] = 0.16  # the mean is 0.01: fifteen places are 0.01 below it, one is 0.15 above
+    expected = (15 * 0.01 + 0.15) / 16
+    found = pattern_loss(truth + dots.repeat(24, 16), truth)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    # Brightness is no pattern.
+    assert float(pattern_loss(truth + 0.1, truth)) == pytest.approx(0.0, abs=1e-6)
+    # Noise of the same power has, over 64 LR pixels, an eighth of its own deviation left.
+    power = float(dots.std(correction=0))
+    noise = power * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    assert float(pattern_loss(truth + noise, truth)) < 0.3 * expected
 
 
 def test_ping_pong_goes_there_and_back() -> None:

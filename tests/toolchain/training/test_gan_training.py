@@ -96,6 +96,48 @@ class Killed(Exception):
 
 
 @pytest.mark.usefixtures("random_vgg")
+def test_without_a_weight_the_discriminator_is_left_alone(tmp_path: Path, shots) -> None:
+    """A perceptual network without an adversary: what is not asked costs nothing."""
+    o = options(iterations=0, gan_weight=0.0, pattern_weight=2.0, perceptual_shift=8)
+    trainer = Trainer(o, LoopOptions(out=tmp_path, workers=0, init=None), shots, None)
+    losses: list[dict[str, float]] = []
+    trainer.run(lambda p: losses.append(p.losses))
+    assert len(losses) == 6
+    assert set(losses[-1]) == {"pixel", "warp", "flow", "pingpong", "pattern", "perceptual"}
+    assert all(np.isfinite(x) for p in losses for x in p.values())
+    assert trainer.adversary is not None
+    fresh = adversary.Adversary(trainer.generator, o, None, Processes(), torch.device("cpu"))
+    learned = trainer.adversary.discriminator.state_dict()
+    for name, start in fresh.discriminator.state_dict().items():
+        assert torch.equal(learned[name], start), name
+
+
+def test_the_perceptual_corner_moves_and_is_the_same_for_the_same_iteration() -> None:
+    seen: list[torch.Size] = []
+
+    def look(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(x, y)  # both from the same corner
+        seen.append(x.shape)
+        return x.mean()
+
+    o = options(gan_weight=0.0, perceptual_shift=16, perceptual_frames=0)
+    generator = Generator(Variant.parse(TINY))
+
+    class Looks(torch.nn.Module):
+        forward = staticmethod(look)
+
+    judge = adversary.Adversary(generator, o, Looks(), Processes(), torch.device("cpu"))
+    truth = torch.rand(1, 3, 3, 64, 64)
+    batch = Batch(lr=torch.rand(1, 3, 3, 16, 16), truth=truth, flow=torch.zeros(1, 2, 2, 16, 16))
+    pictures = ping_pong(truth)
+    for iteration in (1, 2, 3, 1):
+        judge(batch, pictures, iteration)
+    assert seen[0] == seen[3]
+    assert len(set(seen[:3])) > 1
+    assert all(64 - 16 < side <= 64 for shape in seen for side in shape[2:])
+
+
+@pytest.mark.usefixtures("random_vgg")
 def test_the_gan_stage_runs_logs_and_keeps_the_recurrent_weights(tmp_path: Path, shots) -> None:
     validator = Validator(footage(frames=6, height=144, width=144))
     loop = LoopOptions(out=tmp_path, workers=0, validate_every=3)

@@ -35,6 +35,7 @@ from support.clips import (
 from teco.core.errors import TecoError
 from teco.video.clips import open_sink, open_source
 from teco.video.colour import Colour, Converter, guess_matrix
+from teco.video.file.encoders import EncoderSettings
 from teco.video.y4m import Y4MSink, Y4MSource
 
 BARS = np.array(
@@ -326,7 +327,10 @@ def test_odd_sizes(tmp_path):
             sink.commit()
         assert sink.notices == ["yuv444p instead of yuv420p: 37x21 is odd"]
         with pytest.raises(TecoError, match="odd"):
-            open_sink(tmp_path / "no.mkv", source=opened, width=37, height=21, codec="mpeg4")
+            open_sink(
+                tmp_path / "no.mkv", source=opened, width=37, height=21,
+                encoder=EncoderSettings(codec="mpeg4"),
+            )  # fmt: skip
 
 
 def test_alpha_is_dropped_with_a_notice(tmp_path):
@@ -713,13 +717,14 @@ def test_a_write_that_fails_midway_is_a_sentence_and_leaves_nothing(tmp_path):
         import numpy as np
         from teco.video.clips import open_sink, open_source
         from teco.core.errors import TecoError
+        from teco.video.file.encoders import EncoderSettings
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         source = open_source({str(make(tmp_path / "in.mp4", moving(30)))!r})
         rng = np.random.default_rng(0)
         try:
             with open_sink({str(tmp_path / "out.mp4")!r}, source=source, width=256, height=192,
-                           preset="ultrafast") as sink:
+                           encoder=EncoderSettings(preset="ultrafast")) as sink:
                 for frame in source:
                     sink.write(frame.with_pixels(rng.integers(0, 256, (192, 256, 3), np.uint8)))
                 sink.commit()

@@ -4,6 +4,7 @@ comes out right, or is named."""
 from __future__ import annotations
 
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from teco.video.clips import open_source
 from teco.video.colour import Colour, Converter
 from teco.video.file import timecode
 from teco.video.file.container import matroska_crop
+from teco.video.side_data import Stereo
 
 
 def shown(path: Path) -> list[float]:
@@ -452,7 +454,8 @@ def hdr_clip(path: Path) -> Path:
     return path
 
 
-def test_hdr10_metadata_is_kept_or_named(tmp_path) -> None:
+@pytest.mark.parametrize("codec", ["libx265", "libsvtav1"])
+def test_hdr10_metadata_is_kept_or_named(tmp_path, codec) -> None:
     source = hdr_clip(tmp_path / "in.mkv")
     with open_source(source) as opened:
         assert opened.media is not None
@@ -462,12 +465,67 @@ def test_hdr10_metadata_is_kept_or_named(tmp_path) -> None:
     assert before.luminance == (Fraction(50, 10_000), Fraction(1000))
     assert before.primaries is not None
     assert before.primaries[0] == (Fraction(34_000, 50_000), Fraction(16_000, 50_000))
-    enlarge(source, tmp_path / "out.mkv", codec="libx265", pix_fmt="yuv420p10le")
+    enlarge(source, tmp_path / "out.mkv", codec=codec, pix_fmt="yuv420p10le")
     with open_source(tmp_path / "out.mkv") as opened:
         assert opened.media is not None
-        assert opened.media.hdr10 == before
+        after = opened.media.hdr10
+    if codec == "libx265":
+        assert after == before
+    else:  # AV1 has steps of 1/65536 of the diagram and 1/16384 cd/m2 of its own
+        assert after is not None
+        assert after.light == before.light
+        assert after.luminance is not None
+        assert after.primaries is not None
+        for mine, theirs in zip(after.luminance, before.luminance, strict=True):
+            assert float(mine) == pytest.approx(float(theirs), abs=1e-4)
+        for mine, theirs in zip(after.primaries, before.primaries, strict=True):
+            assert [float(x) for x in mine] == pytest.approx([float(x) for x in theirs], abs=2e-5)
     notices = enlarge(source, tmp_path / "out.mp4")
     assert any("HDR10 metadata" in n and "libx265" in n for n in notices)
+
+
+def test_two_views_are_described_again_or_named(tmp_path) -> None:
+    """From the picture stream of an MP4 into Matroska's tag, and back."""
+    source = make(
+        tmp_path / "in.mp4", moving(6, 64, 48),
+        options={"preset": "ultrafast", "x264-params": "frame-packing=3"},
+    )  # fmt: skip
+    for into, out in ((source, "a.mkv"), (tmp_path / "a.mkv", "b.mp4"), (source, "c.webm")):
+        assert enlarge(into, tmp_path / out) == []
+        with open_source(tmp_path / out) as opened:
+            assert opened.media is not None
+            assert opened.media.stereo == Stereo(1, swapped=False)
+    notices = enlarge(source, tmp_path / "e.mp4", codec="libx265")
+    assert any("two views" in n and "Matroska" in n for n in notices)
+
+
+def spherical(path: Path) -> Path:
+    """Into an MP4 whose index is its end: Google's box for spherical video, version 1."""
+    xml = (
+        b'<?xml version="1.0"?><rdf:SphericalVideo '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
+        b'xmlns:GSpherical="http://ns.google.com/videos/1.0/spherical/">'
+        b"<GSpherical:Spherical>true</GSpherical:Spherical>"
+        b"<GSpherical:StitchingSoftware>none</GSpherical:StitchingSoftware>"
+        b"<GSpherical:Stitched>true</GSpherical:Stitched>"
+        b"<GSpherical:ProjectionType>equirectangular</GSpherical:ProjectionType>"
+        b"</rdf:SphericalVideo>"
+    )
+    kind = bytes.fromhex("ffcc8263f8554a938814587a02521fdd")
+    box = struct.pack(">I4s", 24 + len(xml), b"uuid") + kind + xml
+    data = bytearray(path.read_bytes())
+    index, track = data.rindex(b"moov") - 4, data.rindex(b"trak") - 4
+    end = track + struct.unpack_from(">I", data, track)[0]
+    for at in (index, track):
+        struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] + len(box))
+    data[end:end] = box
+    path.write_bytes(data)
+    return path
+
+
+def test_a_spherical_projection_is_named(tmp_path) -> None:
+    source = spherical(make(tmp_path / "in.mp4", moving(6, 64, 48)))
+    assert any("spherical" in n for n in enlarge(source, tmp_path / "out.mp4"))
 
 
 def test_closed_captions_are_named(tmp_path) -> None:

@@ -25,6 +25,11 @@ def is_refused_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in _REFUSED)
 
 
+def taken_bytes() -> int:
+    """What this process has in memory."""
+    return psutil.Process().memory_info().rss
+
+
 def free_bytes() -> int:
     """What this process may still take: the least of the machine's free memory, what its control
     group leaves (containers, version 1 and 2), and its limit of address space."""

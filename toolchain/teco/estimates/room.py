@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.memory import free_bytes
@@ -14,7 +15,7 @@ from teco.estimates.tensors import Precision
 from teco.inference.segments import LEAD_IN
 from teco.inference.tiles import largest_window
 from teco.video.clips import is_folder_target
-from teco.video.file.encoders import encoder_bytes, lookahead_within
+from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_within
 from teco.video.frames import FrameSource
 from teco.video.overlap import QUEUE
 from teco_models.variant import SCALE, Variant
@@ -26,28 +27,29 @@ are above 0.73 of it): below that a frame does not fit, whatever the prediction 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What of the output's encoder decides on memory.
+    """What beside the network decides on memory.
 
     Attributes:
         codec: encoder; "" where frames are not encoded.
         preset: speed.
         frames: of the clip, None where that is not known.
         deep: frames have 16 bits on their way.
+        held: frames of the clip that wait at the start of a scene (reverse warm-up).
     """
 
     codec: str = "libx264"
     preset: str = "medium"
     frames: int | None = None
     deep: bool = False
+    held: int = 0
 
     @classmethod
-    def of(cls, target: str, codec: str | None, preset: str, clip: FrameSource) -> Encoding:
+    def of(cls, target: str, settings: EncoderSettings, clip: FrameSource, held: int = 0) -> Self:
         """Of an output by its name, as :func:`teco.video.clips.open_sink` takes it."""
         suffix = Path(target).suffix.lower()
-        if target == "-" or suffix == ".y4m" or is_folder_target(target):
-            codec = ""
-        usual = "libvpx-vp9" if suffix == ".webm" else "libx264"
-        return cls(usual if codec is None else codec, preset, clip.count, clip.depth > 8)
+        encoded = not (target == "-" or suffix == ".y4m" or is_folder_target(target))
+        codec = settings.codec_for(suffix) if encoded else ""
+        return cls(codec, settings.preset, clip.count, clip.depth > 8, held)
 
     def bytes(self, h: int, w: int, free: int) -> int:
         """What frames of LR (h, w) take beside the network where so much is free: RGB on their way
@@ -58,7 +60,8 @@ class Encoding:
             under_way = min(under_way, self.frames + 1)
         bytes_a_pixel = 6 if self.deep else 3
         took = bytes_a_pixel * width * height * under_way
-        took += bytes_a_pixel * h * w * LEAD_IN  # what a part of a long job may begin with
+        # What a part of a long job may begin with, and the frames of a scene that wait.
+        took += bytes_a_pixel * h * w * (LEAD_IN + self.held)
         if self.codec != "":
             codec = self.codec
             ahead = lookahead_within(codec, self.preset, width, height, free // 3)
@@ -76,6 +79,31 @@ def growth(variant: Variant, h: int, w: int, runtime: str) -> int | None:
         return None
     precision: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
     return fitted(memory(variant, h, w, precision, dynamic=True))
+
+
+def need(
+    variant: Variant,
+    h: int,
+    w: int,
+    runtime: str,
+    encoding: Encoding,
+    window: tuple[int, int] | None = None,
+    free: int | None = None,
+) -> int | None:
+    """Bytes by which a process grows that enlarges a clip of LR (h, w); None where nothing is known
+    of the runtime's memory.
+
+    Args:
+        variant, h, w, runtime, encoding, free: as :func:`tiles_for` takes them.
+        window: LR (h, w) of the tiles, None for whole frames.
+    """
+    step = growth(variant, *(window or (h, w)), runtime)
+    if step is None:
+        return None
+    free = free_bytes() if free is None else free
+    took = step + encoding.bytes(h, w, free)
+    # Of tiles, the frame, the picture, and the state before and after a step are there as a whole.
+    return took if window is None else took + memory(variant, h, w, dynamic=True).ports
 
 
 def tiles_for(
@@ -103,31 +131,26 @@ def tiles_for(
         TecoError: neither fits, or the network cannot be run in tiles.
     """
     runtime = "onnxruntime" if runtime == "auto" else runtime
-    whole = growth(variant, h, w, runtime)
-    if whole is None:
-        return None
     free = free_bytes() if free is None else free
-    beside = encoding.bytes(h, w, free)
-    if whole + beside <= free:
+    whole = need(variant, h, w, runtime, encoding, free=free)
+    if whole is None or whole <= free:
         return None
     if variant.has_flow:
-        if _SPREAD * whole + beside <= free:
+        if whole - (1 - _SPREAD) * (growth(variant, h, w, runtime) or 0) <= free:
             return None
         raise _too_large(
-            h, w, whole + beside, free,
+            h, w, whole, free,
             f"{variant.name} reads the brightness of the whole frame, so that it cannot be run in "
             "tiles; --model real-cpu can",
         )  # fmt: skip
-    # The frame, the picture, and the state before and after a step are there as a whole.
-    beside += memory(variant, h, w, dynamic=True).ports
 
     def fits(tile_h: int, tile_w: int) -> bool:
-        took = growth(variant, tile_h, tile_w, runtime)
-        return took is not None and took + beside <= free
+        took = need(variant, h, w, runtime, encoding, (tile_h, tile_w), free)
+        return took is not None and took <= free
 
     if not fits(8, 8):
         raise _too_large(
-            h, w, beside, free,
+            h, w, need(variant, h, w, runtime, encoding, (8, 8), free) or whole, free,
             f"a picture of {SCALE * w}x{SCALE * h} takes that without the network; use a faster "
             "--preset, which holds fewer frames, or shrink the clip",
         )  # fmt: skip

@@ -60,19 +60,21 @@ class Deadline:
 def cheap(frame: Pixels) -> Pixels:
     """Enlarge by four as :func:`teco_calibration.degrade.bicubic_bd` does, the same bits, sooner.
 
-    (h, w, 3) uint8 RGB -> (4h, 4w, 3).
+    (h, w, 3) uint8 or uint16 RGB -> (4h, 4w, 3).
     """
     import cv2
 
     h, w = frame.shape[:2]
+    depth = cv2.CV_8U if frame.dtype == np.uint8 else cv2.CV_16U
     taps = CUBIC_BD_TAPS
     padded = cv2.copyMakeBorder(frame, 1, 2, 1, 2, cv2.BORDER_REPLICATE)
-    # Taps are multiples of 1/256 and pixels of 1: float32 holds every sum exactly, so each output
-    # is rounded once. The phases of a row are put side by side as channels, which is one copy.
-    out = np.empty((h, SCALE, w, SCALE * 3), np.uint8)
+    # Taps are multiples of 1/256 and pixels of 1: float32 holds every sum of 8-bit ones exactly, so
+    # each output is rounded once. The phases of a row are put side by side as channels, which is
+    # one copy.
+    out = np.empty((h, SCALE, w, SCALE * 3), frame.dtype)
     for down in range(SCALE):
         across = [
-            cv2.sepFilter2D(padded, cv2.CV_8U, taps[right], taps[down], anchor=(1, 1))
+            cv2.sepFilter2D(padded, depth, taps[right], taps[down], anchor=(1, 1))
             for right in range(SCALE)
         ]
         out[:, down] = np.asarray(cv2.merge(across))[1 : 1 + h, 1 : 1 + w]
@@ -82,10 +84,10 @@ def cheap(frame: Pixels) -> Pixels:
 def cheap_centred(frame: Pixels) -> Pixels:
     """Enlarge by four about pixel centres, bicubic.
 
-    (h, w, 3) uint8 RGB -> (4h, 4w, 3).
+    (h, w, 3) uint8 or uint16 RGB -> (4h, 4w, 3).
     """
     import cv2
 
     h, w = frame.shape[:2]
     size = (SCALE * w, SCALE * h)
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), frame.dtype)

@@ -139,7 +139,7 @@ class TiledSession:
             )
         self._session = session
         self._arrays: StateArrays = session
-        self._window = window
+        self.window = window
         self.runtime = session.runtime
         h, w = window
         self.details = f"{session.details}, tiles of {w}x{h}"
@@ -167,7 +167,7 @@ class TiledSession:
         picture: NDArray[Any] | None = None
         following: dict[str, NDArray[Any]] = {}
         for y, x in self._places(h, w):
-            sizes = (min(self._window[0], h), min(self._window[1], w))
+            sizes = (min(self.window[0], h), min(self.window[1], w))
             given = None
             if state is not None:
                 given = self._arrays.from_arrays(
@@ -195,8 +195,8 @@ class TiledSession:
         return picture, following
 
     def _places(self, h: int, w: int) -> Iterator[tuple[_Window, _Window]]:
-        for y in windows(h, min(self._window[0], h)):
-            for x in windows(w, min(self._window[1], w)):
+        for y in windows(h, min(self.window[0], h)):
+            for x in windows(w, min(self.window[1], w)):
                 yield y, x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -18,6 +18,7 @@ from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
 from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
+from teco.inference.tiles import TiledSession
 from teco.runtimes.base import Session
 from teco.video.clips import (
     Frame,
@@ -27,16 +28,16 @@ from teco.video.clips import (
     open_sink,
     open_source,
 )
-from teco.video.file.segments import describe, folder_of
-from teco.video.file.sink import VideoSink
+from teco.video.file.encoders import USUAL, EncoderSettings
+from teco.video.frames import ResumableSink
 from teco.video.overlap import Reader, Writer
+from teco.video.segments import describe, folder_of
 from teco_models.variant import SCALE, check_size
 
 LONGEST_AT_ONCE = 250
 """Frames of a clip that is made at once: nothing of it is kept where the work breaks off."""
 
-LONG = 3600.0
-"""Seconds of work that are asked about."""
+MINUTE, HOUR = 60.0, 3600.0
 
 _TIMED_FROM = 2
 """The frame after which steps are timed: the first ones prepare more than they do."""
@@ -53,9 +54,8 @@ class UpscaleOptions:
         scene_cuts: reset the recurrence at scene cuts.
         reverse_warm_up: see :class:`teco.inference.stream.Stream`.
         deinterlace: make progressive frames of interlaced ones.
-        codec, crf, preset, pix_fmt: of the output; None leaves the container's default codec. A
-            pixel format of more than 8 bits takes the clip through the network in 16, if the clip
-            has more than 8 itself.
+        encoder: of the output. A pixel format of more than 8 bits takes the clip through the
+            network in 16, if the clip has more than 8 itself.
         overwrite: replace an existing output.
     """
 
@@ -66,11 +66,32 @@ class UpscaleOptions:
     scene_cuts: bool = True
     reverse_warm_up: int = 0
     deinterlace: bool = True
-    codec: str | None = None
-    crf: float = 16
-    preset: str = "medium"
-    pix_fmt: str = "yuv420p"
+    encoder: EncoderSettings = USUAL
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What is left of a job once a few of its frames have been timed.
+
+    Attributes:
+        frames: that are left.
+        width, height: of the pictures.
+        seconds: that they will take.
+    """
+
+    frames: int
+    width: int
+    height: int
+    seconds: float
+
+    @property
+    def time(self) -> str:
+        """In days, hours and minutes."""
+        days, rest = divmod(round(self.seconds / MINUTE), 24 * 60)
+        hours, minutes = divmod(rest, 60)
+        parts = [(days, "day"), (hours, "hour"), (minutes if not days else 0, "minute")]
+        return " ".join(f"{n} {unit}{'s' * (n != 1)}" for n, unit in parts if n) or "a minute"
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,7 @@ def upscale(
     progress: Progress = no_progress,
     tell: Callable[[str], None] | None = None,
     model_id: str = "",
-    go_on: Callable[[str], bool] | None = None,
+    go_on: Callable[[Prospect], bool] | None = None,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
@@ -117,8 +138,8 @@ def upscale(
         sink_path: video file, folder, or "-" for y4m on stdout. Appears only when complete.
         options: the rest.
         progress: told after each frame; the total may be an estimate, see FrameSource.count.
-        go_on: given a sentence on how long it will take, where that is above :data:`LONG`, once a
-            few frames have been timed; False gives the work up.
+        go_on: told what is left once a few frames have been timed, where that takes more than a
+            minute; False gives the work up.
         model_id: what tells the model from others, such as a hash: unfinished work of another one
             is not gone on with.
         tell: given each notice once, as soon as it is known: most before the long work.
@@ -129,7 +150,7 @@ def upscale(
         Interrupted: ``go_on`` said no.
     """
     o = options
-    deep = _is_deep(sink_path, o.pix_fmt)
+    deep = _is_deep(sink_path, o.encoder.pix_fmt)
     with open_source(
         source_path, start=o.start, end=o.end, max_frames=o.max_frames, rate=o.rate, deep=deep,
         deinterlace=o.deinterlace, forgiving=True,
@@ -144,10 +165,7 @@ def upscale(
             source=source,
             width=source.width * SCALE,
             height=source.height * SCALE,
-            codec=o.codec,
-            crf=o.crf,
-            preset=o.preset,
-            pix_fmt=o.pix_fmt,
+            encoder=o.encoder,
             overwrite=o.overwrite,
         ) as sink:
             notices.add(*source.notices, *sink.notices)
@@ -155,18 +173,15 @@ def upscale(
             try:
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
                 plan = None
-                how = {k: v for k, v in vars(o).items() if k != "overwrite"}
-                if resumable and isinstance(sink, VideoSink):
-                    job = {**describe(how), **_job(source), "model": model_id, "runtime":
-                           f"{session.runtime} ({session.details})"}  # fmt: skip
-                    done = sink.resume(job)
+                if resumable and isinstance(sink, ResumableSink):
+                    done = sink.resume(_job(o, source, model_id, session))
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")
                 seconds = _pump(stream, source, sink, progress, go_on, plan)
             except BaseException as error:
                 sink.abort()
-                if not isinstance(sink, VideoSink) or not sink.kept:
+                if not isinstance(sink, ResumableSink) or not sink.kept:
                     raise
                 kept = f"{sink.kept} frames are kept in {folder_of(Path(sink_path))}"
                 if isinstance(error, KeyboardInterrupt | Interrupted):
@@ -187,8 +202,12 @@ def upscale(
     )  # fmt: skip
 
 
-def _job(source: FrameSource) -> dict[str, str]:
-    """What the clip is, and which libraries make the pictures."""
+def _job(
+    options: UpscaleOptions, source: FrameSource, model_id: str, session: Session
+) -> dict[str, str]:
+    """All that decides what the pictures look like: how they are made, of what, by what."""
+    how = {**vars(options), **asdict(options.encoder)}
+    how = describe({k: v for k, v in how.items() if k not in ("encoder", "overwrite")})
     path = Path(source.name)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file())
@@ -196,7 +215,17 @@ def _job(source: FrameSource) -> dict[str, str]:
         stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     else:
         stamp = f"{content_stamp(path)} {path.stat().st_mtime_ns}"
-    return {"clip": f"{path.name} {stamp}", "teco": __version__, "PyAV": av.__version__}
+    window = session.window if isinstance(session, TiledSession) else None
+    return {
+        **how,
+        "clip": f"{path.name} {stamp}",
+        "model": model_id,
+        "runtime": session.runtime,
+        "runtime's details": session.details,
+        "tile": "" if window is None else "x".join(str(n) for n in window),
+        "teco": __version__,
+        "PyAV": av.__version__,
+    }
 
 
 class _Notices:
@@ -222,18 +251,6 @@ def eight_bits(source: FrameSource) -> str:
     )
 
 
-def _prospect(source: FrameSource, seconds: float) -> str:
-    """How much there is to do, in a sentence."""
-    days, rest = divmod(round(seconds / 60), 24 * 60)
-    hours, minutes = divmod(rest, 60)
-    parts = [(days, "day"), (hours, "hour"), (minutes if not days else 0, "minute")]
-    time = " ".join(f"{n} {unit}{'s' * (n != 1)}" for n, unit in parts if n) or "a minute"
-    return (
-        f"about {source.count} frames of {source.width * SCALE}x{source.height * SCALE} will take "
-        f"about {time}"
-    )
-
-
 def _is_deep(sink_path: str | Path, pix_fmt: str) -> bool:
     """Whether the output holds more than 8 bits: a pixel format that does, or a folder of PNGs."""
     if is_folder_target(sink_path):
@@ -249,7 +266,7 @@ def _pump(
     source: FrameSource,
     sink: FrameSink,
     progress: Progress,
-    go_on: Callable[[str], bool] | None = None,
+    go_on: Callable[[Prospect], bool] | None = None,
     plan: SegmentPlan | None = None,
 ) -> float:
     """Everything from the first frame to the last, then commit; returns the seconds it took.
@@ -277,8 +294,12 @@ def _pump(
             if count == _TIMED_FROM:
                 timed = perf_counter()
             elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
-                left = (perf_counter() - timed) / 2 * (source.count - done - count)
-                if left > LONG and not go_on(_prospect(source, left)):
+                left = source.count - done - count
+                ahead = Prospect(
+                    left, source.width * SCALE, source.height * SCALE,
+                    (perf_counter() - timed) / 2 * left,
+                )  # fmt: skip
+                if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
             writer.put(replace(inside.popleft(), pixels=enlarged, starts_segment=begins))
             progress(done + count, source.count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from teco.training.losses.terms import (
     discriminator_balance,
     feature_loss,
     generator_adversarial_loss,
+    pattern_loss,
     ping_pong,
     ping_pong_loss,
 )
@@ -82,37 +84,54 @@ class Adversary:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.discriminator_lr * share
 
-    def __call__(self, batch: Batch, out: Tensor) -> tuple[Losses, dict[str, float]]:
+    def __call__(
+        self, batch: Batch, out: Tensor, iteration: int
+    ) -> tuple[Losses, dict[str, float]]:
         """One learning step of the discriminator, then the generator's losses.
 
         Args:
             batch: B sequences of T frames.
             out: (B, 2T-1, 3, H, W) the generator's pictures of the ping-pong sequences.
+            iteration: its number, from which the perceptual loss's corner follows.
 
         Returns:
             Weighted losses, and figures for the log: the discriminator's loss, the balance
-            mean log D(real) - mean log D(fake), and whether it learned (1 or 0).
+            mean log D(real) - mean log D(fake), and whether it learned (1 or 0). Where nothing is
+            asked of the discriminator, it is left alone.
         """
         o = self.options
-        lr, truth = ping_pong(batch.lr), ping_pong(batch.truth)
+        truth = ping_pong(batch.truth)
+        losses: Losses = {}
+        figures: dict[str, float] = {}
+        if o.gan_weight or o.feature_weight:
+            losses, figures = self._judged(batch, out, truth)
+        losses["pingpong"] = o.pingpong_weight * ping_pong_loss(out, o.pingpong_loss)
+        pictures, wanted = out.flatten(0, 1), truth.flatten(0, 1)
+        if o.pattern_weight:
+            losses["pattern"] = o.pattern_weight * pattern_loss(pictures, wanted)
+        if self.perceptual is not None:
+            if o.perceptual_frames:
+                shown = frames_shown(out.shape[1], o.perceptual_frames)
+                pictures, wanted = out[:, shown].flatten(0, 1), truth[:, shown].flatten(0, 1)
+            if o.perceptual_shift:
+                down, across = np.random.default_rng((o.seed, iteration)).integers(
+                    o.perceptual_shift, size=2
+                )
+                pictures, wanted = (x[..., down:, across:] for x in (pictures, wanted))
+            with amp(o, out.device):
+                distance = self.perceptual(pictures, wanted)
+            losses["perceptual"] = o.perceptual_weight * distance.float()
+        return losses, figures
+
+    def _judged(self, batch: Batch, out: Tensor, truth: Tensor) -> tuple[Losses, dict[str, float]]:
+        lr = ping_pong(batch.lr)
         flows = triplet_flows(self.generator, lr)
         upsample = self.generator.upsample_func
         with torch.no_grad():
             real = triplet_input(truth, lr, flows, upsample)
         fake = triplet_input(out, lr, flows, upsample)
         figures = self._learn(real, fake.detach())
-        losses = self._generator_losses(real, fake)
-        losses["pingpong"] = o.pingpong_weight * ping_pong_loss(out, o.pingpong_loss)
-        if self.perceptual is not None:
-            shown: slice | list[int] = slice(None)
-            if o.perceptual_frames:
-                shown = frames_shown(out.shape[1], o.perceptual_frames)
-            with amp(o, out.device):
-                distance = self.perceptual(
-                    out[:, shown].flatten(0, 1), truth[:, shown].flatten(0, 1)
-                )
-            losses["perceptual"] = o.perceptual_weight * distance.float()
-        return losses, figures
+        return self._generator_losses(real, fake), figures
 
     def _learn(self, real: Tensor, fake: Tensor) -> dict[str, float]:
         o = self.options

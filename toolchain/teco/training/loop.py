@@ -383,7 +383,7 @@ class Trainer:
         losses, out = self._losses(batch)
         figures: dict[str, float] = {}
         if self.adversary is not None:
-            more, figures = self.adversary(batch, out)
+            more, figures = self.adversary(batch, out, self.iteration)
             losses |= more
         self._step(losses)
         self._average()

@@ -77,6 +77,11 @@ class TrainOptions:
         perceptual_weight: of that comparison (0.2 in both references).
         perceptual_frames: frames of each sequence that are compared so; 0 takes all of them, as the
             references do. VGG costs more than everything else together, which a CPU feels.
+        perceptual_shift: pictures are compared from a corner that moves by less than so many pixels
+            from iteration to iteration. At 0 a network learns to draw patterns that fall together
+            with VGG's grid of pooling.
+        pattern_weight: of regular patterns in the GAN stage
+            (:func:`teco.training.losses.terms.pattern_loss`); the references have none.
         gan_weight: of the generator's adversarial loss (0.01 in both references).
         feature_weight: of the discriminator feature loss (TecoGAN: 0.02; TecoGAN-PyTorch: none).
         balance_limit: the discriminator learns only while mean log D(real) - mean log D(fake) is
@@ -128,6 +133,8 @@ class TrainOptions:
     perceptual: Literal["auto", "vgg19", "vgg16", "lpips-vgg"] = "auto"
     perceptual_weight: float = 0.2
     perceptual_frames: int = 0
+    perceptual_shift: int = 0
+    pattern_weight: float = 0.0
     gan_weight: float = 0.01
     feature_weight: float = 0.0
     balance_limit: float = 0.4

@@ -24,6 +24,9 @@ from teco_models.variant import Variant
 
 log = logging.getLogger(__name__)
 
+ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]
+"""Shows how far something is, given its name and its unit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
@@ -50,12 +53,7 @@ class RunData:
     validation_frames: int = 24
 
 
-def _shots(
-    data: RunData,
-    cache: Path,
-    seed: int,
-    progress: Callable[[str, str], AbstractContextManager[Progress]],
-) -> list[Shot]:
+def _shots(data: RunData, cache: Path, seed: int, progress: ShowProgress) -> list[Shot]:
     shots: list[Shot] = []
     if data.folders:
         shots += prepare(list(data.folders), cache, store=StoreOptions(crops=data.crops))
@@ -66,12 +64,7 @@ def _shots(
     return shots
 
 
-def _pool(
-    data: RunData,
-    cache: Path,
-    options: TrainOptions,
-    progress: Callable[[str, str], AbstractContextManager[Progress]],
-) -> ClipPool:
+def _pool(data: RunData, cache: Path, options: TrainOptions, progress: ShowProgress) -> ClipPool:
     """The clips of a run for the real degradation; those that are not there yet are made."""
     # A few frames and pixels more than a sequence has, so that each is cut in many ways.
     asked = PoolOptions(
@@ -97,12 +90,30 @@ def _pool(
     return pool
 
 
+def _source(
+    options: TrainOptions, data: RunData, cache: Path, progress: ShowProgress
+) -> ClipPool | list[Shot]:
+    """What the run's variant learns from."""
+    if Variant.parse(options.variant).degradation == "real":
+        source = _pool(data, cache, options, progress)
+        log.info(
+            "%d clips of %d photographs and %d shots",
+            len(source), len(source.photographs), len(source.shots),
+        )  # fmt: skip
+    else:
+        source = _shots(data, cache, options.seed, progress)
+        log.info("%d shots, %d frames", len(source), sum(len(s.frames) for s in source))
+        for line in notices(source, SampleOptions(crop=options.crop, frames=options.frames)):
+            log.info("note: %s", line)
+    return source
+
+
 def train(
     options: TrainOptions,
     loop: LoopOptions,
     data: RunData,
     processes: Processes,
-    progress: Callable[[str, str], AbstractContextManager[Progress]],
+    progress: ShowProgress,
 ) -> Path:
     """Prepare the data, then run stage after stage, from a checkpoint where there is one.
 
@@ -111,7 +122,7 @@ def train(
         loop: where things go.
         data: what to train and to validate on.
         processes: this process among its peers; the first one speaks for all.
-        progress: shows how far a stage is, given its name and its unit.
+        progress: shows how far preparations and stages are.
 
     Returns:
         The weights.
@@ -123,49 +134,32 @@ def train(
     if not processes.first:
         logging.getLogger("teco").setLevel(logging.WARNING)
     with RunFolder(loop.out).held() if processes.first else nullcontext():
-        return _train(options, loop, data, processes, progress)
-
-
-def _train(
-    options: TrainOptions,
-    loop: LoopOptions,
-    data: RunData,
-    processes: Processes,
-    progress: Callable[[str, str], AbstractContextManager[Progress]],
-) -> Path:
-    """:func:`train`, in a folder that is this run's alone."""
-    degradation = Variant.parse(options.variant).degradation
-    cache = loop.out / "frames"
-    # What can be found wrong is found before the clips are made, which takes its time.
-    check_stages(options)
-    validator = None
-    if data.validation is not None and processes.first:
-        validator = Validator(
-            read_frames(data.validation, data.validation_shrink, data.validation_frames),
-            degradation=degradation,
-        )
-    with wait_for_first(processes):
-        if degradation == "real":
-            source = _pool(data, cache, options, progress)
+        # What can be found wrong is found before the clips are made, which takes its time.
+        check_stages(options)
+        validator = None
+        if data.validation is not None and processes.first:
+            validator = Validator(
+                read_frames(data.validation, data.validation_shrink, data.validation_frames),
+                degradation=Variant.parse(options.variant).degradation,
+            )
+        with wait_for_first(processes):
+            source = _source(options, data, loop.out / "frames", progress)
+        trainer = Trainer(options, loop, source, validator, processes)
+        if trainer.resume():
             log.info(
-                "%d clips of %d photographs and %d shots",
-                len(source), len(source.photographs), len(source.shots),
+                "going on from %s: %s %d/%d",
+                trainer.folder.checkpoint, trainer.stage, trainer.iteration, trainer.total,
             )  # fmt: skip
-        else:
-            source = _shots(data, cache, options.seed, progress)
-            log.info("%d shots, %d frames", len(source), sum(len(s.frames) for s in source))
-            for line in notices(source, SampleOptions(crop=options.crop, frames=options.frames)):
-                log.info("note: %s", line)
-    trainer = Trainer(options, loop, source, validator, processes)
-    if trainer.resume():
-        log.info(
-            "going on from %s: %s %d/%d",
-            trainer.folder.checkpoint, trainer.stage, trainer.iteration, trainer.total,
-        )  # fmt: skip
-    with Board(loop.out / "tensorboard") if processes.first else nullcontext() as board:
+        _run_stages(trainer, processes, progress)
+        return trainer.folder.weights
+
+
+def _run_stages(trainer: Trainer, processes: Processes, progress: ShowProgress) -> None:
+    folder = trainer.loop.out / "tensorboard"
+    with Board(folder) if processes.first else nullcontext() as board:
         more = True
         while more:
-            with progress(f"{options.variant} {trainer.stage}", "iterations") as show:
+            with progress(f"{trainer.options.variant} {trainer.stage}", "iterations") as show:
 
                 def watch(done: IterationRecord, show: Progress = show) -> None:
                     if board is None:
@@ -176,4 +170,3 @@ def _train(
                         log.info("%s %d: %s", done.stage, done.iteration, done.validation.to_text())
 
                 more = trainer.run_stage(watch)
-    return trainer.folder.weights

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from teco.core.errors import TecoError
 from teco.video.colour import Colour
+from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.file.sink import CONTAINERS, VideoSink
 from teco.video.file.source import VideoSource
 from teco.video.frames import Frame, FrameSink, FrameSource, Media, Span
@@ -118,10 +119,7 @@ def open_sink(
     source: FrameSource,
     width: int,
     height: int,
-    codec: str | None = None,
-    crf: float = 16,
-    preset: str = "medium",
-    pix_fmt: str = "yuv420p",
+    encoder: EncoderSettings = USUAL,
     overwrite: bool = False,
     rate: Fraction | float | None = None,
 ) -> FrameSink:
@@ -134,10 +132,7 @@ def open_sink(
         path: what to write.
         source: where the frames come from; gives colour, timestamps, and the sound to copy.
         width, height: of the frames to come.
-        codec: an encoder's name; libx264 if not given, libvpx-vp9 for .webm.
-        crf: quality where the encoder knows it, lower is better.
-        preset: speed, ultrafast to veryslow, where the encoder knows it.
-        pix_fmt: such as yuv420p, yuv444p, yuv420p10le.
+        encoder: which one, how good and how fast; y4m heeds its pixel format alone.
         overwrite: replace an existing output.
         rate: a constant rate instead of the source's timestamps; copied sound is not stretched.
 
@@ -148,7 +143,13 @@ def open_sink(
     text = str(path)
     if text == "-":
         return Y4MSink(
-            sys.stdout.buffer, "-", source, width, height, pix_fmt=pix_fmt, rate=_rate(rate)
+            sys.stdout.buffer,
+            "-",
+            source,
+            width,
+            height,
+            pix_fmt=encoder.pix_fmt,
+            rate=_rate(rate),
         )
     path = Path(path)
     suffix = path.suffix.lower()
@@ -157,7 +158,7 @@ def open_sink(
     if suffix == ".y4m":
         return Y4MSink(
             path, text, source, width, height,
-            pix_fmt=pix_fmt, rate=_rate(rate), overwrite=overwrite,
+            pix_fmt=encoder.pix_fmt, rate=_rate(rate), overwrite=overwrite,
         )  # fmt: skip
     if suffix not in CONTAINERS:
         raise TecoError(
@@ -171,10 +172,7 @@ def open_sink(
         source,
         width,
         height,
-        codec=codec,
-        crf=crf,
-        preset=preset,
-        pix_fmt=pix_fmt,
+        encoder=encoder,
         overwrite=overwrite,
         rate=_rate(rate),
     )

@@ -7,18 +7,18 @@ import these names from there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from teco.core.errors import TecoError
 from teco.video.colour import Colour
-from teco.video.side_data import Hdr10
+from teco.video.side_data import Hdr10, Stereo
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,7 +33,7 @@ class Frame:
     pts: when it is shown, in units of time_base, on the source's own clock.
     duration: how long, in units of time_base; None where the source does not say.
     starts_segment: it is the first of a part that is encoded by itself (see
-        :mod:`teco.video.file.segments`).
+        :mod:`teco.video.segments`).
     """
 
     pixels: Pixels
@@ -70,6 +70,8 @@ class Media:
     """Streams beside the picture: sound, subtitles, covers, attachments."""
     hdr10: Hdr10 | None
     """Mastering display and light levels, where the picture has them."""
+    stereo: Stereo | None
+    """How two views lie in one picture, where they do."""
     fastest_rate: Fraction | None
     """Frames a second that have a tick for every frame; above the average where that varies."""
 
@@ -128,6 +130,32 @@ class FrameSink(Protocol):
     def abort(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class ResumableSink(FrameSink, Protocol):
+    """A sink that keeps what is whole where the work breaks off."""
+
+    @property
+    def kept(self) -> int:
+        """Frames that another run can go on from; known after :meth:`abort`."""
+        ...
+
+    def resume(self, job: Mapping[str, str]) -> int:
+        """From here on keep the work in parts, and go on with those of an earlier run.
+
+        To be called before the first frame. Parts begin with frames that say so.
+
+        Args:
+            job: see :class:`teco.video.segments.Segments`.
+
+        Returns:
+            Frames that are there: the next one to write is that one.
+
+        Raises:
+            TecoError: see there.
+        """
+        ...
 
 
 class Closing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from teco.video.frames import (
     Span,
     check_pixels,
 )
+from teco.video.segments import Segment, Segments, drop_unfinished
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_RATE = Fraction(25)
@@ -182,8 +183,20 @@ class ImageFolderSink(Aborting):
             )
         if source.media is not None and source.media.other_streams:
             self.notices.append("a folder of pictures holds no sound; only pictures are written")
-        self._written = 0
+        self._written = self._in_segment = 0
+        self._overwrite = overwrite
+        self._segments: Segments | None = None
+        self.kept = 0
         self._output = Output(path, folder=True)
+
+    def resume(self, job: Mapping[str, str]) -> int:
+        """See :class:`teco.video.frames.ResumableSink`."""
+        with write_errors(self.name):
+            self._segments = Segments(
+                self._output.path, job, start_again=self._overwrite, pictures=True
+            )
+        self._written = self._segments.frames
+        return self._written
 
     def write(self, frame: Frame) -> None:
         """Add one frame: uint8 (height, width, 3) RGB."""
@@ -192,19 +205,45 @@ class ImageFolderSink(Aborting):
         name = f"{index:06d}.png"
         if self._names is not None and index < len(self._names):
             name = self._names[index]
+        coded = _png(frame.pixels)
         with write_errors(self.name):
-            (self._output.part / name).write_bytes(_png(frame.pixels))
+            if frame.starts_segment:
+                self._finish_segment()
+            folder = self._output.part
+            if self._segments is not None:
+                folder = self._segments.pictures
+                folder.mkdir(exist_ok=True)
+            (folder / name).write_bytes(coded)
         self._written += 1
+        self._in_segment += 1
+
+    def _finish_segment(self) -> None:
+        if self._segments is not None and self._in_segment:
+            self._segments.finish(Segment(self._in_segment))
+            self._in_segment = 0
 
     def commit(self) -> None:
         """Give the folder its name."""
         if not self._written:
             raise TecoError(f"nothing was written to {self.name}")
+        with write_errors(self.name):
+            self._finish_segment()
+            if self._segments is not None:
+                for picture in self._segments.all_pictures():
+                    picture.rename(self._output.part / picture.name)
         self._output.commit()
+        segments, self._segments = self._segments, None
+        if segments is not None:
+            segments.forget()
+        else:
+            drop_unfinished(self._output.path)
 
     def abort(self) -> None:
-        """Remove what was written, unless committed."""
+        """Remove what was written, unless committed or a part that another run can go on from."""
         self._output.abort()
+        segments, self._segments = self._segments, None
+        if segments is not None and segments.keep():
+            self.kept = segments.frames
 
 
 def _png(pixels: Pixels) -> bytes:

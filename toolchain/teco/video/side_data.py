@@ -12,7 +12,6 @@ from av.sidedata.sidedata import Type
 
 _NAMES = {
     Type.A53_CC: "closed captions (CEA-608/708) in the picture stream are dropped",
-    Type.STEREO3D: "the stereo arrangement is not described in the output",
     Type.SPHERICAL: "the spherical projection is not described in the output",
     Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata is dropped",
     Type.DYNAMIC_HDR_VIVID: "HDR Vivid metadata is dropped",
@@ -32,6 +31,46 @@ def named(frame: Any) -> Iterator[str]:
     for item in frame.side_data:
         if (text := _NAMES.get(item.type)) is not None:
             yield text
+
+
+_STEREO = {1: (("left_right", "right_left"), 3), 2: (("top_bottom", "bottom_top"), 4)}
+"""libavutil's ``AVStereo3DType`` -> Matroska's words for it, as it is and with the views swapped,
+and H.264's frame packing arrangement. Others are mixed line by line, and no longer after enlarging.
+"""
+
+
+@dataclass(frozen=True)
+class Stereo:
+    """Two views in one picture.
+
+    Attributes:
+        arrangement: a number of libavutil's ``AVStereo3DType``.
+        swapped: the right view comes first.
+    """
+
+    arrangement: int
+    swapped: bool
+
+    def tag(self) -> str | None:
+        """Of a Matroska track; None where the enlarged picture has no such arrangement."""
+        known = _STEREO.get(self.arrangement)
+        return None if known is None else known[0][self.swapped]
+
+    def options(self, codec: str) -> dict[str, str] | None:
+        """What tells an encoder; None for encoders that have no words for it."""
+        known = _STEREO.get(self.arrangement)
+        if known is None or self.swapped or codec != "libx264":
+            return None
+        return {"x264-params": f"frame-packing={known[1]}"}
+
+
+def stereo(frame: Any) -> Stereo | None:
+    """The arrangement of a decoded frame with two views, if it is one (``AVStereo3D``)."""
+    for item in frame.side_data:
+        if item.type == Type.STEREO3D and len(data := bytes(item)) >= 8:
+            arrangement, flags = struct.unpack("<2i", data[:8])
+            return Stereo(arrangement, bool(flags & 1)) if arrangement else None
+    return None
 
 
 @dataclass(frozen=True)

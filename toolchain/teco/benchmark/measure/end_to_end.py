@@ -9,11 +9,10 @@ from typing import Any
 
 from teco.inference.upscale import UpscaleOptions, upscale
 from teco.runtimes.base import FrameSession, Session
+from teco.video.file.encoders import USUAL
 
-OPTIONS = UpscaleOptions()
-"""What ``teco upscale`` does if nothing else is said."""
-
-ENCODER = f"libx264, {OPTIONS.preset}, crf {OPTIONS.crf:g}, {OPTIONS.pix_fmt}"
+ENCODER = f"libx264, {USUAL.preset}, crf {USUAL.crf:g}, {USUAL.pix_fmt}"
+"""What ``teco upscale`` encodes with if nothing else is said."""
 
 
 class _Kept:

@@ -60,6 +60,8 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ),
     ("perceptual-weight", _WEIGHT, "GAN stage.  [0.2]"),
     ("perceptual-frames", _FROM_0, "Frames compared so, 0 for all.  [0]"),
+    ("perceptual-shift", _FROM_0, "Pixels by which they move from iteration to iteration.  [0]"),
+    ("pattern-weight", _WEIGHT, "GAN stage: against dots and lines in every pixel.  [0]"),
     ("gan-weight", _WEIGHT, "GAN stage.  [0.01]"),
     ("feature-weight", _WEIGHT, "Discriminator feature loss.  [0]"),
     ("distil-output", _WEIGHT, "Distance to the teacher's pictures.  [1 with --teacher]"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,9 @@ from teco.cli.options import (
     threads_option,
 )
 from teco_models.variant import SCALE
+
+if TYPE_CHECKING:
+    from teco.inference.upscale import Prospect
 
 
 def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
@@ -36,10 +39,16 @@ def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     return Size().convert(value, param, ctx)
 
 
-def _ask(prospect: str) -> bool:
-    """Whether to go on with work of so long; where nobody can be asked, yes."""
-    say(prospect)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
+    """Say what is ahead; whether to go on with it. Where nobody can be asked, yes."""
+    from teco.inference.upscale import HOUR
+
+    memory = "" if took is None else f" and {took / 2**30:.1f} GiB of memory"
+    say(
+        f"about {ahead.frames} frames of {ahead.width}x{ahead.height} will take about "
+        f"{ahead.time}{memory}"
+    )
+    if ahead.seconds <= HOUR or not (ask and sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     return click.confirm("Go on?", default=True, err=True)
 
@@ -111,7 +120,8 @@ def command(
     without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
     are copied. OUT appears only when it is complete.
     """
-    from teco.estimates.room import Encoding, tiles_for
+    from teco.core.memory import taken_bytes
+    from teco.estimates.room import Encoding, need, tiles_for
     from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
     from teco.model.opening import (
@@ -122,28 +132,37 @@ def command(
         open_model,
     )
     from teco.runtimes import Session, SessionOptions, open_session
-    from teco.video.file.segments import unfinished
+    from teco.video.file.encoders import EncoderSettings
     from teco.video.frames import FrameSource
+    from teco.video.segments import unfinished
 
     opened = open_model(DEFAULT_MODEL if model is None else model)
+    encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
+    will_take: int | None = None
 
     def make_session(clip: FrameSource) -> Session:
+        nonlocal will_take
         h, w = clip.height, clip.width
         check_frame_size(opened, h, w)
         window, chosen = tile, runtime
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
-        before = unfinished(Path(target)).get("runtime", "")
+        before = unfinished(Path(target))
         if runtime == "auto":
-            chosen = before.partition(" ")[0] or runtime
-        if window == "auto" and before:
-            begun = re.search(r"tiles of (\d+)x(\d+)", before)
-            window = (int(begun[2]), int(begun[1])) if begun else None
+            chosen = before.get("runtime") or runtime
+        encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up)
+        if window == "auto" and "tile" in before:
+            window = Size().convert(before["tile"] or None, None, None)
         elif window == "auto":
-            held = Encoding.of(target, codec, preset, clip)
-            window = tiles_for(opened.variant, h, w, chosen, held)
+            window = tiles_for(opened.variant, h, w, chosen, encoding)
+        already = taken_bytes()
         session = open_session(opened, chosen, SessionOptions(threads=threads))
         if isinstance(window, tuple):
-            session = tiled(session, window_of(window, h, w))
+            window = window_of(window, h, w)
+            session = tiled(session, window)
+        else:
+            window = None
+        grows = need(opened.variant, h, w, session.runtime, encoding, window)
+        will_take = None if grows is None else already + grows
         say(f"{opened.name} on {session.runtime} ({session.details})")
         if note := for_papers(opened):
             say(f"note: {note}")
@@ -151,15 +170,14 @@ def command(
 
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, codec=codec, crf=crf,
-        preset=preset, pix_fmt=pix_fmt, overwrite=force,
+        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, overwrite=force,
     )  # fmt: skip
     with progress("upscaling") as show:
         result = upscale(
             make_session, source, target, options, show,
             tell=lambda text: say(f"note: {text}"),
             model_id=identity_of(opened),
-            go_on=None if yes else _ask,
+            go_on=lambda ahead: _go_on(ahead, will_take, ask=not yes),
         )  # fmt: skip
     stepped = result.frames - result.resumed
     alone = stepped / result.step_seconds if result.step_seconds else 0.0

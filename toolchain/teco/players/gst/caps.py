@@ -11,6 +11,7 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstVideo", "1.0")
 from gi.repository import Gst, GstVideo  # noqa: E402
 
+from teco.core.errors import TecoError  # noqa: E402
 from teco.players.gst.formats import FORMATS, Layout  # noqa: E402
 from teco.video.colour import Colour, guess_matrix  # noqa: E402
 from teco_models.variant import SCALE  # noqa: E402
@@ -128,6 +129,20 @@ def placed(buffer: Gst.Buffer, usual: Layout) -> Layout:
     n = meta.n_planes
     return Layout(usual.format, usual.width, usual.height, tuple(meta.stride[:n]),
                   tuple(meta.offset[:n]))  # fmt: skip
+
+
+def check_progressive(info: GstVideo.VideoInfo) -> None:
+    """Raise TecoError for video whose frames are two fields of different moments.
+
+    Mixed video passes: most of it is progressive film whose container promises nothing.
+    """
+    mode = info.interlace_mode
+    if mode not in (GstVideo.VideoInterlaceMode.PROGRESSIVE, GstVideo.VideoInterlaceMode.MIXED):
+        raise TecoError(
+            f"the video is interlaced ({GstVideo.video_interlace_mode_to_string(mode)}), expected "
+            "progressive frames",
+            hint="take its fields apart first: ... ! deinterlace ! teco ! ...",
+        )
 
 
 def colour_of(info: GstVideo.VideoInfo) -> Colour:

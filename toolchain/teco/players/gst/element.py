@@ -26,6 +26,7 @@ from teco.inference.stream import Stream  # noqa: E402
 from teco.model.opening import DEFAULT_MODEL  # noqa: E402
 from teco.players.gst.caps import (  # noqa: E402
     MOST,
+    check_progressive,
     colour_of,
     fixated,
     layout_of,
@@ -253,6 +254,7 @@ class Teco(GstBase.BaseTransform):
     def do_set_caps(self, incoming: Gst.Caps, outgoing: Gst.Caps) -> bool:
         before = GstVideo.VideoInfo.new_from_caps(incoming)
         after = GstVideo.VideoInfo.new_from_caps(outgoing)
+        check_progressive(before)
         self._incoming, self._outgoing = layout_of(before), layout_of(after)
         self._out_size = after.size
         self._format = FrameFormat(colour_of(before))

@@ -19,10 +19,17 @@ from teco.video.colour import Colour, Converter
 Memory = Any
 """What offers Python's buffer protocol; the type for it is younger than Python 3.11."""
 
-FORMATS = ("RGB", "NV12", "I420")
-"""GStreamer's names of what the element takes and gives."""
+_PIX_FMT = {
+    "NV12": "nv12", "I420": "yuv420p",
+    "P010_10LE": "p010le", "I420_10LE": "yuv420p10le",
+}  # fmt: skip
+"""GStreamer's names of Y'CbCr formats -> libav's."""
 
-_PIX_FMT = {"NV12": "nv12", "I420": "yuv420p"}
+_DEEP = ("P010_10LE", "I420_10LE")
+"""Of these, those of two bytes a sample."""
+
+FORMATS = ("RGB", *_PIX_FMT)
+"""What the element takes and gives."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,15 @@ class Layout:
         if self.format == "RGB":
             return ((h, 3 * w),)
         half_h, half_w = (h + 1) // 2, (w + 1) // 2
-        if self.format == "NV12":
-            return ((h, w), (half_h, 2 * half_w))
-        return ((h, w), (half_h, half_w), (half_h, half_w))
+        size = 2 if self.is_deep else 1
+        if self.format in ("NV12", "P010_10LE"):
+            return ((h, size * w), (half_h, 2 * size * half_w))
+        return ((h, size * w), (half_h, size * half_w), (half_h, size * half_w))
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether samples have more than 8 bits."""
+        return self.format in _DEEP
 
     def views(self, data: Memory) -> list[NDArray[np.uint8]]:
         """Each plane as (rows, bytes a row), without a copy.
@@ -74,17 +87,18 @@ class FrameFormat:
         self._converter = Converter(colour)
 
     def read(self, data: Memory, layout: Layout) -> Pixels:
-        """(h, w, 3) uint8 RGB, which is the caller's to keep."""
+        """(h, w, 3) RGB, uint16 where samples have more than 8 bits and else uint8; the caller's
+        to keep."""
         views = layout.views(data)
         if layout.format == "RGB":
             return views[0].reshape(layout.height, layout.width, 3).copy()
         frame = av.VideoFrame(layout.width, layout.height, _PIX_FMT[layout.format])
         for target, source in zip(_planes(frame, layout), views, strict=True):
             target[:] = source
-        return self._converter.to_rgb(frame)
+        return self._converter.to_rgb(frame, deep=layout.is_deep)
 
     def write(self, picture: Pixels, data: Memory, layout: Layout) -> None:
-        """Put (h, w, 3) uint8 RGB into writable memory."""
+        """Put (h, w, 3) RGB, uint8 or uint16, into writable memory."""
         views = layout.views(data)
         if layout.format == "RGB":
             views[0][:] = picture.reshape(layout.height, 3 * layout.width)

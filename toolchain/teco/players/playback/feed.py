@@ -19,6 +19,7 @@ from av.error import FFmpegError
 
 from teco.core.errors import TecoError
 from teco.video.colour import Converter, output_colour
+from teco.video.file.container import describe_picture, give_up
 from teco.video.file.other_streams import OtherStreams
 from teco.video.frames import Aborting, Frame, FrameSource, check_pixels
 
@@ -85,16 +86,10 @@ class NutFeed(Aborting):
             "rawvideo", rate=(source.rate or Fraction(25)).limit_denominator(65535),
             width=width, height=height, pix_fmt=PIX_FMT, time_base=time_base,
         )  # fmt: skip
-        colour = self._converter.colour
-        context = self._stream.codec_context
-        context.colorspace = colour.matrix_tag
-        context.color_range = 2 if colour.full_range else 1
-        context.color_primaries = colour.primaries or 2
-        context.color_trc = colour.transfer or 2
+        aspect = None if media is None else source.pixel_aspect
+        describe_picture(self._stream.codec_context, self._converter.colour, aspect)
         if media is None:
             return container
-        if source.pixel_aspect:
-            context.sample_aspect_ratio = source.pixel_aspect
         self._others = OtherStreams(media, "nut", self.notices)
         for stream in self._others.streams():
             if stream.type == "audio":
@@ -156,10 +151,7 @@ class NutFeed(Aborting):
             self._others.close()
             self._others = None
         container, self._container = self._container, None
-        if container is not None:
-            # The trailer; a player that has gone does not need one.
-            with contextlib.suppress(FFmpegError, OSError, ValueError):
-                container.close()
+        give_up(container)
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

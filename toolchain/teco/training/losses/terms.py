@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from teco.core.errors import USAGE, TecoError
 from teco_models.arch.ops import warp
+from teco_models.variant import SCALE
 
 CHARBONNIER_EPS = 1e-6
 """Added to the squared difference (TecoGAN-PyTorch)."""
@@ -39,6 +40,11 @@ FEATURE_SCALES = (12.0, 14.0, 24.0, 100.0)
 """Typical size of each block's feature difference (``layer_norm`` of TecoGAN's lib/Teco.py)."""
 
 PingPongKind = Literal["charbonnier", "l1"]
+
+
+PATTERN_WINDOW = 8
+"""LR pixels, down and across, over which :func:`pattern_loss` averages: less than that and texture
+counts as a pattern."""
 
 
 # --- pictures and motion ---------------------------------------------------------------------
@@ -62,6 +68,24 @@ def squared_error(x: Tensor, y: Tensor, span: float = TF_SPAN) -> Tensor:
             pictures, which it holds in [0, 1] (its ``l2_warp_loss``).
     """
     return (span * (x - y)).square().sum(dim=-3).mean()
+
+
+def pattern_loss(out: Tensor, truth: Tensor) -> Tensor:
+    """How much of a regular pattern was added to the pictures, in their units.
+
+    A network that enlarges LR pixels can draw, in every one of them alike, a pattern of its own:
+    dots and lines that a perceptual loss takes for texture. Here the error of every HR pixel is
+    averaged with those at its place in other LR pixels nearby. What these means differ by is the
+    pattern; texture has none on average.
+
+    Args:
+        out: (M, 3, H, W).
+        truth: the same shape.
+    """
+    places = F.pixel_unshuffle(out - truth, SCALE).unflatten(1, (-1, SCALE**2))
+    means = F.avg_pool2d(places.flatten(1, 2), PATTERN_WINDOW, PATTERN_WINDOW // 2)
+    means = means.unflatten(1, (-1, SCALE**2))
+    return (means - means.mean(dim=2, keepdim=True)).abs().mean()
 
 
 def warp_loss(current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Opening a clip of which nothing is known but its name, and what its container says of itself.
+"""Opening a clip of which nothing is known but its name, and what containers say of themselves.
 
 libav opens whatever it is given: playlists that name other files, network addresses, devices. A
 clip here is one file: its format is one of a closed list, and nothing but that file is read for it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from teco.core.errors import TecoError
+from teco.video.colour import UNSPECIFIED, Colour
 
 FORMATS = (
     "aea", "amv", "apng", "asf", "asf_o", "av1", "avi", "avs2", "avs3", "cavsvideo", "cine",
@@ -195,3 +197,29 @@ def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             return
         yield key, at, min(at + size, end)
         at += size
+
+
+def describe_picture(context: Any, colour: Colour, aspect: Fraction | None) -> None:
+    """Tell an encoder how its samples stand for colours and what shape they have.
+
+    Args:
+        context: of the encoder.
+        colour: what frames are written with.
+        aspect: width of a pixel by its height; None where it is not known.
+    """
+    context.colorspace = colour.matrix_tag
+    context.color_range = 2 if colour.full_range else 1
+    context.color_primaries = colour.primaries or UNSPECIFIED
+    context.color_trc = colour.transfer or UNSPECIFIED
+    if aspect:
+        context.sample_aspect_ratio = aspect
+
+
+def give_up(container: Any) -> None:
+    """Close an output that nobody wants any more; None is none.
+
+    Closing writes a trailer, which fails on a full disk or where the reader has gone.
+    """
+    if container is not None:
+        with contextlib.suppress(FFmpegError, OSError, ValueError):
+            container.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from teco.core.errors import TecoError
 
@@ -45,6 +46,31 @@ _BYTES_OTHERS = 100.0
 """Assumed of encoders that were not measured."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """What is asked of the encoder of an output.
+
+    Attributes:
+        codec: libav's name of it; None for the usual one of the output's container.
+        crf: quality where the encoder knows it, lower is better.
+        preset: one of :data:`PRESETS`, where the encoder knows it.
+        pix_fmt: such as yuv420p, yuv444p, yuv420p10le.
+    """
+
+    codec: str | None = None
+    crf: float = 16
+    preset: str = "medium"
+    pix_fmt: str = "yuv420p"
+
+    def codec_for(self, suffix: str) -> str:
+        """The encoder of a video file whose name ends so, such as ".webm"."""
+        return self.codec or ("libvpx-vp9" if suffix.lower() == ".webm" else "libx264")
+
+
+USUAL = EncoderSettings()
+"""What is asked where nothing is said."""
+
+
 def device_of(codec: str) -> str | None:
     """What a hardware encoder runs on, such as "a Mac"; None for software."""
     return next((what for end, what in _DEVICES.items() if codec.endswith(end)), None)
@@ -74,17 +100,17 @@ def lookahead_within(codec: str, preset: str, width: int, height: int, room: int
     return max(least, min(usual, usual - -(-over // round(width * height * BYTES_AHEAD))))
 
 
-def encoder_options(codec: str, crf: float, preset: str) -> dict[str, str]:
+def encoder_options(codec: str, settings: EncoderSettings) -> dict[str, str]:
     """Quality and speed in the words of the encoder; none for encoders we do not know.
 
     Args:
-        codec: libav's name.
-        crf: quality, lower is better.
-        preset: one of :data:`PRESETS`.
+        codec: libav's name; the settings may name none.
+        settings: ``crf`` and ``preset`` of them.
 
     Raises:
         TecoError: the quality or the preset is none that there is; exit code 2.
     """
+    crf, preset = settings.crf, settings.preset
     if preset not in PRESETS:
         raise TecoError(
             f"the preset is {preset}, expected one of {', '.join(PRESETS)}", exit_code=2

@@ -31,7 +31,7 @@ _SPREAD = Fraction(10)
 _STALE_TAGS = frozenset(
     {
         "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps",
-        "number_of_frames", "number_of_bytes", "rotate", "alpha_mode", "vendor_id",
+        "number_of_frames", "number_of_bytes", "rotate", "alpha_mode", "vendor_id", "stereo_mode",
     }
 )  # fmt: skip
 """Written by muxers about themselves or the old pictures; wrong once these are replaced."""

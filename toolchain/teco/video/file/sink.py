@@ -26,11 +26,18 @@ from teco.core.errors import MACHINE, TecoError
 from teco.core.files import Output, WriteError, check_target, write_errors
 from teco.core.memory import free_bytes
 from teco.video.colour import Converter, output_colour
-from teco.video.file.container import is_cover, open_container
-from teco.video.file.encoders import device_of, encoder_options, lookahead, lookahead_within
+from teco.video.file.container import describe_picture, give_up, is_cover, open_container
+from teco.video.file.encoders import (
+    USUAL,
+    EncoderSettings,
+    device_of,
+    encoder_options,
+    lookahead,
+    lookahead_within,
+)
 from teco.video.file.other_streams import OtherStreams
-from teco.video.file.segments import Segment, Segments, drop_unfinished
 from teco.video.frames import Aborting, Frame, FrameSource, Media, check_pixels
+from teco.video.segments import Segment, Segments, drop_unfinished
 
 CONTAINERS = {
     ".mp4": "mp4",
@@ -53,10 +60,7 @@ class VideoSink(Aborting):
         width: int,
         height: int,
         *,
-        codec: str | None = None,
-        crf: float = 16,
-        preset: str = "medium",
-        pix_fmt: str = "yuv420p",
+        encoder: EncoderSettings = USUAL,
         overwrite: bool = False,
         rate: Fraction | None = None,
     ) -> None:
@@ -67,11 +71,12 @@ class VideoSink(Aborting):
         self._media: Media | None = getattr(source, "media", None)
         origin = None if source.name == "-" else Path(source.name)
         check_target(path, overwrite=overwrite, source=origin)
-        codec = codec or ("libvpx-vp9" if self._kind == "webm" else "libx264")
-        self._pix_fmt = self._check_codec(codec, pix_fmt)
-        options = encoder_options(codec, crf, preset)
-        self._spare_memory(codec, preset, options)
+        codec = encoder.codec_for(path.suffix)
+        self._pix_fmt = self._check_codec(codec, encoder.pix_fmt)
+        options = encoder_options(codec, encoder)
+        self._spare_memory(codec, encoder.preset, options)
         self._describe_hdr10(codec, options)
+        self._stereo_tag = self._describe_stereo(codec, options)
         self._counted = rate is not None
         self._constant = rate or self._constant_rate(codec, source)
         if self._constant is not None:
@@ -114,19 +119,7 @@ class VideoSink(Aborting):
             raise
 
     def resume(self, job: Mapping[str, str]) -> int:
-        """From here on keep the work in parts, and go on with those of an earlier run.
-
-        To be called before the first frame.
-
-        Args:
-            job: see :class:`teco.video.file.segments.Segments`.
-
-        Returns:
-            Frames that are there: the next one to write is that one.
-
-        Raises:
-            TecoError: see there.
-        """
+        """See :class:`teco.video.frames.ResumableSink`."""
         try:
             coded = self._another_encoder().extradata or b""
         except TecoError as error:
@@ -218,10 +211,7 @@ class VideoSink(Aborting):
             self._others.close()
             self._others = None
         container, self._container = self._container, None
-        if container is not None:
-            # Closing writes a trailer, which fails on a full disk; the file goes anyway.
-            with contextlib.suppress(FFmpegError, OSError, ValueError):
-                container.close()
+        give_up(container)
         self._output.abort()
         segments, self._segments = self._segments, None
         if segments is not None and segments.keep():
@@ -296,8 +286,25 @@ class VideoSink(Aborting):
                 "words for it; --codec libx265 --pix-fmt yuv420p10le keeps it"
             )
             return
-        for key, value in words.items():
-            options[key] = ":".join(x for x in (options.get(key), value) if x)
+        _add_words(options, words)
+
+    def _describe_stereo(self, codec: str, options: dict[str, str]) -> dict[str, str]:
+        """Tell the encoder how two views lie in a picture; where the container says it, its tag."""
+        found = None if self._media is None else self._media.stereo
+        if found is None:
+            return {}
+        tag = found.tag()
+        if self._kind in ("matroska", "webm") and tag is not None:
+            return {"stereo_mode": tag}
+        words = found.options(codec)
+        if words is None:
+            self.notices.append(
+                "the arrangement of the two views (stereo) is not described in the output"
+                + ("; Matroska has words for it" if tag else "")
+            )
+        else:
+            _add_words(options, words)
+        return {}
 
     def _add_streams(
         self, source: FrameSource, codec: str, options: dict[str, str], rate: Fraction
@@ -315,7 +322,7 @@ class VideoSink(Aborting):
             if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
                     codec, options, rate, source.pixel_aspect,
-                    others.tags_of(stream), stream.disposition,
+                    others.tags_of(stream) | self._stereo_tag, stream.disposition,
                 )  # fmt: skip
             else:
                 others.add(stream, self._container)
@@ -384,16 +391,10 @@ class VideoSink(Aborting):
                 hint="try .mkv, which holds nearly everything",
                 exit_code=2,
             ) from error
-        colour = self._converter.colour
         context = stream.codec_context
         if context.codec.canonical_name == "hevc" and self._kind in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # Apple's players do not play hev1, libav's choice
-        context.colorspace = colour.matrix_tag
-        context.color_range = 2 if colour.full_range else 1
-        context.color_primaries = colour.primaries or 2
-        context.color_trc = colour.transfer or 2
-        if aspect:
-            context.sample_aspect_ratio = aspect
+        describe_picture(context, self._converter.colour, aspect)
         stream.metadata.update(metadata)
         if disposition is not None:
             stream.disposition = disposition
@@ -484,3 +485,9 @@ class VideoSink(Aborting):
                 f"{self.name} could not be encoded: {error.strerror}",
                 hint="check --codec, --crf and the pixel format; libx264 into .mkv takes most",
             ) from error
+
+
+def _add_words(options: dict[str, str], words: dict[str, str]) -> None:
+    """Add to options that are lists of words, such as x265-params."""
+    for key, value in words.items():
+        options[key] = ":".join(x for x in (options.get(key), value) if x)

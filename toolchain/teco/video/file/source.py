@@ -115,6 +115,7 @@ class VideoSource(Closing):
         if any(self._crop):
             self._notice("the bars that the file hides are cut off")
         self.hdr10: side_data.Hdr10 | None = None
+        self.stereo: side_data.Stereo | None = None
         self._raw_size: tuple[int, int] | None = None
         self._last_size: tuple[int, int] | None = None
         # Set by the first frame.
@@ -143,6 +144,7 @@ class VideoSource(Closing):
             max_frames=span.max_frames,
             other_streams=len(self._container.streams) - 1,
             hdr10=self.hdr10,
+            stereo=self.stereo,
             fastest_rate=_fastest_rate(stream),
         )
 
@@ -211,7 +213,7 @@ class VideoSource(Closing):
             for text in side_data.named(frame):
                 self._notice(text)
             if self._raw_size is None:
-                self.hdr10 = side_data.hdr10(frame)
+                self.hdr10, self.stereo = side_data.hdr10(frame), side_data.stereo(frame)
             pixels = self._pixels(frame, index, seconds)
             yield Frame(pixels, index, pts, self._time_base, frame.duration or None)
             index += 1

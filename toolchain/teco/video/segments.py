@@ -1,13 +1,14 @@
-"""The finished parts of an unfinished video file, kept beside it so that a long job survives.
+"""The finished parts of an unfinished output, kept beside it so that a long job survives.
 
-Each part is the packets of one encoder from its first frame to its last, written beside and
-renamed. What was under way when the process ended is lost, the parts before it are not.
+Of a video file, each part is the packets of one encoder from its first frame to its last, written
+beside and renamed. What was under way when the process ended is lost, the parts before it are not.
 
     .out.mkv.teco-segments/job.json           what is being made, of what
                            0000.packets       the packets of the first part
                            0000.json          its frames and where it ends: the part is whole
 
-A part's packets are a head of :data:`_HEAD` each and their bytes.
+A part's packets are a head of :data:`_HEAD` each and their bytes. Of a folder of pictures, a part
+is a folder ``0000`` of some of them, named as they will be.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Segment:
 
     Attributes:
         frames: in it.
-        last_pts: timestamp of its last frame, in ticks.
+        last_pts: timestamp of its last frame, in ticks; pictures have none.
         end_ticks: where that frame ends.
     """
 
     frames: int
-    last_pts: int
-    end_ticks: int
+    last_pts: int = 0
+    end_ticks: int = 0
 
 
 class Segments:
@@ -53,13 +54,17 @@ class Segments:
         job: what is being made, of what and how, by names for people; all of it decides what the
             pictures look like.
         start_again: drop what is there where it was made otherwise.
+        pictures: the output is a folder of them.
 
     Raises:
         TecoError: another process is at it, or what is there was made otherwise (exit code 2).
     """
 
-    def __init__(self, path: Path, job: Mapping[str, str], *, start_again: bool) -> None:
+    def __init__(
+        self, path: Path, job: Mapping[str, str], *, start_again: bool, pictures: bool = False
+    ) -> None:
         self.folder = folder_of(path)
+        self._pictures = pictures
         self.done: list[Segment] = []
         self._under_way: tuple[Output, BinaryIO] | None = None
         self.folder.mkdir(exist_ok=True)
@@ -96,6 +101,8 @@ class Segments:
             write_beside(file, as_json(dict(job)))
         while (segment := self._read_segment(len(self.done))) is not None:
             self.done.append(segment)
+        if self._pictures:
+            remove(self.pictures)  # what was under way
 
     @property
     def frames(self) -> int:
@@ -115,11 +122,11 @@ class Segments:
 
     def finish(self, segment: Segment) -> None:
         """The part under way is whole."""
-        assert self._under_way is not None
-        output, file = self._under_way
-        file.close()
-        output.commit()
-        self._under_way = None
+        if self._under_way is not None:
+            output, file = self._under_way
+            file.close()
+            output.commit()
+            self._under_way = None
         write_beside(self._file(len(self.done)).with_suffix(".json"), as_json(asdict(segment)))
         self.done.append(segment)
 
@@ -133,6 +140,16 @@ class Segments:
                     packet.pts, packet.dts, packet.duration = pts, dts, duration
                     packet.is_keyframe = bool(key)
                     yield packet
+
+    @property
+    def pictures(self) -> Path:
+        """Where the pictures of the part under way belong."""
+        return self.folder / f"{len(self.done):04d}"
+
+    def all_pictures(self) -> Iterator[Path]:
+        """Those of the finished parts."""
+        for number in range(len(self.done)):
+            yield from (self.folder / f"{number:04d}").iterdir()
 
     def keep(self) -> bool:
         """Leave what is whole for another run; whether there is anything."""
@@ -164,12 +181,17 @@ class Segments:
         """A finished part; None where there is none, or it is not as it was left."""
         file = self._file(number)
         data = _read(file.with_suffix(".json"))
-        if data is None or not file.is_file():
+        if data is None:
             return None
         try:
-            return Segment(**{k: int(v) for k, v in data.items()})
-        except (TypeError, ValueError):
+            segment = Segment(**{k: int(v) for k, v in data.items()})
+            if self._pictures:
+                is_whole = sum(1 for _ in self.pictures.iterdir()) == segment.frames
+            else:
+                is_whole = file.is_file()
+        except (TypeError, ValueError, OSError):
             return None
+        return segment if is_whole else None
 
 
 def folder_of(path: Path) -> Path:
