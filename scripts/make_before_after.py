@@ -17,7 +17,7 @@ from teco.evaluation.quality import degraded_pairs
 from teco.inference.stream import Stream
 from teco.model.opening import DEFAULT_MODEL, open_model
 from teco.runtimes import SessionOptions, open_session
-from teco_calibration.degrade import bicubic_real
+from teco_calibration.degrade import upsample_real
 from teco_calibration.metrics.quality import psnr_y
 
 
@@ -45,7 +45,11 @@ def main() -> None:
     else:
         raise SystemExit(f"{arguments.clip} has no frame {arguments.frame}")
     panels: list[np.ndarray] = []
-    for label, picture in (("bicubic", bicubic_real(lr)), ("teco", ours), ("truth", truth)):
+    for label, picture in (
+        ("bicubic", upsample_real(lr, "bicubic")),
+        ("teco", ours),
+        ("truth", truth),
+    ):
         crop = np.ascontiguousarray(picture[y : y + h, x : x + w])
         text = label
         if label != "truth":

@@ -96,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     shipped = [e.name for e in zoo.entries()]
     # Perceptual forms are the same graphs with other numbers.
-    plain = [name for name in shipped if not name.endswith("-gan")]
+    plain = [name for name in shipped if not name.endswith(("-gan", "-textured"))]
     parser.add_argument("--models", default=",".join(plain))
     parser.add_argument("--sizes", default=SIZES, help="LR HEIGHTxWIDTH, by commas")
     parser.add_argument("--runtimes", default=RUNTIMES)

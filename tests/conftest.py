@@ -273,6 +273,25 @@ def tiny_onnx(tmp_path_factory, tiny_weights) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_x2(tmp_path_factory) -> Path:
+    """A random network of scale 2, exported."""
+    pytest.importorskip("onnxscript")
+    import torch
+
+    from teco.export.onnx import ExportOptions, export_onnx
+    from teco_models.arch.computed_alignment import AlignedGenerator
+    from teco_models.checkpoint import Weights
+    from teco_models.variant import Variant
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = AlignedGenerator(Variant.real(blocks=1, channels=8, latent=4, scale=2))
+    weights = Weights(generator.variant, dict(generator.state_dict()))
+    options = ExportOptions(name="tiny-x2")
+    return export_onnx(weights, tmp_path_factory.mktemp("onnx-x2"), options)
+
+
+@pytest.fixture(scope="session")
 def tiny_web(tmp_path_factory) -> Path:
     """A random network with all that a graph can have, in its form for browsers, as "tiny"."""
     pytest.importorskip("onnxscript")

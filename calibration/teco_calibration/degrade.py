@@ -19,6 +19,7 @@ is imported on first use and only pads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ _Floats = npt.NDArray[np.float64]
 _Border = Literal["reflect", "symmetric", "replicate"]
 
 SCALE = 4
+"""Of the papers' degradations; ordinary clips (``"real"``) are also made small by 2."""
 
 BD_SIGMA = 1.5
 """Standard deviation of BD's blur in HR pixels (TecoGAN and the video papers around it)."""
@@ -81,19 +83,30 @@ def _normalised(taps: _Floats) -> _Floats:
 # is (k - 7.5) / 4 of the stretched kernel away: 16 taps, the same for every i.
 _BI_TAPS = _normalised(_cubic((np.arange(16) - 7.5) / 4, a=-0.5))
 
+
 # Upsampling: row p holds the taps of the outputs 4i + p on the inputs i + offset.
-_PHASES = np.arange(SCALE, dtype=np.float64)[:, None]
-_TO_BD = _PHASES / 4  # where output 4i + p lies, seen from input i: phase-aligned
-_TO_BI = (_PHASES - 1.5) / 4  # ... half-pixel
+def _half_pixel(scale: int) -> _Floats:
+    """Where output ``scale * i + p`` lies, seen from input i, about pixel centres."""
+    return (np.arange(scale, dtype=np.float64)[:, None] - (scale - 1) / 2) / scale
+
+
+_TO_BD = np.arange(SCALE, dtype=np.float64)[:, None] / 4  # ... of 4i + p, phase-aligned
+_TO_BI = _half_pixel(SCALE)
 # The four cubic rows are those of TecoGAN's PyTorch port: [0, 1, 0, 0], [-.10546875, ...], ...
 _UP: dict[tuple[str, str], _Floats] = {
     ("bicubic", "bd"): _cubic(_TO_BD - np.arange(-1, 3), a=-0.75),
     ("bilinear", "bd"): _linear(_TO_BD - np.arange(0, 2)),
     ("bicubic", "bi"): _normalised(_cubic(_TO_BI - np.arange(-2, 3), a=-0.5)),
     ("bilinear", "bi"): _linear(_TO_BI - np.arange(-1, 2)),
-    ("bicubic", "real"): _cubic(_TO_BI - np.arange(-2, 3), a=-0.75),
-    ("bilinear", "real"): _linear(_TO_BI - np.arange(-1, 2)),
-    ("lanczos", "real"): _normalised(_lanczos(_TO_BI - np.arange(-3, 4))),
+}
+_UP_REAL: dict[tuple[str, int], _Floats] = {
+    (name, scale): taps(_half_pixel(scale))
+    for scale in (2, SCALE)
+    for name, taps in {
+        "bicubic": lambda x: _cubic(x - np.arange(-2, 3), a=-0.75),
+        "bilinear": lambda x: _linear(x - np.arange(-1, 2)),
+        "lanczos": lambda x: _normalised(_lanczos(x - np.arange(-3, 4))),
+    }.items()
 }
 
 CUBIC_BD_TAPS = _UP["bicubic", "bd"]
@@ -133,10 +146,18 @@ def shrink_by_area(picture: Pixels, factor: float) -> Pixels:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def degrade(hr: Pixels, kind: Degradation, filter: Filter = "lanczos") -> Pixels:
-    """:func:`degrade_bd`, :func:`degrade_bi` or, with a filter, :func:`degrade_real`, by name."""
+def degrade(
+    hr: Pixels, kind: Degradation, filter: Filter = "lanczos", scale: int = SCALE
+) -> Pixels:
+    """:func:`degrade_bd`, :func:`degrade_bi` or, with a filter and a scale, :func:`degrade_real`,
+    by name."""
     if kind == "real":
-        return degrade_real(hr, filter)
+        return degrade_real(hr, filter, scale)
+    if scale != SCALE:
+        raise ClipError(
+            f"{kind} makes a picture {SCALE} times smaller, not {scale}",
+            hint="--degradation real is for networks of other scales",
+        )
     return degrade_bd(hr) if kind == "bd" else degrade_bi(hr)
 
 
@@ -180,29 +201,30 @@ def degrade_bi(hr: Pixels) -> Pixels:
     return _round(_along_both(hr, lambda x: _decimate(_pad(x, 6, 6, "symmetric"), _BI_TAPS)))
 
 
-def degrade_real(hr: Pixels, filter: Filter = "lanczos") -> Pixels:
-    """Shrink by 4 about pixel centres: LR pixel i covers the HR pixels 4i to 4i + 3.
+def degrade_real(hr: Pixels, filter: Filter = "lanczos", scale: int = SCALE) -> Pixels:
+    """Shrink about pixel centres: LR pixel i covers the HR pixels si to si + s-1 of scale s.
 
     Args:
-        hr: uint8 (H, W, 3); H and W multiples of 4, at least 8.
-        filter: "area" the mean of every 4x4 pixels, rounded to 8 bits once; the others are
-            FFmpeg's (swscale).
+        hr: uint8 (H, W, 3); H and W multiples of the scale, at least twice it.
+        filter: "area" the mean of all pixels that an LR pixel covers, rounded to 8 bits once; the
+            others are FFmpeg's (swscale).
+        scale: 2 or 4.
 
     Returns:
-        uint8 (H/4, W/4, 3).
+        uint8 (H/s, W/s, 3).
 
     Raises:
         ClipError: another type, shape or size.
     """
-    _check_down(hr)
-    height, width = (n // SCALE for n in hr.shape[:2])
+    _check_down(hr, scale)
+    height, width = (n // scale for n in hr.shape[:2])
     if filter != "area":
         import av
 
         frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(hr), "rgb24")
         small = frame.reformat(width, height, "rgb24", interpolation=filter.upper())
         return np.asarray(small.to_ndarray(), np.uint8)
-    blocks = hr.reshape(height, SCALE, width, SCALE, 3)
+    blocks = hr.reshape(height, scale, width, scale, 3)
     return _round(blocks.mean(axis=(1, 3), dtype=np.float64))
 
 
@@ -249,22 +271,21 @@ def bilinear_bi(lr: Pixels) -> Pixels:
     return _upsample(lr, _UP["bilinear", "bi"], 1, 1, "symmetric")
 
 
-def bicubic_real(lr: Pixels) -> Pixels:
-    """Upsample an ordinary picture by 4 as PyTorch and OpenCV do: cubic a = -0.75, half-pixel.
+def upsample_real(lr: Pixels, name: Interpolation, scale: int = SCALE) -> Pixels:
+    """Upsample an ordinary picture, half-pixel, replicate padding.
 
-    Replicate padding. uint8 (h, w, 3) -> uint8 (4h, 4w, 3), rounded, then clipped.
+    Args:
+        lr: uint8 (h, w, 3).
+        name: "bicubic" with a = -0.75, as of PyTorch and OpenCV; "bilinear"; or "lanczos" of three
+            lobes.
+        scale: 2 or 4.
+
+    Returns:
+        uint8 (scale * h, scale * w, 3), rounded, then clipped.
     """
-    return _upsample(lr, _UP["bicubic", "real"], 2, 2, "replicate")
-
-
-def bilinear_real(lr: Pixels) -> Pixels:
-    """Upsample an ordinary picture by 4, linear, half-pixel, replicate padding."""
-    return _upsample(lr, _UP["bilinear", "real"], 1, 1, "replicate")
-
-
-def lanczos_real(lr: Pixels) -> Pixels:
-    """Upsample an ordinary picture by 4, Lanczos of three lobes, half-pixel, replicate padding."""
-    return _upsample(lr, _UP["lanczos", "real"], 3, 3, "replicate")
+    taps = _UP_REAL[name, scale]
+    reach = taps.shape[1] // 2
+    return _upsample(lr, taps, reach, reach, "replicate")
 
 
 _BASELINES: dict[tuple[str, str], Callable[[Pixels], Pixels]] = {
@@ -272,19 +293,21 @@ _BASELINES: dict[tuple[str, str], Callable[[Pixels], Pixels]] = {
     ("bilinear", "bd"): bilinear_bd,
     ("bicubic", "bi"): bicubic_bi,
     ("bilinear", "bi"): bilinear_bi,
-    ("bicubic", "real"): bicubic_real,
-    ("bilinear", "real"): bilinear_real,
-    ("lanczos", "real"): lanczos_real,
 }
 
 
-def baseline(name: Interpolation, degradation: Degradation) -> Callable[[Pixels], Pixels]:
-    """The interpolation that fits a degradation: uint8 (h, w, 3) -> uint8 (4h, 4w, 3).
+def baseline(
+    name: Interpolation, degradation: Degradation, scale: int = SCALE
+) -> Callable[[Pixels], Pixels]:
+    """The interpolation that fits a degradation: uint8 (h, w, 3) -> uint8 (s h, s w, 3).
 
     Args:
         name: ``bicubic`` or ``bilinear``; ``lanczos`` for "real" alone.
         degradation: how the picture was made small; it decides the phase.
+        scale: s; 4 but for "real", which may be 2.
     """
+    if degradation == "real":
+        return partial(upsample_real, name=name, scale=scale)
     return _BASELINES[name, degradation]
 
 
@@ -326,12 +349,12 @@ def _decimate(x: _Floats, taps: _Floats) -> _Floats:
 
 
 def _upsample(lr: Pixels, kernels: _Floats, before: int, after: int, border: _Border) -> Pixels:
-    """Four outputs per input, each with its own taps (a row of ``kernels``)."""
+    """As many outputs per input as ``kernels`` has rows, each with its own taps."""
     _check(lr)
 
     def rows(x: Pixels | _Floats) -> _Floats:
         windows = _windows(_pad(x, before, after, border), kernels.shape[1], 1)
-        # (4, taps) @ (n, taps, m) -> (n, 4, m): the phases of an input, in order
+        # (s, taps) @ (n, taps, m) -> (n, s, m): the phases of an input, in order
         return (kernels @ windows).reshape(-1, x.shape[1])
 
     return _round(_along_both(lr, rows))
@@ -350,12 +373,12 @@ def _check(picture: Pixels) -> None:
         raise ClipError(f"a picture of shape {picture.shape} has no pixels")
 
 
-def _check_down(hr: Pixels) -> None:
+def _check_down(hr: Pixels, scale: int = SCALE) -> None:
     _check(hr)
     height, width = hr.shape[:2]
-    if height % SCALE or width % SCALE or min(height, width) < 2 * SCALE:
+    if height % scale or width % scale or min(height, width) < 2 * scale:
         raise ClipError(
-            f"a picture of {width}x{height} cannot be made four times smaller: both sides must "
-            f"be multiples of {SCALE}, at least {2 * SCALE}",
+            f"a picture of {width}x{height} cannot be made {scale} times smaller: both sides must "
+            f"be multiples of {scale}, at least {2 * scale}",
             hint="crop it first, with crop_to_multiple",
         )

@@ -6,6 +6,7 @@ Formats read: safetensors (ours), and the state dicts that TecoGAN-PyTorch and E
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
@@ -24,7 +25,7 @@ from teco_models.arch.discriminator import Discriminator
 from teco_models.arch.generator import Generator
 from teco_models.arch.ops import CUBIC_KERNELS
 from teco_models.errors import ModelError
-from teco_models.variant import SCALE, Tail, Variant
+from teco_models.variant import SCALE, SCALES, Tail, Variant
 
 _FIRST = "srnet.conv_in.0.weight"
 _BLOCK = re.compile(r"srnet\.resblocks\.(\d+)\.conv\.0\.weight")
@@ -220,10 +221,12 @@ def _aligned_variant(tensors: Mapping[str, Tensor], source: str) -> Variant:
         raise ModelError(f"{source} has residual blocks {blocks}, expected 0, 1, 2, ... unbroken")
     channels, inputs = tensors["head.weight"].shape[:2]
     phases = tensors["base"].shape[0]
-    if phases != SCALE * SCALE:
+    scale = math.isqrt(phases)
+    if scale not in SCALES or scale**2 != phases:
         raise ModelError(
-            f"{source} enlarges by {phases} phases, expected {SCALE * SCALE}, of scale x{SCALE}",
-            hint=f"give weights that were trained for x{SCALE}",
+            f"{source} makes {phases} pixels of one, expected "
+            + " or ".join(f"{s * s} (x{s})" for s in SCALES),
+            hint="the file is damaged or belongs to another network",
         )
     # The head reads luma, its misfit, the past's phases and the features; the tail answers the
     # phases, the mask and the features.
@@ -234,6 +237,7 @@ def _aligned_variant(tensors: Mapping[str, Tensor], source: str) -> Variant:
         latent=latent,
         masks=tensors["tail.weight"].shape[0] - phases - latent,
         half_channels=tensors["down.weight"].shape[0] if "down.weight" in tensors else 0,
+        scale=scale,
     )
 
 

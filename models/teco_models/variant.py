@@ -26,7 +26,10 @@ Degradation = Literal["bd", "bi", "real"]
 FlowNorm = Literal["pair", "raw"]
 
 SCALE = 4
-"""Upsampling factor. TecoGAN, its PyTorch port and EGVSR are all x4."""
+"""Upsampling factor of the papers' networks: TecoGAN, its PyTorch port and EGVSR are all x4."""
+
+SCALES = (2, 4)
+"""Upsampling factors that there are networks for; 2 with the real degradation alone."""
 
 MIN_SIZE = 8
 """Smallest LR height and width: FNet halves its input three times."""
@@ -124,11 +127,11 @@ class Variant:
         lucas_kanade: FNet's flow is refined by one Lucas-Kanade step
             (:mod:`teco_models.arch.lucas_kanade`).
         latent: of "real" alone: feature maps that are handed from step to step; 0: none.
-        masks: of "real" alone: 1, the mask is the same for the 16 phases of an LR pixel; 16, each
-            has its own.
+        masks: of "real" alone: 1, the mask is the same for all phases of an LR pixel; or as many
+            as there are phases, 16 of scale 4.
         half_channels: of "real" alone: width of the residual blocks, which then run at half the
             LR size; 0: they run at the LR size, ``channels`` wide.
-        scale: always 4.
+        scale: 4, or with "real" 2: how many times as high and wide the picture is.
     """
 
     blocks: int = 10
@@ -145,10 +148,11 @@ class Variant:
     scale: int = SCALE
 
     def __post_init__(self) -> None:
-        if self.scale != SCALE:
+        if self.scale not in SCALES or (self.scale != SCALE and self.degradation != "real"):
             raise ModelError(
-                f"scale {self.scale} is not supported; the TecoGAN family is x{SCALE}",
-                hint="use a name that starts with teco-x4-",
+                f"there is no scale {self.scale} with degradation {self.degradation}; the papers' "
+                f"networks enlarge {SCALE} times, those of the real degradation 2 or 4 times",
+                hint="use a name that starts with teco-x4-, or teco-x2- and ends in -real",
             )
         for field, least in _LEAST.items():
             if getattr(self, field) < least:
@@ -204,8 +208,8 @@ class Variant:
                 "cannot be chosen",
                 hint="Variant.real() leaves them at what they must be",
             )
-        if self.masks not in (1, SCALE * SCALE):
-            raise ModelError(f"masks must be 1 or {SCALE * SCALE}, got {self.masks}")
+        if self.masks not in (1, self.phases):
+            raise ModelError(f"masks must be 1 or {self.phases}, got {self.masks}")
 
     @classmethod
     def real(
@@ -230,6 +234,11 @@ class Variant:
             half_channels=half_channels,
             scale=scale,
         )
+
+    @property
+    def phases(self) -> int:
+        """HR pixels of an LR pixel."""
+        return self.scale * self.scale
 
     @property
     def name(self) -> str:
@@ -266,7 +275,7 @@ class Variant:
 
     @property
     def centred(self) -> bool:
-        """Whether an LR pixel is the middle of its 4x4 HR pixels, as it is in ordinary clips; else,
+        """Whether an LR pixel is the middle of its HR pixels, as it is in ordinary clips; else,
         with BD, it lies on the first of them."""
         return self.degradation != "bd"
 
@@ -279,8 +288,8 @@ class Variant:
     def input_channels(self) -> int:
         """Channels that SRNet's first convolution reads: the frame and the past."""
         if self.computed_alignment:  # luma, its misfit, the phases of the past, features
-            return 2 + self.scale * self.scale + self.latent
-        past = 3 * self.scale * self.scale
+            return 2 + self.phases + self.latent
+        past = 3 * self.phases
         return 3 + past if self.has_flow else 3 + past + 3 + self.channels
 
     @property
@@ -483,7 +492,7 @@ def _real_layers(v: Variant, h: int, w: int) -> tuple[Layer, ...]:
     Fixed filters count as none, as the upsampling's do elsewhere; the two learned linear filters,
     of the enlargement and of back-projection, count.
     """
-    s, phases = v.scale, v.scale**2
+    s, phases = v.scale, v.phases
     out: list[Layer] = []
 
     def add(

@@ -46,6 +46,13 @@ class Play:
     def frames(self) -> Pictures:
         return read_video(self.clip)
 
+    @property
+    def scale(self) -> int:
+        """How many times the model enlarges."""
+        from teco.model.opening import open_model
+
+        return open_model(str(self.model)).variant.scale
+
 
 class Embedding(Protocol):
     """A player with teco in it."""
@@ -186,7 +193,7 @@ class Vspipe:
         )
         done = at.run(at.vspipe, "-r", max(2, play.threads), script, out)
         assert done.returncode == 0, done.stderr.decode()
-        height, width = (4 * side for side in play.frames[0].shape[:2])
+        height, width = (play.scale * side for side in play.frames[0].shape[:2])
         # vspipe writes the planes of RGB as G, B, R.
         planes = np.fromfile(out, np.uint8).reshape(play.times, -1, 3, height, width)
         return [[picture[[2, 0, 1]].transpose(1, 2, 0) for picture in once] for once in planes]

@@ -153,9 +153,10 @@ class Handle:
         return lambda *arguments: self._library.check(call(self._pointer, *arguments))
 
     def enlarge(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w, 3) RGB, four times enlarged."""
+        """(h, w, 3) RGB, enlarged."""
         h, w, c = pixels.shape
-        out = np.empty((4 * h, 4 * w, c), np.uint8)
+        scale = self.info.scale
+        out = np.empty((scale * h, scale * w, c), np.uint8)
         self.step(ctypes.byref(image(pixels)), ctypes.byref(image(out)))
         return out
 

@@ -70,10 +70,10 @@ def frei0r_environment(model: Path) -> dict[str, str]:
     }
 
 
-def pictures_of(data: bytes, like: np.ndarray, times: int = 1) -> list[Pictures]:
-    """Raw RGB -> pictures four times as large as one, in so many equal parts."""
-    h, w = like.shape[:2]
-    frames = list(np.frombuffer(data, np.uint8).reshape(-1, 4 * h, 4 * w, 3))
+def pictures_of(data: bytes, play: Play, times: int = 1) -> list[Pictures]:
+    """Raw RGB -> what came of the clip, in so many equal parts."""
+    h, w = (play.scale * side for side in play.frames[0].shape[:2])
+    frames = list(np.frombuffer(data, np.uint8).reshape(-1, h, w, 3))
     count = len(frames) // times
     assert count * times == len(frames)
     return [frames[n * count : (n + 1) * count] for n in range(times)]
@@ -120,8 +120,8 @@ class InFfmpeg:
     def play(self, play: Play) -> list[Pictures]:
         command = [
             "ffmpeg", "-v", "error", "-threads", str(play.threads), "-filter_threads",
-            str(play.threads), "-i", str(play.clip), "-vf", frei0r.ENLARGED, "-fps_mode",
-            "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
+            str(play.threads), "-i", str(play.clip), "-vf", frei0r.enlarged(play.scale),
+            "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
         ]  # fmt: skip
         found: list[Pictures] = []
         for _ in range(play.times):
@@ -129,7 +129,7 @@ class InFfmpeg:
                 command, capture_output=True, check=False, env=frei0r_environment(play.model)
             )
             assert (done.returncode, done.stderr) == (0, b"")
-            found += pictures_of(done.stdout, play.frames[0])
+            found += pictures_of(done.stdout, play)
         return found
 
 
@@ -147,8 +147,8 @@ class InMpv(InFfmpeg):
         command = [
             "mpv", "--no-config", "--msg-level=all=error", "--no-audio", "--demuxer=lavf",
             f"--vd-lavc-threads={play.threads}",
-            f"--vf=lavfi=[{frei0r.ENLARGED}],format=fmt=rgb24", f"--o={out}", "--of=rawvideo",
-            "--ovc=rawvideo", str(play.clip),
+            f"--vf=lavfi=[{frei0r.enlarged(play.scale)}],format=fmt=rgb24", f"--o={out}",
+            "--of=rawvideo", "--ovc=rawvideo", str(play.clip),
         ]  # fmt: skip
         found: list[Pictures] = []
         for _ in range(play.times):
@@ -157,7 +157,7 @@ class InMpv(InFfmpeg):
                 env=frei0r_environment(play.model),
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
-            found += pictures_of(out.read_bytes(), play.frames[0])
+            found += pictures_of(out.read_bytes(), play)
         return found
 
 
@@ -218,7 +218,7 @@ class InGStreamer:
             pipeline=f"{decoded(play)} ! teco name=t{queue}",
         )  # fmt: skip
         assert result["error"] is None, result
-        return pictures_of(data, play.frames[0], play.times)
+        return pictures_of(data, play, play.times)
 
 
 class Frei0rInGStreamer(InGStreamer):
@@ -234,12 +234,12 @@ class Frei0rInGStreamer(InGStreamer):
         env = gstreamer.environment(play.scratch, play.scratch / "registry.bin")
         env |= {k: v for k, v in frei0r_environment(play.model).items() if k not in env}
         env["FREI0R_PATH"] = str(frei0r_folder())
-        h, w = play.frames[0].shape[:2]
+        h, w = (play.scale * side for side in play.frames[0].shape[:2])
         result, data = drive(
             env, play.scratch / "gst.rgb", kind="play", times=play.times,
             pipeline=f"{decoded(play)} ! videoscale method=nearest-neighbour ! "
-            f"videoconvert ! video/x-raw,format=RGBA,width={4 * w},height={4 * h} ! "
+            f"videoconvert ! video/x-raw,format=RGBA,width={w},height={h} ! "
             "frei0r-filter-teco ! videoconvert ! video/x-raw,format=RGB",
         )  # fmt: skip
         assert result["error"] is None, result
-        return pictures_of(data, play.frames[0], play.times)
+        return pictures_of(data, play, play.times)

@@ -32,7 +32,7 @@ from teco.model.opening import DEFAULT_MODEL, Model, check_frame_size, open_mode
 from teco.runtimes import Session, SessionOptions, open_session
 from teco.video.colour import Colour, Converter, guess_matrix
 from teco_models.errors import ModelError
-from teco_models.variant import SCALE, check_size
+from teco_models.variant import check_size
 
 vs: Any = importlib.import_module("vapoursynth")
 """Its type stubs are made for each installation, plugins included; so types end here."""
@@ -64,7 +64,7 @@ def upscale(
     serial: bool = False,
     warmup: int = 0,
 ) -> Any:
-    """Enlarge a clip four times.
+    """Enlarge a clip four times, or as many as the model does.
 
     Format, matrix, range and frame properties stay, the pixels' aspect among them; a matrix that
     was not said is, since players guess it from the size. Clips of more than 8 bits go through the
@@ -121,6 +121,7 @@ class _Filter:
         check_size(clip.height, clip.width)
         check_frame_size(opened, clip.height, clip.width)
         form = _inside(clip.format)
+        self._scale = opened.variant.scale
         self._source = clip if clip.format.id == form.id else clip.resize.Point(format=form.id)
         self._codec = None if form.color_family == vs.RGB else _YuvCodec(form)
         self._reach = 0 if serial else max(pre_roll, CATCH_UP, vs.core.num_threads + MARGIN)
@@ -138,7 +139,7 @@ class _Filter:
         """The enlarged clip, in the format of the original."""
         source = self._source
         blank = source.std.BlankClip(
-            width=SCALE * source.width, height=SCALE * source.height, keep=True
+            width=self._scale * source.width, height=self._scale * source.height, keep=True
         )
         past = [_delayed(source, i) for i in range(1, self._reach + 1)]
         out = blank.std.ModifyFrame(clips=[blank, source, *past], selector=self._frame)

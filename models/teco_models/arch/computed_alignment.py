@@ -10,12 +10,12 @@ step:
    parameter: at a quarter and at half the LR size between the two frames, at the LR size between
    the frame and the previous *output* shrunk to it. That last comparison is of like with like: what
    was computed from many frames has less noise than one frame has.
-3. **Warp** of the previous output at HR, sampled straight into 16 phases at LR, P, and of the
+3. **Warp** of the previous output at HR, sampled straight into its phases at LR, P, and of the
    network's own features at LR.
 4. **Back-projection** (Irani and Peleg 1991): the frame must be what P is when it is shrunk, so
    e = Y - mean of P's phases is spread over them, P' = P + S(e) with S a learned 3x3 filter.
 5. **Network** at LR: it reads the frame less its local mean, e, P' less the enlarged frame, and its
-   own warped features of the step before, and answers 16 phases of detail, a mask and new features.
+   own warped features of the step before, and answers phases of detail, a mask and new features.
 6. **Output**: the enlarged frame (a learned 7x7 filter) and the detail, moved towards P' by the
    mask where P fitted the frame.
 
@@ -23,9 +23,9 @@ Zero state is no past: the network finds that out by the brightest pixel of the 
 then P', e and the mask are zero.
 
 Shape legend: N batch, T frames, h x w the LR size, H x W that size rounded up to multiples of
-:data:`BLOCK`, C ``variant.channels``, L ``variant.latent``, M ``variant.masks``; phases are
-(N, 16, h, w) with channel = dy * 4 + dx for HR pixel (4i + dy, 4j + dx), as
-:func:`torch.nn.functional.pixel_shuffle` has it. LR pixel i covers the HR pixels 4i to 4i + 3.
+:data:`BLOCK`, C ``variant.channels``, L ``variant.latent``, M ``variant.masks``; s the scale, 2 or
+4, and p = s^2; phases are (N, p, h, w) with channel = dy * s + dx for HR pixel (si + dy, sj + dx),
+as :func:`torch.nn.functional.pixel_shuffle` has it. LR pixel i covers the HR pixels si to si+s-1.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco_models.arch.backprojection import PHASES, trust
+from teco_models.arch.backprojection import trust
 from teco_models.arch.lucas_kanade import DERIVATIVE, EPS
-from teco_models.arch.ops import SCALE, warp
+from teco_models.arch.ops import warp
 from teco_models.variant import Variant, check_size
 
 LUMA = (0.299, 0.587, 0.114)
@@ -84,15 +84,15 @@ MOST = 6.0
 from step to step."""
 
 LumaState = tuple[Tensor, ...]
-"""(N, 1, h, w) luma of the frame before, (N, 1, 4h, 4w) luma of the output before, and where L is
+"""(N, 1, h, w) luma of the frame before, (N, 1, sh, sw) luma of the output before, and where L is
 not 0 (N, L, h, w) features of the step before."""
 
 
 # ------------------------------------------------------------------ fixed filters
 
 
-def bicubic_phases(taps: int) -> Tensor:
-    """(16, 1, taps, taps): bicubic x4 about pixel centres, as a convolution to phases."""
+def bicubic_phases(taps: int, scale: int) -> Tensor:
+    """(p, 1, taps, taps): bicubic about pixel centres, as a convolution to phases."""
 
     def kernel(x: float) -> float:
         a, x = CUBIC_A, abs(x)
@@ -105,18 +105,18 @@ def bicubic_phases(taps: int) -> Tensor:
     reach = taps // 2
     rows = torch.tensor(
         [
-            [kernel(offset - ((phase + 0.5) / SCALE - 0.5)) for offset in range(-reach, reach + 1)]
-            for phase in range(SCALE)
+            [kernel(offset - ((phase + 0.5) / scale - 0.5)) for offset in range(-reach, reach + 1)]
+            for phase in range(scale)
         ]
     )
-    return torch.einsum("ai,bj->abij", rows, rows).reshape(PHASES, 1, taps, taps)
+    return torch.einsum("ai,bj->abij", rows, rows).reshape(scale**2, 1, taps, taps)
 
 
-def bicubic(x: Tensor) -> Tensor:
-    """(N, c, h, w) -> (N, c, 4h, 4w) about pixel centres, borders continued."""
+def bicubic(x: Tensor, scale: int) -> Tensor:
+    """(N, c, h, w) -> (N, c, sh, sw) about pixel centres, borders continued."""
     n, c, h, w = x.shape
-    phases = F.conv2d(edged(x.reshape(n * c, 1, h, w), 2), bicubic_phases(5).to(x))
-    return F.pixel_shuffle(phases, SCALE).reshape(n, c, SCALE * h, SCALE * w)
+    phases = F.conv2d(edged(x.reshape(n * c, 1, h, w), 2), bicubic_phases(5, scale).to(x))
+    return F.pixel_shuffle(phases, scale).reshape(n, c, scale * h, scale * w)
 
 
 def luma_of(rgb: Tensor) -> Tensor:
@@ -218,32 +218,33 @@ def coarse_flow(current: Tensor, past: Tensor) -> Tensor:
     return 2 * flow
 
 
-def phase_places(h: int, w: int, device: torch.device) -> Tensor:
-    """(16 h, w, 2): x and y of HR pixels in grid_sample's [-1, 1], by phase, then by LR pixel."""
-    x = (2 * torch.arange(SCALE * w, device=device) + 1) / (SCALE * w) - 1
-    y = (2 * torch.arange(SCALE * h, device=device) + 1) / (SCALE * h) - 1
-    places = torch.stack((x.expand(SCALE * h, -1), y[:, None].expand(-1, SCALE * w)))[:, None]
-    # (2, 1, 4h, 4w) -> (2, 16, h, w) -> (16, h, w, 2)
-    return F.pixel_unshuffle(places, SCALE).permute(1, 2, 3, 0).reshape(PHASES * h, w, 2)
+def phase_places(h: int, w: int, scale: int, device: torch.device) -> Tensor:
+    """(p h, w, 2): x and y of HR pixels in grid_sample's [-1, 1], by phase, then by LR pixel."""
+    x = (2 * torch.arange(scale * w, device=device) + 1) / (scale * w) - 1
+    y = (2 * torch.arange(scale * h, device=device) + 1) / (scale * h) - 1
+    places = torch.stack((x.expand(scale * h, -1), y[:, None].expand(-1, scale * w)))[:, None]
+    # (2, 1, sh, sw) -> (2, p, h, w) -> (p, h, w, 2)
+    return F.pixel_unshuffle(places, scale).permute(1, 2, 3, 0).reshape(scale**2 * h, w, 2)
 
 
 def warp_to_phases(hr: Tensor, flow: Tensor) -> Tensor:
     """Warp and space-to-depth in one; the phases of an LR pixel share its flow.
 
     Args:
-        hr: (N, 1, 4h, 4w).
+        hr: (N, 1, sh, sw).
         flow: (N, 2, h, w) in LR pixels.
 
     Returns:
         Phases of ``hr`` at position + flow: bilinear, border pixels continued outside.
     """
     n, _, h, w = flow.shape
+    scale = hr.shape[-1] // w
     unit = flow.new_tensor([2 / w, 2 / h])
-    flow = (flow.permute(0, 2, 3, 1) * unit).repeat(1, PHASES, 1, 1)  # (N, 16 h, w, 2)
+    flow = (flow.permute(0, 2, 3, 1) * unit).repeat(1, scale**2, 1, 1)  # (N, p h, w, 2)
     return F.grid_sample(
-        hr, flow + phase_places(h, w, hr.device),
+        hr, flow + phase_places(h, w, scale, hr.device),
         mode="bilinear", padding_mode="border", align_corners=False,
-    ).reshape(n, PHASES, h, w)  # fmt: skip
+    ).reshape(n, scale**2, h, w)  # fmt: skip
 
 
 # ------------------------------------------------------------------ the network
@@ -286,16 +287,12 @@ class AlignedGenerator(nn.Module):
         self.amp: torch.dtype | None = None
         """What the network's convolutions are autocast to while it trains; alignment, enlargement
         and back-projection stay float32."""
-        c, half, latent, masks = (
-            variant.channels,
-            variant.half_channels,
-            variant.latent,
-            variant.masks,
-        )
-        self.base = nn.Parameter(bicubic_phases(BASE_TAPS))
-        """(16, 1, 7, 7), the linear enlargement; bicubic to begin with."""
-        self.spread = nn.Parameter(torch.zeros(PHASES, 1, 3, 3))
-        """(16, 1, 3, 3), S; exact for shrinking by area to begin with."""
+        c, half = variant.channels, variant.half_channels
+        phases, latent, masks = variant.phases, variant.latent, variant.masks
+        self.base = nn.Parameter(bicubic_phases(BASE_TAPS, variant.scale))
+        """(p, 1, 7, 7), the linear enlargement; bicubic to begin with."""
+        self.spread = nn.Parameter(torch.zeros(phases, 1, 3, 3))
+        """(p, 1, 3, 3), S; exact for shrinking by area to begin with."""
         with torch.no_grad():
             self.spread[:, 0, 1, 1] = 1.0
         self.head = _conv(variant.input_channels, c)
@@ -304,12 +301,12 @@ class AlignedGenerator(nn.Module):
             self.down = _conv(c, half, 3, 2)
             self.up = _conv(half, 4 * c, 1)
             self.up.weight.data.mul_(0.3)
-        self.tail = _conv(c, PHASES + masks + latent)
+        self.tail = _conv(c, phases + masks + latent)
         with torch.no_grad():
             assert self.tail.bias is not None
-            self.tail.weight[:PHASES].mul_(0.3)
-            self.tail.weight[PHASES : PHASES + masks].zero_()
-            self.tail.bias[PHASES : PHASES + masks].fill_(math.log(SHARE / (1 - SHARE)))
+            self.tail.weight[:phases].mul_(0.3)
+            self.tail.weight[phases : phases + masks].zero_()
+            self.tail.bias[phases : phases + masks].fill_(math.log(SHARE / (1 - SHARE)))
 
     # -------------------------------------------------------------- parts
 
@@ -323,7 +320,7 @@ class AlignedGenerator(nn.Module):
         Args:
             y: (N, 1, h, w) luma of the frame.
             past: (N, 1, h, w) luma of the frame before.
-            hr: (N, 1, 4h, 4w) luma of the output before.
+            hr: (N, 1, sh, sw) luma of the output before.
             coarse: :func:`coarse_flow` of the two frames, where that is known.
         """
         h, w = y.shape[-2:]
@@ -331,12 +328,12 @@ class AlignedGenerator(nn.Module):
             current = whole_blocks(y)
             if coarse is None:
                 coarse = coarse_flow(current, whole_blocks(past))
-            shrunk = whole_blocks(F.avg_pool2d(hr, SCALE))
+            shrunk = whole_blocks(F.avg_pool2d(hr, self.variant.scale))
             flow = lucas_kanade(current, shrunk, coarse, 0)
             return finer(flow, STRIDES[0])[..., :h, :w]
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, 2 + 16 + L, h, w) -> (N, 16 + M + L, h, w): detail, mask, features."""
+        """(N, 2 + p + L, h, w) -> (N, p + M + L, h, w): detail, mask, features."""
         if self.amp is None:
             return self._features(x)
         with torch.autocast(x.device.type, self.amp):
@@ -358,7 +355,7 @@ class AlignedGenerator(nn.Module):
     def split(self, out: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """What the network answers -> detail, mask, and the features as state (none if L is 0)."""
         v = self.variant
-        detail, mask, latent = out.split((PHASES, v.masks, v.latent), dim=1)
+        detail, mask, latent = out.split((v.phases, v.masks, v.latent), dim=1)
         latent = (latent.clamp(0.0, MOST),) if v.latent else ()
         return GAIN_DETAIL * detail, torch.sigmoid(mask), latent
 
@@ -386,18 +383,22 @@ class AlignedGenerator(nn.Module):
         detail, mask, latent = self.split(self.features(self.inputs(y, *reads)))
         result = base + detail
         result = result + mask * (known * trust(edged(error, 1))) * (corrected - result)
-        return result, (y, F.pixel_shuffle(result, SCALE).clamp(0.0, 1.0), *latent)
+        return result, (y, self._shuffled(result).clamp(0.0, 1.0), *latent)
 
     def first_step(self, y: Tensor) -> tuple[Tensor, LumaState]:
         """What :meth:`luma_step` gives on a zero state, without the work for a past."""
         n, _, h, w = y.shape
-        nothing = y.new_zeros(n, 1 + PHASES + self.variant.latent, h, w)
+        nothing = y.new_zeros(n, 1 + self.variant.phases + self.variant.latent, h, w)
         detail, _, latent = self.split(self.features(self.inputs(y, nothing)))
         result = self.enlarge(y) + detail
-        return result, (y, F.pixel_shuffle(result, SCALE).clamp(0.0, 1.0), *latent)
+        return result, (y, self._shuffled(result).clamp(0.0, 1.0), *latent)
+
+    def _shuffled(self, phases: Tensor) -> Tensor:
+        """(N, p, h, w) -> (N, 1, sh, sw)."""
+        return F.pixel_shuffle(phases, self.variant.scale)
 
     def advance(self, lr: Tensor, state: LumaState) -> tuple[Tensor, LumaState]:
-        """One recurrent step: the (N, 3, 4h, 4w) output, not clamped, and the state for the next.
+        """One recurrent step: the (N, 3, sh, sw) output, not clamped, and the state for the next.
 
         Args:
             lr: (N, 3, h, w) current frame.
@@ -406,7 +407,7 @@ class AlignedGenerator(nn.Module):
         y = luma_of(lr)
         phases, following = self.luma_step(y, state)
         # A change of luma alone adds the same to R, G and B.
-        return bicubic(lr - y) + F.pixel_shuffle(phases, SCALE), following
+        return self.upsample_func(lr - y) + self._shuffled(phases), following
 
     def step(self, lr: Tensor, *state: Tensor) -> Tensor:
         """One recurrent step, the output alone; :meth:`advance` also gives the next state."""
@@ -422,8 +423,8 @@ class AlignedGenerator(nn.Module):
         """
         n, _, h, w = lr.shape
         check_size(h, w)
-        state = (lr.new_zeros(n, 1, h, w), lr.new_zeros(n, 1, SCALE * h, SCALE * w))
-        latent = self.variant.latent
+        latent, s = self.variant.latent, self.variant.scale
+        state = (lr.new_zeros(n, 1, h, w), lr.new_zeros(n, 1, s * h, s * w))
         return (*state, lr.new_zeros(n, latent, h, w)) if latent else state
 
     # -------------------------------------------------------------- training
@@ -437,7 +438,7 @@ class AlignedGenerator(nn.Module):
             burn_in: frames 1 to burn_in - 1 are run without gradient, and none flows through them.
 
         Returns:
-            (N, T, 16, h, w), phases of the outputs' luma.
+            (N, T, p, h, w), phases of the outputs' luma.
         """
         n, t = y.shape[:2]
         coarse: Tensor | None = None
@@ -457,7 +458,7 @@ class AlignedGenerator(nn.Module):
         return torch.stack(outputs, dim=1)
 
     def sequence(self, lr: Tensor, *, burn_in: int = 0) -> tuple[Tensor, None]:
-        """All frames of a scene in colour, (N, T, 3, h, w) -> (N, T, 3, 4h, 4w), not clamped.
+        """All frames of a scene in colour, (N, T, 3, h, w) -> (N, T, 3, sh, sw), not clamped.
 
         Returns the outputs, and None where :meth:`teco_models.arch.generator.Generator.sequence`
         gives the flow that it learns: this one has nothing to learn.
@@ -466,11 +467,11 @@ class AlignedGenerator(nn.Module):
         return self.in_colour(lr, self.luma_sequence(y, burn_in=burn_in)), None
 
     def in_colour(self, lr: Tensor, phases: Tensor) -> Tensor:
-        """Frames (N, T, 3, h, w) and phases of the outputs' luma (N, T, 16, h, w) -> (N, T, 3, 4h,
-        4w), not clamped."""
+        """Frames (N, T, 3, h, w) and phases of the outputs' luma (N, T, p, h, w) -> (N, T, 3, sh,
+        sw), not clamped."""
         frames = lr.flatten(0, 1)
-        colours = bicubic(frames - luma_of(frames))
-        whole = colours + F.pixel_shuffle(phases.flatten(0, 1), SCALE)
+        colours = self.upsample_func(frames - luma_of(frames))
+        whole = colours + self._shuffled(phases.flatten(0, 1))
         return whole.unflatten(0, lr.shape[:2])
 
     def flow(self, current: Tensor, previous: Tensor) -> Tensor:
@@ -486,7 +487,7 @@ class AlignedGenerator(nn.Module):
 
     def upsample_func(self, x: Tensor) -> Tensor:
         """:func:`bicubic`, under the name by which the discriminator asks a generator for it."""
-        return bicubic(x)
+        return bicubic(x, self.variant.scale)
 
     def quieten_past(self, gain: float) -> None:
         """Scale the weights that read the past.

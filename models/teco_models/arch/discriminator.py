@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from teco_models.arch.ops import SCALE, CubicUpsample, warp
+from teco_models.arch.ops import CubicUpsample, warp
 from teco_models.errors import ModelError
 
 TRIPLET = 3
@@ -125,7 +125,7 @@ class MovesFrames(Protocol):
 
     @property
     def upsample_func(self) -> Callable[[Tensor], Tensor]:
-        """(N, C, h, w) -> (N, C, 4h, 4w), as the generator enlarges the frame."""
+        """(N, C, h, w) -> (N, C, sh, sw), as the generator enlarges the frame."""
         ...
 
 
@@ -141,10 +141,10 @@ def triplet_flows(generator: MovesFrames, lr: Tensor) -> Tensor:
         lr: (B, T, 3, h, w).
 
     Returns:
-        (B, K, 3, 2, 4h, 4w) float32 in HR pixels, channel 0 horizontal: of each triplet with the
-        middle frame t = 3k + 1 the flow from t to t-1, zero, and the flow from t to t+1. Warping
-        frame i of the triplet by entry i aligns it with t. No gradient reaches the generator:
-        the references stop it there, or FNet would learn to make the task easy.
+        (B, K, 3, 2, sh, sw) float32 in HR pixels, s the scale, channel 0 horizontal: of each
+        triplet with the middle frame t = 3k + 1 the flow from t to t-1, zero, and the flow from t
+        to t+1. Warping frame i of the triplet by entry i aligns it with t. No gradient reaches the
+        generator: the references stop it there, or FNet would learn to make the task easy.
 
     Raises:
         ModelError: fewer than three frames.
@@ -163,9 +163,11 @@ def triplet_flows(generator: MovesFrames, lr: Tensor) -> Tensor:
         # Both directions in one batch: (2*B*K, 2, h, w).
         flow = generator.flow(torch.cat((middle, middle)), torch.cat((before, after)))
         with torch.autocast(lr.device.type, enabled=False):  # half precision is too coarse
-            back, forth = (SCALE * generator.upsample_func(flow.float())).chunk(2)
+            wide = generator.upsample_func(flow.float())
+        s = wide.shape[-1] // w
+        back, forth = (s * wide).chunk(2)
         flows = torch.stack((back, torch.zeros_like(back), forth), dim=1)
-    return flows.view(b, k, TRIPLET, 2, SCALE * h, SCALE * w)
+    return flows.view(b, k, TRIPLET, 2, s * h, s * w)
 
 
 def _by_colour(frames: Tensor) -> Tensor:
@@ -196,13 +198,13 @@ def triplet_input(
     """What the discriminator looks at; the same for filmed and for generated pictures.
 
     Args:
-        pictures: (B, T, 3, 4h, 4w), the truth or the generator's output.
+        pictures: (B, T, 3, sh, sw), the truth or the generator's output.
         lr: (B, T, 3, h, w), what they stand for.
-        flows: (B, K, 3, 2, 4h, 4w) of :func:`triplet_flows`; they are taken as constants.
-        upsample: (N, 3, h, w) -> (N, 3, 4h, 4w), the generator's ``upsample_func``.
+        flows: (B, K, 3, 2, sh, sw) of :func:`triplet_flows`; they are taken as constants.
+        upsample: (N, 3, h, w) -> (N, 3, sh, sw), the generator's ``upsample_func``.
 
     Returns:
-        (B*K, 27, 4h, 4w) float32: 9 channels of the pictures, 9 of the pictures warped onto the
+        (B*K, 27, sh, sw) float32: 9 channels of the pictures, 9 of the pictures warped onto the
         middle frame with a black border of 1/8 on each side, 9 of the upsampled LR frames; each
         red, green, blue of frames t-1, t, t+1 (RRRGGGBBB). Gradients flow to ``pictures``.
 
@@ -211,7 +213,8 @@ def triplet_input(
     """
     b, t, c, h, w = lr.shape
     k = flows.shape[1]
-    expected = (b, t, c, SCALE * h, SCALE * w)
+    s = flows.shape[-1] // w
+    expected = (b, t, c, s * h, s * w)
     if pictures.shape != expected or flows.shape != (b, t // TRIPLET, TRIPLET, 2, *expected[3:]):
         raise ModelError(
             f"pictures {tuple(pictures.shape)} and flows {tuple(flows.shape)} do not fit LR frames "
@@ -221,8 +224,8 @@ def triplet_input(
         )
     # All in float32, so that filmed and generated pictures cannot be told apart by their rounding.
     with torch.autocast(lr.device.type, enabled=False):
-        frames = pictures[:, : TRIPLET * k].flatten(0, 1).float()  # (B*K*3, 3, 4h, 4w)
+        frames = pictures[:, : TRIPLET * k].flatten(0, 1).float()  # (B*K*3, 3, sh, sw)
         warped = _black_border(warp(frames, flows.detach().flatten(0, 2)))
         condition = upsample(lr[:, : TRIPLET * k].flatten(0, 1).float())
         views = [_by_colour(x) for x in (frames, warped, condition)]
-        return torch.cat(views, dim=1)  # (B*K, 27, 4h, 4w)
+        return torch.cat(views, dim=1)  # (B*K, 27, sh, sw)

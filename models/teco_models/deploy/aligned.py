@@ -4,26 +4,27 @@ The same function, arranged for runtimes. Exact rewrites (differences are roundi
 
 1. Every size may stay symbolic: frames are continued to whole blocks by a gather of rows and
    columns, and positions are made from the coordinates' last values.
-2. Colours are a batch of three: one convolution of 1 to 16 channels enlarges what is left of R, G
+2. Colours are a batch of three: one convolution of 1 to p channels enlarges what is left of R, G
    and B without luma, and the output's luma phases are added to each before they become pixels.
-3. ONNX Runtime's GridSample takes 50 ns a value on one core, so there the warp is a gather: the 16
-   phases of an LR pixel share its flow, hence 5x5 values of the previous output and one pair of
-   fractions hold them all; features are gathered a pixel at a time.
+3. ONNX Runtime's GridSample takes 50 ns a value on one core, so there the warp is a gather: the
+   phases of an LR pixel share its flow, hence s+1 by s+1 values of the previous output and one pair
+   of fractions hold them all; features are gathered a pixel at a time.
 
 It is float32 throughout: most of its convolutions are the fixed filters of its alignment.
 
-Shape legend: h x w the LR size, H x W the same in whole blocks, s = 4. Batch is 1.
+Shape legend: h x w the LR size, H x W the same in whole blocks, s the scale, p = s^2. Batch is 1.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco_models.arch.backprojection import PHASES, trust
+from teco_models.arch.backprojection import trust
 from teco_models.arch.computed_alignment import (
     BLOCK,
     GAIN_PAST,
@@ -38,11 +39,12 @@ from teco_models.arch.computed_alignment import (
     finer,
     gradient_filter,
 )
-from teco_models.arch.ops import SCALE
 
-REACH = 28
-"""HR pixels that the past is continued by for rewrite 3: the farthest flow and a block's side,
-4 (0.75 + 2 + 4) + 4 = 31, less the 3 pixels by which a block's corner is inside."""
+
+def reach(scale: int) -> int:
+    """HR pixels that the past is continued by for rewrite 3: the farthest flow and a block's side,
+    s (0.75 + 2 + 4) + s, less the s - 1 pixels by which a block's corner is inside."""
+    return math.ceil(7.75 * scale) - (scale - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class AlignedStep(nn.Module):
         self.register_buffer("slope_taps", gradient_filter(), persistent=False)
         self.register_buffer("smooth_taps", binomial_filter(), persistent=False)
         self.register_buffer("luma_shares", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("colour_taps", bicubic_phases(5), persistent=False)
+        self.register_buffer("colour_taps", bicubic_phases(5, self.variant.scale), persistent=False)
 
     def forward(
         self,
@@ -98,9 +100,9 @@ class AlignedStep(nn.Module):
         hr_luma_prev: Tensor,
         latent_prev: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """(1, 3, h, w), (1, 1, h, w), (1, 1, 4h, 4w), (1, L, h, w) -> the (1, 3, 4h, 4w) frame and
+        """(1, 3, h, w), (1, 1, h, w), (1, 1, sh, sw), (1, L, h, w) -> the (1, 3, sh, sw) frame and
         the three states of the next step; two where L is 0."""
-        net = self.generator
+        net, s = self.generator, self.variant.scale
         y = F.conv2d(lr, self.luma_shares)
         known = (luma_prev.amax(dim=(1, 2, 3), keepdim=True) > 0).to(y.dtype)
         flow = self._flow(y, luma_prev, hr_luma_prev)
@@ -115,17 +117,17 @@ class AlignedStep(nn.Module):
         detail, mask, latent = net.split(net.features(x))
         result = base + detail
         result = result + mask * (known * trust(around)) * (corrected - result)
-        colours = F.conv2d(edged((lr - y).transpose(0, 1), 2), self.colour_taps)  # (3, 16, h, w)
+        colours = F.conv2d(edged((lr - y).transpose(0, 1), 2), self.colour_taps)  # (3, p, h, w)
         # Not clamped: a runtime's clamp may turn what is not finite into a number.
-        picture = F.pixel_shuffle(colours + result, SCALE).transpose(0, 1)
-        return picture, y, F.pixel_shuffle(result.clamp(0.0, 1.0), SCALE), *latent
+        picture = F.pixel_shuffle(colours + result, s).transpose(0, 1)
+        return picture, y, F.pixel_shuffle(result.clamp(0.0, 1.0), s), *latent
 
     # -------------------------------------------------------------- alignment
 
     def _flow(self, y: Tensor, past: Tensor, hr: Tensor) -> Tensor:
         """(1, 2, h, w) in LR pixels, from the frame to the past."""
         h, w = y.shape[-2:]
-        target = F.avg_pool2d(hr, SCALE)
+        target = F.avg_pool2d(hr, self.variant.scale)
         # All three at once: one gather of rows and one of columns.
         frames = torch.cat((y, past, target), dim=1)
         symbolic = type(h) is not int or type(w) is not int
@@ -157,46 +159,48 @@ class AlignedStep(nn.Module):
         return step if flow is None else flow + step
 
     def _warp_phases(self, hr: Tensor, flow: Tensor) -> Tensor:
-        """(1, 1, 4h, 4w) along (1, 2, h, w) LR pixels -> (1, 16, h, w)."""
+        """(1, 1, sh, sw) along (1, 2, h, w) LR pixels -> (1, p, h, w)."""
         if self.rewrites.gathered_warp:
             return self._gathered_phases(hr, flow)
         h, w = flow.shape[-2:]
-        phase = torch.arange(SCALE, device=flow.device, dtype=torch.float32)
+        s, phases = self.variant.scale, self.variant.phases
+        phase = torch.arange(s, device=flow.device, dtype=torch.float32)
         x, y = _pixels_of(h, w, flow.device)
-        x, y = SCALE * x + phase.view(SCALE, 1), SCALE * y.view(h, 1) + phase  # (4, w), (h, 4)
+        x, y = s * x + phase.view(s, 1), s * y.view(h, 1) + phase  # (s, w), (h, s)
         unit = 2 / torch.stack((x[-1, -1], y[-1, -1]))  # of a pixel, in grid_sample's [-1, 1]
-        # LR row by LR row, the 16 phases of a row one after another: what is read lies close
+        # LR row by LR row, the phases of a row one after another: what is read lies close
         # together, and only whole rows are moved afterwards.
-        shape = (h, SCALE, SCALE, w)
+        shape = (h, s, s, w)
         places = torch.stack(
-            (x.view(1, 1, SCALE, w).expand(shape), y.view(h, SCALE, 1, 1).expand(shape)), dim=-1
+            (x.view(1, 1, s, w).expand(shape), y.view(h, s, 1, 1).expand(shape)), dim=-1
         )
-        flow = (flow * (SCALE * unit).view(1, 2, 1, 1)).permute(2, 0, 3, 1)  # (h, 1, w, 2)
-        grid = flow + (places * unit - 1).reshape(h, PHASES, w, 2)
+        flow = (flow * (s * unit).view(1, 2, 1, 1)).permute(2, 0, 3, 1)  # (h, 1, w, 2)
+        grid = flow + (places * unit - 1).reshape(h, phases, w, 2)
         past = F.grid_sample(
-            hr, grid.reshape(1, h * PHASES, w, 2),
+            hr, grid.reshape(1, h * phases, w, 2),
             mode="bilinear", padding_mode="border", align_corners=True,
         )  # fmt: skip
-        return past.reshape(1, h, PHASES, w).transpose(1, 2)
+        return past.reshape(1, h, phases, w).transpose(1, 2)
 
     def _gathered_phases(self, hr: Tensor, flow: Tensor) -> Tensor:
-        """The same without GridSample: the 16 phases of an LR pixel lie in 5x5 HR pixels."""
+        """The same without GridSample: an LR pixel's phases lie in s+1 by s+1 HR pixels."""
         h, w = flow.shape[-2:]
+        s, margin = self.variant.scale, reach(self.variant.scale)
         x, y = _pixels_of(h, w, flow.device, torch.int32)
-        hr = F.pad(hr, (REACH,) * 4, mode="replicate")
+        hr = F.pad(hr, (margin,) * 4, mode="replicate")
         width = hr.shape[-1]
-        flow = SCALE * flow[0]
+        flow = s * flow[0]
         whole = flow.floor()
         right, down = (flow - whole).view(2, 1, 1, h, w).split(1)
         nx, ny = whole.to(torch.int32).view(2, h, w).split(1)
-        corner = (ny + (SCALE * y.view(h, 1) + REACH)) * width + (nx + (SCALE * x + REACH))
-        tap = torch.arange(SCALE + 1, device=flow.device, dtype=torch.int32)
+        corner = (ny + (s * y.view(h, 1) + margin)) * width + (nx + (s * x + margin))
+        tap = torch.arange(s + 1, device=flow.device, dtype=torch.int32)
         taps = (tap.view(-1, 1) * width + tap).view(-1, 1, 1)
         block = hr.view(-1).index_select(0, (corner + taps).view(-1))
-        block = block.view(SCALE + 1, SCALE + 1, h, w)
+        block = block.view(s + 1, s + 1, h, w)
         block = _between(block[:-1], block[1:], down[0])
         block = _between(block[:, :-1], block[:, 1:], right[0])
-        return block.reshape(1, PHASES, h, w)
+        return block.reshape(1, self.variant.phases, h, w)
 
     def _warp_features(self, x: Tensor, flow: Tensor) -> Tensor:
         """(1, L, h, w) along (1, 2, h, w) LR pixels."""

@@ -19,7 +19,8 @@ from teco_models.arch.computed_alignment import (
     whole_blocks,
 )
 from teco_models.arch.ops import warp
-from teco_models.checkpoint import build_any, infer, load_weights, save_weights
+from teco_models.checkpoint import Weights, build_any, infer, load_weights, save_weights
+from teco_models.compress.grow import grow, halve_scale
 from teco_models.deploy.aligned import AlignedRewrites
 from teco_models.deploy.form import deploy_form, rewrites_for
 from teco_models.errors import ModelError
@@ -30,6 +31,8 @@ VARIANTS = (
     Variant.real(blocks=1, channels=8, latent=6),
     Variant.real(blocks=1, channels=8, latent=0),
     Variant.real(blocks=2, channels=8, latent=4, masks=16, half_channels=12),
+    Variant.real(blocks=1, channels=8, latent=4, scale=2),
+    Variant.real(blocks=1, channels=8, latent=0, masks=4, scale=2),
 )
 each = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
@@ -101,23 +104,25 @@ def test_flow_is_found_and_followed() -> None:
     assert torch.allclose(inner.mean((1, 2)), torch.tensor([2.0, 1.0]), atol=0.2)
 
 
-def test_a_warp_to_phases_is_a_warp() -> None:
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_warp_to_phases_is_a_warp(scale) -> None:
     torch.manual_seed(2)
-    hr = torch.rand(1, 1, 32, 40)
+    hr = torch.rand(1, 1, 8 * scale, 10 * scale)
     flow = torch.full((1, 2, 8, 10), 0.375)
-    whole = 4 * F.interpolate(flow, scale_factor=4, mode="nearest")
-    found = F.pixel_shuffle(warp_to_phases(hr, flow), 4)
+    whole = scale * F.interpolate(flow, scale_factor=scale, mode="nearest")
+    found = F.pixel_shuffle(warp_to_phases(hr, flow), scale)
     assert torch.allclose(found, warp(hr, whole), atol=1e-5)
 
 
-def test_untrained_it_is_bicubic_in_its_place() -> None:
-    generator = made(VARIANTS[1])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_untrained_it_is_bicubic_in_its_place(scale) -> None:
+    generator = made(replace(VARIANTS[1], scale=scale))
     torch.nn.init.zeros_(generator.tail.weight)
     lr = moving(24, 32)[0]
     frame = generator.step(lr, *generator.initial_state(lr))
-    assert torch.allclose(frame, bicubic(lr).clamp(-1, 2), atol=0.02)
-    usual = F.interpolate(lr, scale_factor=4, mode="bicubic", align_corners=False)
-    assert torch.allclose(bicubic(lr), usual, atol=1e-5)
+    assert torch.allclose(frame, bicubic(lr, scale).clamp(-1, 2), atol=0.02)
+    usual = F.interpolate(lr, scale_factor=scale, mode="bicubic", align_corners=False)
+    assert torch.allclose(bicubic(lr, scale), usual, atol=1e-5)
 
 
 @each
@@ -137,8 +142,32 @@ def test_damaged_weights_are_named() -> None:
     short = {k: v for k, v in tensors.items() if k != "tail.bias"}
     with pytest.raises(ModelError, match=r"tail\.bias"):
         infer(short, source="a file")
-    with pytest.raises(ModelError, match="expected 16"):
-        infer(tensors | {"base": torch.zeros(4, 1, 7, 7)}, source="a file")
+    with pytest.raises(ModelError, match=r"makes 9 pixels of one, expected 4 \(x2\) or 16 \(x4\)"):
+        infer(tensors | {"base": torch.zeros(9, 1, 7, 7)}, source="a file")
+
+
+@pytest.mark.parametrize("masks", [1, 16])
+def test_scale_2_begins_as_scale_4_shrunk_by_area(masks) -> None:
+    large = made(Variant.real(blocks=1, channels=8, latent=4, masks=masks))
+    with torch.no_grad():  # all that is learned differs from what it begins with
+        for value in large.parameters():
+            value += 0.02 * torch.randn_like(value)
+    weights = Weights(large.variant, dict(large.state_dict()))
+    small = build_any(halve_scale(weights))
+    assert small.variant == Variant.real(
+        blocks=1, channels=8, latent=4, masks=4 if masks == 16 else 1, scale=2
+    )
+    # Of grey frames: colours are enlarged by bicubic, which is not that of scale 4 shrunk.
+    frames = [luma_of(x).expand(-1, 3, -1, -1) for x in moving(24, 32, 3)]
+    first = [g.step(frames[0], *g.initial_state(frames[0])) for g in (large, small)]
+    assert torch.allclose(F.avg_pool2d(first[0], 2), first[1], atol=1e-5)
+    # With a past, too, as far as the warp of shrunk pixels is the shrunk warp.
+    whole = [g.sequence(torch.stack(frames, 1))[0][0, -1] for g in (large, small)]
+    assert (F.avg_pool2d(whole[0], 2) - whole[1]).abs().mean() < 0.02
+    grown = grow(weights, replace(small.variant, blocks=2))
+    assert grown.variant.blocks == 2
+    with pytest.raises(ModelError, match="no network of scale 4"):
+        halve_scale(halve_scale(weights))
 
 
 def test_what_cannot_be_combined() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from teco.core.errors import TecoError
+from teco.core.memory import taken_bytes
 from teco.estimates.room import Encoding, growth, tiles_for
 from teco.model.opening import open_model
 from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead, lookahead_within
@@ -66,6 +69,19 @@ def test_the_command_refuses_before_the_work(tmp_path, make_clip, teco, monkeypa
     done = teco("upscale", path, tmp_path / "o.mp4", "--runtime", "onnxruntime")
     done.refuses(3, "frames of 320x180 need about", after=("note:",))
     assert not (tmp_path / "o.mp4").exists()
+
+
+def test_the_command_says_what_is_ahead_with_the_memory(
+    tmp_path, make_clip, teco, monkeypatch
+) -> None:
+    path = make_clip(tmp_path / "in.mp4", 64, 48, 12)
+    monkeypatch.setattr("teco.inference.upscale.MINUTE", 1e-6)
+    done = teco("upscale", path, tmp_path / "o.mp4", "--runtime", "onnxruntime", "--threads", 1)
+    assert done.code == 0
+    said = re.search(r"about 8 frames of 256x192 will take about .* and (\d\.\d) GiB", done.stderr)
+    assert said, done.stderr
+    # The interpreter and its libraries count, too.
+    assert float(said[1]) == pytest.approx(taken_bytes() / 2**30, abs=0.3)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,17 @@ from teco_models.variant import Variant
 VARIANT = Variant.real(blocks=1, channels=8, latent=4)
 
 
+def made(variant: Variant) -> Weights:
+    torch.manual_seed(0)
+    return Weights(variant, dict(AlignedGenerator(variant).state_dict()))
+
+
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    torch.manual_seed(0)
-    return Weights(VARIANT, dict(AlignedGenerator(VARIANT).state_dict()))
+    return made(VARIANT)
 
 
+@pytest.mark.parametrize("variant", [VARIANT, replace(VARIANT, scale=2)], ids=lambda v: v.name)
 @pytest.mark.parametrize(
     "options",
     [
@@ -46,13 +51,14 @@ def weights() -> Weights:
     ],
     ids=lambda o: o.suffix or "plain",
 )
-def test_each_form(weights, options, tmp_path) -> None:
+def test_each_form(variant, options, tmp_path) -> None:
     import onnx
 
-    path = export_onnx(weights, tmp_path, options)
+    path = export_onnx(made(variant), tmp_path, options)
     manifest = open_model(str(path)).manifest
     assert manifest is not None
-    assert manifest.contract == StreamContract.of(VARIANT, options.io)
+    assert manifest.contract == StreamContract.of(variant, options.io)
+    assert manifest.contract.scale == variant.scale
     assert manifest.parity is not None
     if options.io != "fp16":
         assert manifest.parity.max_abs < 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -27,7 +28,9 @@ from teco.inference.segments import FramePlace, SegmentPlan, least_frames
 from teco.inference.upscale import UpscaleOptions, upscale
 from teco.model.opening import open_model
 from teco.runtimes import Session, SessionOptions, open_session
+from teco.video import image_folder
 from teco.video.file.encoders import EncoderSettings
+from teco.video.segments import Begun, unfinished
 
 BROKEN = (KeyboardInterrupt, Interrupted)
 
@@ -302,8 +305,10 @@ def test_parts_of_every_usual_codec_are_joined(clip, tmp_path, tiny_onnx, suffix
 
 
 @pytest.mark.usefixtures("short_parts")
-def test_a_folder_of_pictures_goes_on_too(clip, tmp_path, tiny_onnx) -> None:
-    """Also where the last picture is half a file, as a power cut leaves it."""
+@pytest.mark.parametrize("harm", ["taken away", "cut off", "of the part under way"])
+def test_a_folder_of_pictures_goes_on_too(clip, tmp_path, tiny_onnx, harm) -> None:
+    """Also where a picture is half a file, as a power cut leaves it, or gone: its part and the
+    later ones are made again. How pictures of a video would be encoded does not matter."""
     out = tmp_path / "out"
     run(clip, tmp_path / "whole", tiny_onnx)
     with pytest.raises(Interrupted, match="frames are kept in"):
@@ -312,15 +317,74 @@ def test_a_folder_of_pictures_goes_on_too(clip, tmp_path, tiny_onnx) -> None:
     parts = tmp_path / ".out.teco-segments"
     pictures = sorted(parts.glob("*/*.png"))
     assert len(pictures) >= 40
-    pictures[-1].write_bytes(pictures[-1].read_bytes()[:100])
-    # A picture that somebody took away: its part and the later ones are made again.
     first = len(list((parts / "0000").iterdir()))
-    pictures[first + 1].unlink()
-    assert f"going on after {first} frames of an earlier run" in run(clip, out, tiny_onnx)
+    done = sum(json.loads(p.read_text())["frames"] for p in parts.glob("0*.json"))
+    assert first < done < len(pictures)
+    if harm == "taken away":
+        pictures[first + 1].unlink()
+    else:
+        cut = pictures[first + 1 if harm == "cut off" else -1]
+        cut.write_bytes(cut.read_bytes()[:100])
+    expected = done if harm == "of the part under way" else first
+    said = run(clip, out, tiny_onnx, crf=30)
+    assert f"going on after {expected} frames of an earlier run" in said
     made = {p.name: p.read_bytes() for p in out.iterdir()}
     assert len(made) == 150
     assert made == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_pictures_are_kept_where_the_folder_does_not_get_its_name(
+    clip, tmp_path, tiny_onnx, monkeypatch
+) -> None:
+    """Broken off among the last renames, or on a full disk: everything is still there."""
+    run(clip, tmp_path / "whole", tiny_onnx)
+    link, linked = image_folder.link_or_copy, []
+
+    def full(source: Path, target: Path) -> None:
+        linked.append(source)
+        if len(linked) > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_folder, "link_or_copy", full)
+        with pytest.raises(TecoError, match="no space left"):
+            run(clip, tmp_path / "out", tiny_onnx)
+    assert not (tmp_path / "out").exists()
+    assert "going on after 150 frames of an earlier run" in run(clip, tmp_path / "out", tiny_onnx)
+    names = [sorted(p.name for p in (tmp_path / x).iterdir()) for x in ("out", "whole")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 150
+
+
+def test_links_become_copies_where_there_are_none(tmp_path, monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    (tmp_path / "a").write_bytes(b"picture")
+    image_folder.link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ({"runtime": "openvino", "tile": "48x64"}, Begun("openvino", (48, 64))),
+        ({"runtime": "onnxruntime", "tile": ""}, Begun("onnxruntime", None)),
+        ({"runtime": "onnxruntime (CPU, 1 threads, float32)"}, None),
+        ({"runtime": "openvino", "tile": "garbage"}, None),
+        ({}, None),
+        ([1], None),
+    ],
+)
+def test_what_was_begun_is_read_or_left(tmp_path, job, expected) -> None:
+    folder = tmp_path / ".out.mkv.teco-segments"
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps(job))
+    assert unfinished(tmp_path / "out.mkv") == expected
 
 
 @pytest.mark.slow

@@ -31,18 +31,18 @@ def sources(tmp_path_factory, frames, make_pictures) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def offline(
-    tmp_path_factory, sources, tiny_onnx, run_teco, load_pictures
-) -> Callable[[str, bool], Pictures]:
-    """What ``teco upscale`` makes of the frames, once for each runtime and use of cuts."""
-    known: dict[tuple[str, bool], Pictures] = {}
+    tmp_path_factory, sources, run_teco, load_pictures
+) -> Callable[[Path, str, bool], Pictures]:
+    """What ``teco upscale`` makes of the frames, once for each model, runtime and use of cuts."""
+    known: dict[tuple[Path, str, bool], Pictures] = {}
 
-    def of(runtime: str, scene_cuts: bool) -> Pictures:
-        key = runtime, scene_cuts
+    def of(model: Path, runtime: str, scene_cuts: bool) -> Pictures:
+        key = model, runtime, scene_cuts
         if key not in known:
             out = tmp_path_factory.mktemp("offline") / "out"
             cuts = "--scene-cuts" if scene_cuts else "--no-scene-cuts"
             run_teco(
-                "upscale", sources[1], out, "--model", tiny_onnx, "--runtime", runtime,
+                "upscale", sources[1], out, "--model", model, "--runtime", runtime,
                 "--threads", "1", cuts,
             ).says("2 scenes" if scene_cuts else "1 scene")  # fmt: skip
             known[key] = load_pictures(out)
@@ -69,15 +69,32 @@ def _or_skip(embedding: Embedding) -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(params=["tiny_onnx", "tiny_x2"])
+def each_scale(request) -> Path:
+    """A network of scale 4, and one of scale 2."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("embedding", [e for e in EMBEDDINGS if not e.slow], ids=lambda e: e.name)
 def test_sequential_play_is_upscale(
-    embedding: Embedding, threads: int, tmp_path: Path, sources, tiny_onnx, offline
+    embedding: Embedding, threads: int, tmp_path: Path, sources, each_scale, offline
 ) -> None:
     _or_skip(embedding)
-    play = Play(clip=sources[0], folder=sources[1], model=tiny_onnx, threads=threads, times=1,
+    play = Play(clip=sources[0], folder=sources[1], model=each_scale, threads=threads, times=1,
                 scratch=tmp_path)  # fmt: skip
-    hold(embedding, play, offline(embedding.runtime, embedding.scene_cuts))
+    hold(embedding, play, offline(each_scale, embedding.runtime, embedding.scene_cuts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedding", [e for e in EMBEDDINGS if e.slow], ids=lambda e: e.name)
+def test_scale_2_is_played_too(
+    embedding: Embedding, tmp_path: Path, sources, tiny_x2, offline
+) -> None:
+    _or_skip(embedding)
+    play = Play(clip=sources[0], folder=sources[1], model=tiny_x2, threads=1, times=1,
+                scratch=tmp_path)  # fmt: skip
+    hold(embedding, play, offline(tiny_x2, embedding.runtime, embedding.scene_cuts))
 
 
 @pytest.mark.slow
@@ -89,4 +106,4 @@ def test_sequential_play_is_upscale_ten_times_over(
     _or_skip(embedding)
     play = Play(clip=sources[0], folder=sources[1], model=tiny_onnx, threads=threads, times=TIMES,
                 scratch=tmp_path)  # fmt: skip
-    hold(embedding, play, offline(embedding.runtime, embedding.scene_cuts))
+    hold(embedding, play, offline(tiny_onnx, embedding.runtime, embedding.scene_cuts))

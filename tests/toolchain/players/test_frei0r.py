@@ -119,7 +119,11 @@ def test_a_slow_first_interval_is_not_taken_for_milliseconds_for_ever(
 
 @pytest.mark.parametrize(
     ("width", "height", "words"),
-    [(130, 96, "expected multiples of 4"), (28, 96, "were 7x24 before"), (0, 0, "multiples of 4")],
+    [
+        (130, 96, "expected multiples of 4"),
+        (28, 96, "were 7x24 before"),
+        (0, 0, "expected 1 to 65536"),
+    ],
 )
 def test_sizes_that_are_refused(width, height, words, make_filter, capfd):
     assert make_filter(width, height).instance is None
@@ -163,7 +167,7 @@ def test_ffmpeg_ends_with_the_filters_own_sentence(tmp_path, tiny_onnx):
     or_skip(InFfmpeg().why_not())
     clip = ("-f", "lavfi", "-i", "testsrc=size=32x24:rate=25", "-frames:v", "2")
     for model, vf, words in [
-        (tmp_path / "none.onnx", frei0r.ENLARGED, b"none.onnx"),
+        (tmp_path / "none.onnx", frei0r.enlarged(4), b"none.onnx"),
         (tiny_onnx, "scale=126:96,format=rgba,frei0r=filter_name=teco", b"multiples of 4"),
         (tiny_onnx, "scale=16:16,format=rgba,frei0r=filter_name=teco", b"8x8 and larger"),
     ]:
@@ -176,7 +180,7 @@ def test_colours_are_those_of_upscale(tmp_path, tiny_onnx, make_clip, texture):
     """With the conversion that the README names, a Y'CbCr clip gives the offline pictures."""
     or_skip(InFfmpeg().why_not())
     clip = make_clip(tmp_path / "clip.mkv", pixels=texture(6, 48, 32))
-    done = ffmpeg(tiny_onnx, "-i", clip, "-vf", frei0r.EXACT, "-f", "rawvideo", "-pix_fmt",
+    done = ffmpeg(tiny_onnx, "-i", clip, "-vf", frei0r.exact(4), "-f", "rawvideo", "-pix_fmt",
                   "rgb24", "-")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = np.frombuffer(done.stdout, np.uint8).reshape(-1, 128, 192, 3)
@@ -200,7 +204,7 @@ def test_the_emitted_folder_needs_nothing_else(tmp_path):
     env.pop("VIRTUAL_ENV", None)
     done = subprocess.run(
         ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=32x24", "-frames:v", "1",
-         "-vf", frei0r.ENLARGED, "-f", "null", "-"], capture_output=True, check=False, env=env,
+         "-vf", frei0r.enlarged(4), "-f", "null", "-"], capture_output=True, check=False, env=env,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -17,7 +17,14 @@ from teco_models.variant import Variant
 
 
 def test_every_shipped_recipe_is_a_run() -> None:
-    assert set(shipped()) == {"tecogan-pytorch", "tecogan-tensorflow", "paper", "overnight", "real"}
+    assert set(shipped()) == {
+        "tecogan-pytorch",
+        "tecogan-tensorflow",
+        "paper",
+        "overnight",
+        "real",
+        "real-textured",
+    }
     for name in shipped():
         options = TrainOptions(**load_recipe(name))
         Variant.parse(options.variant)

@@ -26,7 +26,7 @@ from teco.training.recipe import load_recipe  # noqa: E402
 from teco.training.run_folder import WEIGHTS  # noqa: E402
 from teco.training.validate import Validator  # noqa: E402
 from teco_models.checkpoint import load_weights  # noqa: E402
-from teco_models.compress.grow import grow  # noqa: E402
+from teco_models.compress.grow import grow, halve_scale  # noqa: E402
 
 OPTIONS = TrainOptions(
     variant="teco-x4-b1-c8-l4-real", flow_iterations=0, single_iterations=4, iterations=4,
@@ -105,6 +105,40 @@ def test_it_learns(tmp_path) -> None:
     assert after.psnr > before.psnr + 0.3
     assert after.gain > 0.3
     assert after.mean_flow is None
+
+
+def test_a_teacher_of_another_scale_is_refused(tmp_path, pool) -> None:
+    first = tmp_path / "x4"
+    trained(first, pool, replace(OPTIONS, iterations=1, single_iterations=1)).run(lambda _: None)
+    asked = replace(OPTIONS, variant="teco-x2-b1-c8-l4-real", distil_output=1.0)
+    with pytest.raises(TecoError, match="enlarges 4 times, teco-x2-b1-c8-l4-real 2 times"):
+        trained(tmp_path / "x2", pool, asked, teacher=first / WEIGHTS)
+
+
+def test_scale_2_is_trained_from_scale_4(tmp_path, photographs, pool) -> None:
+    """All stages, from weights of scale 4, and judged at its own scale."""
+    first = tmp_path / "x4"
+    trained(first, pool).run(lambda _: None)
+    options = PoolOptions(clips=4, size=128, frames=10, scale=2)
+    data = ClipPool(options, photographs, [], tmp_path / "pool")
+    asked = replace(
+        OPTIONS, variant="teco-x2-b1-c8-l4-real", single_iterations=2, iterations=2,
+        gan_iterations=2, perceptual_weight=0.0, pattern_weight=1.0,
+    )  # fmt: skip
+    (tmp_path / "x2").mkdir()
+    losses: list[dict[str, float]] = []
+    trainer = trained(tmp_path / "x2", data, asked, init=first / WEIGHTS)
+    start = halve_scale(load_weights(first / WEIGHTS))
+    assert torch.equal(trainer.generator.state_dict()["base"], start.tensors["base"])
+    trainer.run(lambda done: losses.append(done.losses))
+    assert len(losses) == 6
+    assert {"gan", "pattern"} <= set(losses[-1])
+    assert all(np.isfinite(v) for x in losses for v in x.values())
+    assert load_weights(tmp_path / "x2" / WEIGHTS).variant.scale == 2
+    frames = np.stack([texture(5, 144, 176)] * 4)
+    judge = Validator(frames, degradation="real", scale=2)
+    assert judge.lr[0].shape == (72, 88, 3)
+    assert np.isfinite(judge(trainer.average).psnr)
 
 
 def test_a_network_of_single_frames_is_judged_without_a_past(tmp_path, pool) -> None:

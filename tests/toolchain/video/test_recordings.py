@@ -497,6 +497,8 @@ def test_two_views_are_described_again_or_named(tmp_path) -> None:
             assert opened.media.stereo == Stereo(1, swapped=False)
     notices = enlarge(source, tmp_path / "e.mp4", codec="libx265")
     assert any("two views" in n and "Matroska" in n for n in notices)
+    for other in ("e.y4m", "pictures"):
+        assert any("two views" in n for n in enlarge(source, tmp_path / other))
 
 
 def spherical(path: Path) -> Path:

@@ -19,7 +19,7 @@ SECTIONS = {
     "watch": (
         "Enlarge and watch",
         {
-            "upscale": "Enlarge a clip four times.",
+            "upscale": "Enlarge a clip four times, or twice.",
             "play": "Watch a clip enlarged, in mpv or ffplay.",
             "serve": "Serve a page that plays videos enlarged, in the browser.",
             "emit": "Write what a player needs: script or page, model, README.",

@@ -62,6 +62,13 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def scale_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--scale", type=int, metavar="N",
+        help="How many times as high and wide, 2 or 4. [default: what the model does, 4]",
+    )(function)  # fmt: skip
+
+
 def runtime_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--runtime",

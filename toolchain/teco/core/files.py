@@ -128,6 +128,33 @@ def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> N
         )
 
 
+def sync_folder(folder: Path) -> int:
+    """Write a folder's files through to the disk; their bytes.
+
+    Raises:
+        OSError: one cannot be read or written.
+    """
+    size = 0
+    for path in folder.iterdir():
+        _sync(path)
+        size += path.stat().st_size
+    with contextlib.suppress(OSError):  # not every file system lets a folder be synced
+        _sync(folder)
+    return size
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A file under a second name, without its bytes where the file system has hard links.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 class Output:
     """A file or folder that is being written, under a temporary name of its own.
 

@@ -13,17 +13,17 @@ PICTURES = {
     "540p": (540, 960), "720p": (720, 1280), "1080p": (1080, 1920), "1440p": (1440, 2560),
     "2160p": (2160, 3840), "4k": (2160, 3840),
 }  # fmt: skip
-"""Names of sizes: (height, width) of the picture that comes out, four times the LR frame."""
+"""Names of sizes: (height, width) of the picture that comes out."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, scale: int = SCALE) -> tuple[int, int]:
     """LR (h, w) of "1080p", the picture that comes out, or of "270x480", the frame that goes in.
 
     Raises:
         TecoError: neither; exit code 2.
     """
     if (picture := PICTURES.get(text.lower())) is not None:
-        return picture[0] // SCALE, picture[1] // SCALE
+        return picture[0] // scale, picture[1] // scale
     h, _, w = text.partition("x")
     digits = all(x.isascii() and x.isdecimal() and len(x) < 6 for x in (h, w))
     if not digits or min(int(h), int(w)) < MIN_SIZE:
@@ -84,8 +84,9 @@ def memory(
     pixels = h * w
     past = 3 * P if variant.has_flow else 3 * P + variant.channels
     held = 3 + 3 + past + past if variant.has_flow else 3 + 3 + past + past + 3 * P
+    phases = variant.phases
     if variant.computed_alignment:  # the frame, both states, and the frame that comes out
-        held = 3 + 2 * (1 + P + variant.latent) + 3 * P
+        held = 3 + 2 * (1 + phases + variant.latent) + 3 * phases
     return MemoryEstimate(
         weights=weights,
         ports=held * pixels * FLOAT,
@@ -93,5 +94,5 @@ def memory(
         peak_at=where,
         workspace=max(op.size for op in ops),
         frame_in=3 * pixels * FLOAT,
-        picture_out=3 * P * pixels * FLOAT,
+        picture_out=3 * phases * pixels * FLOAT,
     )

@@ -18,7 +18,7 @@ from teco.video.clips import is_folder_target
 from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_within
 from teco.video.frames import FrameSource
 from teco.video.overlap import QUEUE
-from teco_models.variant import SCALE, Variant
+from teco_models.variant import Variant
 
 _SPREAD = 0.75
 """Measured growth is at least so much of what is predicted (95% of the records in measured.json
@@ -51,10 +51,10 @@ class Encoding:
         codec = settings.codec_for(suffix) if encoded else ""
         return cls(codec, settings.preset, clip.count, clip.depth > 8, held)
 
-    def bytes(self, h: int, w: int, free: int) -> int:
+    def bytes(self, h: int, w: int, scale: int, free: int) -> int:
         """What frames of LR (h, w) take beside the network where so much is free: RGB on their way
         out, and the encoder (see :func:`teco.video.file.encoders.lookahead_within`)."""
-        height, width = SCALE * h, SCALE * w
+        height, width = scale * h, scale * w
         under_way = QUEUE + 3
         if self.frames is not None:
             under_way = min(under_way, self.frames + 1)
@@ -101,7 +101,7 @@ def need(
     if step is None:
         return None
     free = free_bytes() if free is None else free
-    took = step + encoding.bytes(h, w, free)
+    took = step + encoding.bytes(h, w, variant.scale, free)
     # Of tiles, the frame, the picture, and the state before and after a step are there as a whole.
     return took if window is None else took + memory(variant, h, w, dynamic=True).ports
 
@@ -149,10 +149,11 @@ def tiles_for(
         return took is not None and took <= free
 
     if not fits(8, 8):
+        beside = encoding.bytes(h, w, variant.scale, free)
         raise _too_large(
-            h, w, need(variant, h, w, runtime, encoding, (8, 8), free) or whole, free,
-            f"a picture of {SCALE * w}x{SCALE * h} takes that without the network; use a faster "
-            "--preset, which holds fewer frames, or shrink the clip",
+            h, w, beside + memory(variant, h, w, dynamic=True).ports, free,
+            f"a picture of {variant.scale * w}x{variant.scale * h} takes that without the network; "
+            "use a faster --preset, which holds fewer frames, or shrink the clip",
         )  # fmt: skip
     return largest_window(h, w, fits)
 

@@ -133,7 +133,8 @@ def _of_layers(variant: Variant, h: int, w: int) -> tuple[Op, ...]:
     given = {"lr", *(f"{name}_prev" for name in ("luma", "hr_luma", "latent"))}
     beside = {
         "flow": 12 * h * w,  # the gradients, products and windows of the finest level
-        "past": (25 + 20) * h * w,  # the pixels that are gathered, and their rows
+        # The pixels that are gathered, and their rows: 25 and 20 of scale 4.
+        "past": (variant.scale + 1) * (2 * variant.scale + 1) * h * w,
     }
     return tuple(
         Op(

@@ -50,7 +50,7 @@ BASELINES: dict[Degradation, tuple[Interpolation, ...]] = {
 """Interpolations that stand beside the networks: of "real", what players do with ordinary clips."""
 
 Pairs = Iterable[tuple[Pixels, Pixels]]
-"""(truth, low-resolution frame) of a clip in order, uint8 (4h, 4w, 3) and (h, w, 3) RGB."""
+"""(truth, low-resolution frame) of a clip in order, uint8 (s h, s w, 3) and (h, w, 3) RGB."""
 
 Enlarge = Callable[[Iterable[Pixels]], Iterator[Pixels]]
 """Low-resolution frames in order -> as many enlarged ones in order; it may look ahead."""
@@ -73,6 +73,7 @@ class EvaluateOptions:
         baselines: also measure bicubic and bilinear, for "real" bicubic and Lanczos.
         codec: what the low-resolution frames go through, such as ``"x264:23"``
             (:func:`teco_calibration.codec.parse`); "" for none.
+        scale: of the model: what the clips are made smaller by.
     """
 
     degradation: Degradation = "bd"
@@ -85,6 +86,7 @@ class EvaluateOptions:
     reverse_warm_up: int = 0
     baselines: bool = True
     codec: str = ""
+    scale: int = SCALE
 
     def without_recurrence(self) -> EvaluateOptions:
         """The same with the state zeroed before every frame, and no baselines."""
@@ -166,13 +168,13 @@ class QualityRow:
         }
 
 
-def truth_size(clip: str | Path, shrink: float) -> tuple[int, int]:
-    """(width, height) of a clip's truth after shrinking and cropping to multiples of 4.
+def truth_size(clip: str | Path, shrink: float, scale: int = SCALE) -> tuple[int, int]:
+    """(width, height) of a clip's truth after shrinking and cropping to multiples of the scale.
 
     Raises:
         TecoError: ``shrink`` is below 1.
         ClipError: the clip cannot be read.
-        ModelError: what is left is smaller than 32x32, which makes less than 8x8 at LR.
+        ModelError: what is left makes less than 8x8 at LR.
     """
     if not shrink >= 1:
         raise TecoError(
@@ -182,12 +184,15 @@ def truth_size(clip: str | Path, shrink: float) -> tuple[int, int]:
         )
     with open_source(clip) as source:
         height, width = round(source.height / shrink), round(source.width / shrink)
-    check_size(height // SCALE, width // SCALE)
-    return width // SCALE * SCALE, height // SCALE * SCALE
+    check_size(height // scale, width // scale)
+    return width // scale * scale, height // scale * scale
 
 
-def truth_frames(clip: str | Path, shrink: float, max_frames: int | None) -> Iterator[Pixels]:
-    """Ground-truth frames of a clip, shrunk, and cropped to multiples of 4 at bottom and right.
+def truth_frames(
+    clip: str | Path, shrink: float, max_frames: int | None, scale: int = SCALE
+) -> Iterator[Pixels]:
+    """Ground-truth frames of a clip, shrunk, and cropped to multiples of the scale at bottom and
+    right.
 
     Raises:
         ClipError: the clip cannot be read.
@@ -195,7 +200,7 @@ def truth_frames(clip: str | Path, shrink: float, max_frames: int | None) -> Ite
     with open_source(clip, max_frames=max_frames) as source:
         for frame in source:
             pixels = shrink_by_area(frame.pixels, shrink)
-            yield np.ascontiguousarray(crop_to_multiple(pixels, SCALE))
+            yield np.ascontiguousarray(crop_to_multiple(pixels, scale))
 
 
 def degraded_pairs(
@@ -206,16 +211,17 @@ def degraded_pairs(
     *,
     filter: Filter = "lanczos",
     codec: str = "",
+    scale: int = SCALE,
 ) -> Iterator[tuple[Pixels, Pixels]]:
     """(truth, low-resolution frame made from it) of each frame of a clip.
 
     Args:
-        clip, degradation, shrink, max_frames, filter, codec: see :class:`EvaluateOptions`.
+        clip, degradation, shrink, max_frames, filter, codec, scale: see :class:`EvaluateOptions`.
     """
 
     def clean() -> Iterator[tuple[Pixels, Pixels]]:
-        for truth in truth_frames(clip, shrink, max_frames):
-            yield truth, degrade(truth, degradation, filter)
+        for truth in truth_frames(clip, shrink, max_frames, scale):
+            yield truth, degrade(truth, degradation, filter, scale)
 
     if not codec:
         return clean()
@@ -253,9 +259,11 @@ class Method:
     start: Callable[[], Enlarge]
 
 
-def interpolation(which: Interpolation, degradation: Degradation, name: str = "") -> Method:
+def interpolation(
+    which: Interpolation, degradation: Degradation, name: str = "", scale: int = SCALE
+) -> Method:
     """An interpolation, placed as the degradation places its pixels."""
-    one = baseline(which, degradation)
+    one = baseline(which, degradation, scale)
     return Method(name or which, lambda: lambda frames: map(one, frames))
 
 
@@ -390,7 +398,11 @@ def evaluate(
             model_name, session,
             scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up, recurrent=o.recurrent,
         ),
-        *(interpolation(name, o.degradation) for name in BASELINES[o.degradation] if o.baselines),
+        *(
+            interpolation(name, o.degradation, scale=o.scale)
+            for name in BASELINES[o.degradation]
+            if o.baselines
+        ),
     ]  # fmt: skip
     frames = count_frames(clips, o.max_frames)
     total = None if frames is None else frames * len(methods)
@@ -399,7 +411,13 @@ def evaluate(
     def pairs() -> Iterator[Pairs]:
         return (
             degraded_pairs(
-                clip, o.degradation, o.shrink, o.max_frames, filter=o.filter, codec=o.codec
+                clip,
+                o.degradation,
+                o.shrink,
+                o.max_frames,
+                filter=o.filter,
+                codec=o.codec,
+                scale=o.scale,
             )
             for clip in clips
         )

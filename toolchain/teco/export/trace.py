@@ -15,7 +15,7 @@ from teco.core.garbage import no_collection
 from teco.model.contract import StreamContract
 from teco.runtimes.ports import shape_of
 from teco.verification.parity import DYNAMIC_SIZES
-from teco_models.variant import MIN_SIZE, SCALE
+from teco_models.variant import MIN_SIZE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -91,7 +91,8 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
     shapes: Any = None
     if size is None:
         dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
-        dims |= {f"{SCALE}*{name}": SCALE * dim for name, dim in dims.items()}
+        s = contract.scale
+        dims |= {f"{s}*{name}": s * dim for name, dim in dims.items()}
         shapes = tuple({n: dims[x] for n, x in enumerate(s) if x in dims} for s in ports.values())
     with _without_exporters_chatter(), no_collection():
         program = torch.onnx.export(

@@ -81,13 +81,13 @@ def cheap(frame: Pixels) -> Pixels:
     return out.reshape(SCALE * h, SCALE * w, 3)
 
 
-def cheap_centred(frame: Pixels) -> Pixels:
-    """Enlarge by four about pixel centres, bicubic.
+def cheap_centred(frame: Pixels, scale: int = SCALE) -> Pixels:
+    """Enlarge about pixel centres, bicubic.
 
-    (h, w, 3) uint8 or uint16 RGB -> (4h, 4w, 3).
+    (h, w, 3) uint8 or uint16 RGB -> (scale * h, scale * w, 3).
     """
     import cv2
 
     h, w = frame.shape[:2]
-    size = (SCALE * w, SCALE * h)
+    size = (scale * w, scale * h)
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), frame.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +16,7 @@ from teco.core.memory import is_refused_memory
 from teco.core.pixels import Pixels, to_8_bits, to_deep_pixels, to_pixels, to_tensor
 from teco.inference.deadline import cheap, cheap_centred
 from teco.runtimes.base import FrameSession, Session, State
-from teco_models.variant import check_size
+from teco_models.variant import SCALE, check_size
 
 STALE = 4
 """Frames that may pass without a step before the state is too old to go on from.
@@ -68,12 +69,19 @@ class Recurrence:
         scene_cuts: look for cuts.
         recurrent: False zeroes the state before every frame.
         centred: the network's frames lie about pixel centres, and so must what stands in for them.
+        scale: of the model; 4 where it is not centred.
     """
 
     def __init__(
-        self, session: Session, *, scene_cuts: bool, recurrent: bool, centred: bool = False
+        self,
+        session: Session,
+        *,
+        scene_cuts: bool,
+        recurrent: bool,
+        centred: bool = False,
+        scale: int = SCALE,
     ) -> None:
-        self._enlarge = cheap_centred if centred else cheap
+        self._enlarge = partial(cheap_centred, scale=scale) if centred else cheap
         self.session = session
         self.stats = StreamStats()
         self._recurrent = recurrent

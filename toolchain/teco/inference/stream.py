@@ -24,6 +24,7 @@ from teco.inference.segments import FramePlace, SegmentPlan
 from teco.model.opening import DEFAULT_MODEL
 from teco.runtimes.base import Session
 from teco.video.frames import Closing
+from teco_models.variant import SCALE
 
 CATCH_UP = 8
 """Frames that may be missing before the one asked for and are still stepped, not jumped over:
@@ -61,6 +62,7 @@ class Stream(Closing):
         owns: close the session with the stream.
         centred: the network's frames lie about pixel centres (all but those of BD networks), and
             so must what is shown in place of a late one.
+        scale: of the model, for those.
         warm_up: the older name of ``reverse_warm_up``.
 
     Raises:
@@ -82,6 +84,7 @@ class Stream(Closing):
         check_size: Callable[[int, int], None] | None = None,
         owns: bool = False,
         centred: bool = False,
+        scale: int = SCALE,
         warm_up: int = 0,
     ) -> None:
         reverse_warm_up = reverse_warm_up or warm_up
@@ -97,7 +100,7 @@ class Stream(Closing):
         self.catch_up = catch_up
         self.jump = jump
         self._core = Recurrence(
-            session, scene_cuts=scene_cuts, recurrent=recurrent, centred=centred
+            session, scene_cuts=scene_cuts, recurrent=recurrent, centred=centred, scale=scale
         )
         self._deadline = deadline or Deadline()
         self._check_size = check_size
@@ -142,6 +145,7 @@ class Stream(Closing):
                 check_size=lambda h, w: check_frame_size(opened, h, w),
                 owns=True,
                 centred=opened.variant.centred,
+                scale=opened.variant.scale,
                 **options,
             )
         except BaseException:
@@ -182,7 +186,7 @@ class Stream(Closing):
                 :data:`teco.inference.recurrence.STALE` such frames the scene starts afresh.
 
         Returns:
-            (4h, 4w, 3) uint8 RGB, read-only: held frames are the same array again.
+            (scale * h, scale * w, 3) uint8 RGB, read-only: held frames are the same array again.
 
         Raises:
             ModelError: the frame is smaller than 8x8.

@@ -21,7 +21,6 @@ from teco.core.errors import MACHINE, TecoError
 from teco.core.pixels import Array, Pixels
 from teco.model.contract import StreamContract
 from teco.runtimes.base import FrameSession, Session, State
-from teco_models.variant import SCALE
 
 OVERLAP = 32
 """LR pixels that a window sees beyond the part that is kept of it, at each side."""
@@ -141,7 +140,9 @@ class TiledSession:
         self._arrays: StateArrays = session
         self.window = window
         self.runtime = session.runtime
+        self.scale = session.contract.scale
         h, w = window
+        self.details_below = session.details
         self.details = f"{session.details}, tiles of {w}x{h}"
         self._axes = {
             s.input: (_axis(s.shape, "h"), _axis(s.shape, "w")) for s in session.contract.states
@@ -181,7 +182,7 @@ class TiledSession:
             window = np.ascontiguousarray(frame[_seen(frame, axes, (h, w), (y, x), sizes)])
             out, after = step(window, given)
             if picture is None:
-                picture = _empty_like(out, axes, (SCALE * h, SCALE * w))
+                picture = _empty_like(out, axes, (self.scale * h, self.scale * w))
             _put(picture, out, axes, (h, w), (y, x))
             for name, value in self._arrays.to_arrays(after).items():
                 if name not in following:

@@ -101,7 +101,7 @@ class UpscaleResult:
     Attributes:
         frames: of the output, those of an earlier run among them.
         resumed: of these, frames of an earlier run.
-        scenes: how often the recurrence started afresh in this one.
+        scenes: how often the recurrence started afresh, in the frames that this run made.
         seconds: from the first frame asked for to the last one encoded.
         step_seconds: of these, inside the runtime.
         notices: what the source and the output had to say.
@@ -128,6 +128,7 @@ def upscale(
     tell: Callable[[str], None] | None = None,
     model_id: str = "",
     go_on: Callable[[Prospect], bool] | None = None,
+    scale: int = SCALE,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
@@ -142,6 +143,7 @@ def upscale(
             minute; False gives the work up.
         model_id: what tells the model from others, such as a hash: unfinished work of another one
             is not gone on with.
+        scale: of the model.
         tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:
@@ -163,8 +165,8 @@ def upscale(
         with open_sink(
             sink_path,
             source=source,
-            width=source.width * SCALE,
-            height=source.height * SCALE,
+            width=source.width * scale,
+            height=source.height * scale,
             encoder=o.encoder,
             overwrite=o.overwrite,
         ) as sink:
@@ -174,7 +176,8 @@ def upscale(
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
                 plan = None
                 if resumable and isinstance(sink, ResumableSink):
-                    done = sink.resume(_job(o, source, model_id, session))
+                    pictures = is_folder_target(sink_path)
+                    done = sink.resume(_job(o, source, model_id, session, pictures))
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")
@@ -203,10 +206,14 @@ def upscale(
 
 
 def _job(
-    options: UpscaleOptions, source: FrameSource, model_id: str, session: Session
+    options: UpscaleOptions, source: FrameSource, model_id: str, session: Session, pictures: bool
 ) -> dict[str, str]:
-    """All that decides what the pictures look like: how they are made, of what, by what."""
-    how = {**vars(options), **asdict(options.encoder)}
+    """All that decides what the pictures look like: how they are made, of what, by what.
+
+    Args:
+        pictures: a folder of them is made, and nothing encoded.
+    """
+    how = {**vars(options), **({} if pictures else asdict(options.encoder))}
     how = describe({k: v for k, v in how.items() if k not in ("encoder", "overwrite")})
     path = Path(source.name)
     if path.is_dir():
@@ -215,14 +222,14 @@ def _job(
         stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     else:
         stamp = f"{content_stamp(path)} {path.stat().st_mtime_ns}"
-    window = session.window if isinstance(session, TiledSession) else None
+    tiles = session if isinstance(session, TiledSession) else None
     return {
         **how,
         "clip": f"{path.name} {stamp}",
         "model": model_id,
         "runtime": session.runtime,
-        "runtime's details": session.details,
-        "tile": "" if window is None else "x".join(str(n) for n in window),
+        "runtime's details": session.details if tiles is None else tiles.details_below,
+        "tile": "" if tiles is None else "x".join(str(n) for n in tiles.window),
         "teco": __version__,
         "PyAV": av.__version__,
     }
@@ -296,9 +303,8 @@ def _pump(
             elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
                 left = source.count - done - count
                 ahead = Prospect(
-                    left, source.width * SCALE, source.height * SCALE,
-                    (perf_counter() - timed) / 2 * left,
-                )  # fmt: skip
+                    left, enlarged.shape[1], enlarged.shape[0], (perf_counter() - timed) / 2 * left
+                )
                 if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
             writer.put(replace(inside.popleft(), pixels=enlarged, starts_segment=begins))

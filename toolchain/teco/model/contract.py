@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from teco_models.variant import MIN_SIZE, SCALE, Variant
+from teco_models.variant import MIN_SIZE, SCALE, SCALES, Variant
 
 if TYPE_CHECKING:
     from teco_models.deploy.ports import Io
@@ -118,7 +118,7 @@ class StreamContract:
             variant: what is deployed.
             io: its ports (:mod:`teco_models.deploy.ports`).
         """
-        plain = cls._of_floats(variant)
+        plain = replace(cls._of_floats(variant), scale=variant.scale)
         if io == "fp32":
             return plain
         if io == "fp16":
@@ -141,7 +141,7 @@ class StreamContract:
     @classmethod
     def _of_floats(cls, variant: Variant) -> StreamContract:
         if variant.computed_alignment:
-            hr = (f"{SCALE}*h", f"{SCALE}*w")
+            hr = (f"{variant.scale}*h", f"{variant.scale}*w")
             latent = ("1", str(variant.latent), "h", "w")
             states = (
                 StatePort("luma_prev", "luma", ("1", "1", "h", "w"), "no previous frame"),
@@ -179,6 +179,8 @@ class StreamContract:
                 raise ValueError(f"states has {port['input']!r} without a shape")
             port["shape"] = tuple(port["shape"])
             ports.append(StatePort(**port))
+        if isinstance(scale := fields["scale"], float) and scale.is_integer():
+            fields["scale"] = int(scale)  # 4.0 is a whole number in JSON
         fields["states"], fields["range"] = tuple(ports), tuple(fields["range"])
         return cls(**fields)
 
@@ -193,8 +195,10 @@ class StreamContract:
             if not _is_name(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a port's name")
         # A runner that ignored these would give wrong pictures without a word.
+        if self.scale not in SCALES or _has_bool(self.scale):
+            raise ValueError(f"scale is {self.scale!r}, this teco can only do 2 and 4")
         for name, usual in (
-            ("scale", SCALE), ("multiple_of", 1), ("minimum", MIN_SIZE), ("warm_up", 0),
+            ("multiple_of", 1), ("minimum", MIN_SIZE), ("warm_up", 0),
             ("colour", "RGB"), ("range", (0.0, 255.0 if whole else 1.0)),
             ("layout", "NHWC" if whole else "NCHW"),
         ):  # fmt: skip
@@ -206,7 +210,7 @@ class StreamContract:
         self._check_states()
 
     def _check_states(self) -> None:
-        h, w = (f"{SCALE}*{side}" for side in "hw")
+        h, w = (f"{self.scale}*{side}" for side in "hw")
         enlarged = ("1", h, w, "3") if self.layout == "NHWC" else ("1", "3", h, w)
         taken = {self.frame}
         for n, state in enumerate(self.states):

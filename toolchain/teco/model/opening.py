@@ -17,7 +17,7 @@ from teco.core.files import sha256_of
 from teco.model.external_data import external_files
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco_models import zoo
-from teco_models.variant import Variant
+from teco_models.variant import SCALE, Variant
 
 if TYPE_CHECKING:
     from teco.model.engine.manifest import EngineManifest
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "real-cpu"
 """For ordinary clips, on a processor."""
+DEFAULT_OF_SCALE = {4: DEFAULT_MODEL, 2: "real-cpu-x2"}
+"""The same by how many times it enlarges."""
 FORMS = ("openvino",)
 """Targets whose form a runtime takes where a shipped model has it; the page for browsers asks for
 its own."""
@@ -126,6 +128,36 @@ def open_model(spec: str) -> Model:
         shipped.manifest,
         forms={target: path for target in FORMS if (path := entry.form(target)).exists()},
     )
+
+
+def open_for_scale(spec: str | None, scale: int | None) -> Model:
+    """The model that a user named, or the default one of a scale.
+
+    Args:
+        spec: as :func:`open_model` takes it; None for the default.
+        scale: how many times the picture is to be enlarged; None where nothing was said.
+
+    Raises:
+        TecoError: there is no network of that scale, or the model's is another; and as
+            :func:`open_model`.
+    """
+    if scale is not None and scale not in DEFAULT_OF_SCALE:
+        raise TecoError(
+            f"no network enlarges {scale} times, expected "
+            + " or ".join(str(s) for s in sorted(DEFAULT_OF_SCALE)),
+            hint="take the larger one and shrink what comes out",
+            exit_code=USAGE,
+        )
+    if spec is None:
+        return open_model(DEFAULT_OF_SCALE[scale or SCALE])
+    model = open_model(spec)
+    if scale is not None and model.variant.scale != scale:
+        raise TecoError(
+            f"{model.name} enlarges {model.variant.scale} times, and --scale says {scale}",
+            hint=f"--model {DEFAULT_OF_SCALE[scale]} does; or leave --scale out",
+            exit_code=USAGE,
+        )
+    return model
 
 
 def identity_of(model: Model) -> str:

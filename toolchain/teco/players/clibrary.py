@@ -24,6 +24,7 @@ class CLibrary:
         return None
 
     def emission(self, request: EmitRequest) -> Emission:
+        scale = request.model.variant.scale
         return Emission(
             main="include/teco.h",
             files={
@@ -35,12 +36,13 @@ class CLibrary:
                 f"export TECO_ORT_LIBRARY={native.runtime_folder()}",
                 "ffmpeg -i in.mp4 -f rawvideo -pix_fmt rgb24 - | build/teco-example "
                 f"{native.MODEL} 320 180 | "
-                "ffplay -f rawvideo -pixel_format rgb24 -video_size 1280x720 -i -",
+                f"ffplay -f rawvideo -pixel_format rgb24 -video_size {320 * scale}x{180 * scale} "
+                "-i -",
             ),
             notes=(
-                "The numbers are the size of in.mp4 and four times that. The network runs in ONNX "
-                "Runtime's shared library, 1.17 or newer, which is opened at run time: name it by "
-                "`TECO_ORT_LIBRARY` (the folder or the file), or lay it beside libteco. "
+                f"The numbers are the size of in.mp4 and {scale} times that. The network runs in "
+                "ONNX Runtime's shared library, 1.17 or newer, which is opened at run time: name "
+                "it by `TECO_ORT_LIBRARY` (the folder or the file), or lay it beside libteco. "
                 "`include/teco.h` says the rest: errors, threads, formats. "
                 "`-DBUILD_SHARED_LIBS=OFF` makes a static library."
             ),

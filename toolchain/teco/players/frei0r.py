@@ -17,15 +17,21 @@ SOURCE = "frei0r/teco_frei0r.c"
 _OPTIONS = ("-DTECO_FREI0R=ON", "-DTECO_EXAMPLE=OFF")
 _BUILD = (f"cmake -B build {' '.join(_OPTIONS)} && cmake --build build && cp build/{PLUGIN} .",)
 
-ENLARGED = "scale=iw*4:ih*4:flags=neighbor,format=rgba,frei0r=filter_name=teco"
-"""The filter and what must come before it."""
+
+def enlarged(scale: int) -> str:
+    """The filter, and what must come before it for a model of this scale."""
+    return f"scale=iw*{scale}:ih*{scale}:flags=neighbor,format=rgba,frei0r=filter_name=teco"
+
 
 # ffmpeg takes chroma to lie between columns where nothing else is said; H.264 and HEVC, and so the
 # swscale that teco reads clips with, put it on the left one.
 _RGB = "in_h_chr_pos=0:flags=bicubic+accurate_rnd+full_chroma_inp+full_chroma_int,format=rgb24"
 
-EXACT = f"scale={_RGB},{ENLARGED}"
-"""The same with the conversion to RGB that ``teco upscale`` uses."""
+
+def exact(scale: int) -> str:
+    """The same with the conversion to RGB that ``teco upscale`` uses."""
+    return f"scale={_RGB},{enlarged(scale)}"
+
 
 _TAGGED = (
     "scale=out_color_matrix=bt709:out_range=tv:out_h_chr_pos=0:"
@@ -53,23 +59,25 @@ class Frei0r:
         if native.why_no_compiler("frei0r.h") is None:
             files[PLUGIN] = native.compiled(native.SOURCE, PLUGIN, *_OPTIONS)
             build = ()
+        scale = request.model.variant.scale
         return Emission(
             main=PLUGIN if PLUGIN in files else SOURCE,
             files=files,
             commands=(
                 *build,
                 "export FREI0R_PATH=$PWD",
-                f'mpv --vf="lavfi=[{ENLARGED}]" in.mp4',
-                f'ffmpeg -i in.mp4 -vf "{EXACT},{_TAGGED}" -colorspace bt709 '
+                f'mpv --vf="lavfi=[{enlarged(scale)}]" in.mp4',
+                f'ffmpeg -i in.mp4 -vf "{exact(scale)},{_TAGGED}" -colorspace bt709 '
                 "-color_primaries bt709 -color_trc bt709 -c:a copy out.mp4",
                 "gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! videoscale "
-                "method=nearest-neighbour ! video/x-raw,format=RGBA,width=1280,height=720 ! "
+                "method=nearest-neighbour ! video/x-raw,format=RGBA,"
+                f"width={320 * scale},height={180 * scale} ! "
                 "frei0r-filter-teco ! videoconvert ! autovideosink",
             ),
             notes=(
                 "frei0r filters cannot change a picture's size: it is enlarged by nearest "
                 "neighbour first, and the filter reads one pixel of each block. In the GStreamer "
-                "command the numbers are four times the clip's size. The filter takes "
+                f"command the numbers are {scale} times the clip's size. The filter takes "
                 f"`{native.MODEL}` beside itself, unless `TECO_MODEL` or its parameter `model` "
                 "names another; ONNX Runtime's library likewise, by `TECO_ORT_LIBRARY`. The "
                 "conversion before it in ffmpeg's command is the one of `teco upscale`.\n\n"
@@ -91,7 +99,7 @@ class Frei0r:
         accepts(
             [
                 ffmpeg, "-v", "error", "-f", "lavfi", "-i", f"testsrc=size={w}x{h}:rate=25",
-                "-frames:v", "2", "-vf", ENLARGED, "-f", "null", "-",
+                "-frames:v", "2", "-vf", enlarged(request.model.variant.scale), "-f", "null", "-",
             ],
             PLUGIN, env=environment(folder),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teco.players.base import Emission, EmitRequest, accepts, model_files
+from teco.players.gst.formats import FORMATS
 
 PLUGIN = "python/teco_gst.py"
 
@@ -77,8 +78,8 @@ class GStreamer:
             ),
             notes=(
                 "In applications: playbin's property `video-filter`, or anywhere in a pipeline. "
-                "The element takes and gives RGB, NV12 and I420; `gst-inspect-1.0 teco` lists its "
-                "properties: model, runtime, threads, pre-roll, reverse-warm-up, scene-cuts, "
+                f"The element takes and gives {', '.join(FORMATS)}; `gst-inspect-1.0 teco` lists "
+                "its properties: model, runtime, threads, pre-roll, reverse-warm-up, scene-cuts, "
                 "deadline.\n\n"
                 "It runs in the Python that GStreamer was built with, the system's, hence `PATH` "
                 f"and `-u VIRTUAL_ENV`. teco is imported from {sysconfig.get_path('purelib')}, so "

@@ -17,7 +17,7 @@ CONF = "teco.conf"
 _PROFILE = """\
 # Use it with: mpv --include=FOLDER/{conf} --profile=teco CLIP, started in this folder.
 [teco]
-profile-desc=enlarge four times with {name}
+profile-desc=enlarge {scale} times with {name}
 vf=vapoursynth={script}:concurrent-frames=1:buffered-frames=4
 """
 
@@ -34,7 +34,9 @@ class Mpv:
 
     def emission(self, request: EmitRequest) -> Emission:
         inner = VapourSynth().emission(request)
-        profile = _PROFILE.format(conf=CONF, name=request.title, script=SCRIPT)
+        profile = _PROFILE.format(
+            conf=CONF, name=request.title, script=SCRIPT, scale=request.model.variant.scale
+        )
         return Emission(
             main=CONF,
             files={**inner.files, CONF: profile},

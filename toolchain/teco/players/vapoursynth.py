@@ -14,7 +14,7 @@ from teco_models import zoo
 SCRIPT = "sr.vpy"
 
 _TEMPLATE = '''\
-"""Enlarge four times with {name}. Needs teco in the Python that VapourSynth runs on.
+"""Enlarge {scale} times with {name}. Needs teco in the Python that VapourSynth runs on.
 
 vspipe -a source=in.mp4 -c y4m {script} - | ffmpeg -i - -i in.mp4 -map 0:v -map 1:a? out.mp4
 mpv --vf=vapoursynth={script}:concurrent-frames=1 in.mp4
@@ -101,6 +101,7 @@ def script(request: EmitRequest, model: str, imports: str = "") -> str:
     options = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
     return _TEMPLATE.format(
         name=request.title,
+        scale=request.model.variant.scale,
         script=SCRIPT,
         imports=imports,
         arguments=", ".join(["clip", f"model={model}", *options, "serial=serial"]),

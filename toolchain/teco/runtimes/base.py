@@ -65,9 +65,10 @@ class Session(Protocol):
             state: what the last step returned; None starts a scene.
 
         Returns:
-            The (1, 3, 4h, 4w) output, not clamped, and the state for the next step. The array is
-            only promised until the step after next: runtimes reuse their memory. A file with 8-bit
-            ports rounds the frame to 8-bit levels and gives such levels, both as floats.
+            The (1, 3, s h, s w) output of scale s, not clamped, and the state for the next step.
+            The array is only promised until the step after next: runtimes reuse their memory. A
+            file with 8-bit ports rounds the frame to 8-bit levels and gives such levels, both as
+            floats.
 
         Raises:
             FloatingPointError: a file with 8-bit ports met values that are not finite; with other

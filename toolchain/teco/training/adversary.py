@@ -108,7 +108,8 @@ class Adversary:
         losses["pingpong"] = o.pingpong_weight * ping_pong_loss(out, o.pingpong_loss)
         pictures, wanted = out.flatten(0, 1), truth.flatten(0, 1)
         if o.pattern_weight:
-            losses["pattern"] = o.pattern_weight * pattern_loss(pictures, wanted)
+            scale = self.generator.variant.scale
+            losses["pattern"] = o.pattern_weight * pattern_loss(pictures, wanted, scale)
         if self.perceptual is not None:
             if o.perceptual_frames:
                 shown = frames_shown(out.shape[1], o.perceptual_frames)

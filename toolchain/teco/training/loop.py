@@ -229,7 +229,7 @@ class Trainer:
                         f"{self.loop.init} holds {weights.variant.name}, the run trains "
                         f"{self._variant.name}, to which it cannot grow",
                         hint=f"leave --variant out, or give weights of {self._variant.name}; "
-                        "only blocks, -bp and -lk can be added to weights",
+                        "only blocks, -bp and -lk can be added to weights, and scale 4 become 2",
                         exit_code=USAGE,
                     )
                 torch.manual_seed(self.options.seed)
@@ -264,6 +264,13 @@ class Trainer:
                 f"the teacher {weights.variant.name} was trained for another degradation than "
                 f"{self._variant.name}",
                 hint="its upsampled frame is another; take a teacher of the same kind",
+                exit_code=USAGE,
+            )
+        if weights.variant.scale != self._variant.scale:
+            raise TecoError(
+                f"the teacher {weights.variant.name} enlarges {weights.variant.scale} times, "
+                f"{self._variant.name} {self._variant.scale} times",
+                hint="take a teacher of the same scale",
                 exit_code=USAGE,
             )
         if self.options.distil_flow and not (weights.variant.has_flow and self._variant.has_flow):

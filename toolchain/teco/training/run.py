@@ -69,7 +69,7 @@ def _pool(data: RunData, cache: Path, options: TrainOptions, progress: ShowProgr
     # A few frames and pixels more than a sequence has, so that each is cut in many ways.
     asked = PoolOptions(
         clips=data.pool_clips, frames=options.frames + 4, size=max(320, 2 * options.crop),
-        seed=options.seed,
+        seed=options.seed, scale=Variant.parse(options.variant).scale,
     )  # fmt: skip
     shots: list[Shot] = []
     if data.folders:
@@ -138,9 +138,11 @@ def train(
         check_stages(options)
         validator = None
         if data.validation is not None and processes.first:
+            variant = Variant.parse(options.variant)
             validator = Validator(
                 read_frames(data.validation, data.validation_shrink, data.validation_frames),
-                degradation=Variant.parse(options.variant).degradation,
+                degradation=variant.degradation,
+                scale=variant.scale,
             )
         with wait_for_first(processes):
             source = _source(options, data, loop.out / "frames", progress)

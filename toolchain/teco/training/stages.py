@@ -31,7 +31,7 @@ from teco.training.losses.terms import (
 from teco.training.options import Stage, TrainOptions
 from teco_models.arch.computed_alignment import AlignedGenerator, luma_of
 from teco_models.arch.discriminator import Discriminator
-from teco_models.arch.ops import SCALE, warp
+from teco_models.arch.ops import warp
 from teco_models.checkpoint import AnyGenerator
 
 Losses = dict[str, Tensor]
@@ -141,7 +141,8 @@ class GeneratorLosses(nn.Module):
             with recorded:
                 y = luma_of(lr.flatten(0, 1)).unflatten(0, (b, t))
                 out = generator.luma_sequence(y, burn_in=o.burn_in)
-            wanted = F.pixel_unshuffle(luma_of(truth.flatten(0, 1)), SCALE).unflatten(0, (b, t))
+            scale = generator.variant.scale
+            wanted = F.pixel_unshuffle(luma_of(truth.flatten(0, 1)), scale).unflatten(0, (b, t))
             shown = self._counted(t)
             # One channel, over whose squares the squared error adds up.
             losses = {"pixel": pixel(out[:, shown].unsqueeze(-3), wanted[:, shown].unsqueeze(-3))}

@@ -29,7 +29,7 @@ from teco_calibration.degrade import baseline, crop_to_multiple, degrade, shrink
 from teco_calibration.metrics.quality import Lpips, psnr_y, tof
 from teco_models.arch.generator import Generator, State
 from teco_models.checkpoint import AnyGenerator
-from teco_models.variant import Degradation
+from teco_models.variant import SCALE, Degradation
 
 BORDER = 8
 """HR pixels left out at each side: the network has no context there, bicubic needs none."""
@@ -101,20 +101,27 @@ class Validator:
     """Validates generators on one clip, degraded once as their training frames are.
 
     Args:
-        frames: (N, H, W, 3) uint8, N >= 4; cropped to multiples of 4, for a codec of 8.
+        frames: (N, H, W, 3) uint8, N >= 4; cropped to multiples of the scale, for a codec of twice
+            that.
         seed: of the moved stills.
         degradation: ``"bd"``, or ``"real"``: shrunk by Lanczos, then :data:`REAL_CODEC`.
+        scale: of the generators.
     """
 
     def __init__(
-        self, frames: NDArray[np.uint8], seed: int = 1234, degradation: Degradation = "bd"
+        self,
+        frames: NDArray[np.uint8],
+        seed: int = 1234,
+        degradation: Degradation = "bd",
+        scale: int = SCALE,
     ) -> None:
         # 4:2:0 wants even LR sides.
-        self.truth = [crop_to_multiple(f, 8 if degradation == "real" else 4) for f in frames]
-        self.lr = [degrade(f, degradation, "lanczos") for f in self.truth]
+        multiple = 2 * scale if degradation == "real" else scale
+        self.truth = [crop_to_multiple(f, multiple) for f in frames]
+        self.lr = [degrade(f, degradation, "lanczos", scale) for f in self.truth]
         if degradation == "real":
             self.lr = list(through(np.stack(self.lr), *parse(REAL_CODEC)))
-        self.bicubic = [baseline("bicubic", degradation)(lr) for lr in self.lr]
+        self.bicubic = [baseline("bicubic", degradation, scale)(lr) for lr in self.lr]
         self.bicubic_psnr = self._mean_psnr(self.bicubic)
         options = SampleOptions(frames=2, batch=64, still_share=1.0, seed=seed)
         sample = SequenceDataset([shot_of("validation", frames)], options, 1)[0]

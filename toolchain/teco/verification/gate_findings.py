@@ -55,7 +55,7 @@ def add_gate_findings(
             exit_code=USAGE,
         )
     if options.clip is not None:
-        clip = read_clip(options.clip, model.variant.degradation)
+        clip = read_clip(options.clip, model.variant.degradation, scale=model.variant.scale)
         if clip.frames:
             check_frame_size(model, *clip.frames[0].shape[:2])
     else:

@@ -22,7 +22,7 @@ from teco_calibration.degrade import degrade
 from teco_calibration.metrics.quality import Lpips
 from teco_calibration.temporal_gate.comparison import EVERY, compare, endless
 from teco_calibration.temporal_gate.verdict import INT8, Bounds, Verdict
-from teco_models.variant import Degradation, check_size
+from teco_models.variant import SCALE, Degradation, check_size
 
 WITHOUT_TRUTH = replace(
     INT8, name="int8-reference", psnr_loss=None, lpips_loss=None, loss_drift=None, worst_psnr=41.5
@@ -97,7 +97,7 @@ class GateClip:
 
     Attributes:
         frames: uint8 (h, w, 3) RGB, what the models are given.
-        truth: uint8 (4h, 4w, 3) of each, or None.
+        truth: uint8 (s h, s w, 3) of each, s the model's scale, or None.
     """
 
     frames: Sequence[Pixels]
@@ -110,6 +110,7 @@ def read_clip(
     *,
     shrink: float = 1.0,
     max_frames: int = 60,
+    scale: int = SCALE,
 ) -> GateClip:
     """The first scene of a clip, degraded, with itself as the truth.
 
@@ -118,18 +119,19 @@ def read_clip(
         degradation: the model's own.
         shrink: area-average the clip to 1/shrink of its size first, as ``teco eval`` does.
         max_frames: to read; all of them are kept in memory.
+        scale: the model's.
 
     Raises:
         TecoError, ClipError, ModelError: the clip cannot be used.
     """
     from teco.inference.scene_cuts import SceneCutDetector
 
-    truth_size(clip, shrink)
+    truth_size(clip, shrink, scale)
     detector = SceneCutDetector()
     frames: list[Pixels] = []
     truth: list[Pixels] = []
-    for picture in truth_frames(clip, shrink, max_frames):
-        lr = degrade(picture, degradation)
+    for picture in truth_frames(clip, shrink, max_frames, scale):
+        lr = degrade(picture, degradation, scale=scale)
         if detector.is_cut(lr):
             break
         frames.append(lr)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from teco.core.errors import TecoError
-from teco.core.files import Output, check_target, write_errors
+from teco.core.files import Output, check_target, link_or_copy, write_errors
 from teco.video.colour import Colour
 from teco.video.frames import (
     Aborting,
@@ -24,6 +24,7 @@ from teco.video.frames import (
     check_pixels,
 )
 from teco.video.segments import Segment, Segments, drop_unfinished
+from teco.video.side_data import STEREO_IS_LOST
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_RATE = Fraction(25)
@@ -183,6 +184,8 @@ class ImageFolderSink(Aborting):
             )
         if source.media is not None and source.media.other_streams:
             self.notices.append("a folder of pictures holds no sound; only pictures are written")
+        if source.media is not None and source.media.stereo is not None:
+            self.notices.append(STEREO_IS_LOST)
         self._written = self._in_segment = 0
         self._overwrite = overwrite
         self._segments: Segments | None = None
@@ -229,8 +232,9 @@ class ImageFolderSink(Aborting):
         with write_errors(self.name):
             self._finish_segment()
             if self._segments is not None:
+                # Both places have them until the folder has its name: nothing is lost on the way.
                 for picture in self._segments.all_pictures():
-                    picture.rename(self._output.part / picture.name)
+                    link_or_copy(picture, self._output.part / picture.name)
         self._output.commit()
         segments, self._segments = self._segments, None
         if segments is not None:

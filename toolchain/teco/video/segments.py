@@ -15,16 +15,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import av
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.files import Output, as_json, lock_file, remove, short_name, unlock, write_beside
+from teco.core.files import (
+    Output,
+    as_json,
+    lock_file,
+    remove,
+    short_name,
+    sync_folder,
+    unlock,
+    write_beside,
+)
 from teco.core.text import from_json
 
 _HEAD = struct.Struct("<qqqqB")
@@ -39,11 +49,13 @@ class Segment:
         frames: in it.
         last_pts: timestamp of its last frame, in ticks; pictures have none.
         end_ticks: where that frame ends.
+        size: bytes of the pictures, by which one that is cut off is known; packets have none.
     """
 
     frames: int
     last_pts: int = 0
     end_ticks: int = 0
+    size: int = 0
 
 
 class Segments:
@@ -86,7 +98,7 @@ class Segments:
         if before is not None and before != dict(job):
             keys = [k for k in {**before, **job} if before.get(k) != job.get(k)]
             changes = "; ".join(
-                f"{k} was {before.get(k, 'not told')}, is {job.get(k, 'not told')}" for k in keys
+                f"{k} was {before.get(k) or 'none'}, is {job.get(k) or 'none'}" for k in keys
             )
             if not start_again:
                 raise TecoError(
@@ -122,6 +134,8 @@ class Segments:
 
     def finish(self, segment: Segment) -> None:
         """The part under way is whole."""
+        if self._pictures:
+            segment = replace(segment, size=sync_folder(self.pictures))
         if self._under_way is not None:
             output, file = self._under_way
             file.close()
@@ -186,7 +200,8 @@ class Segments:
         try:
             segment = Segment(**{k: int(v) for k, v in data.items()})
             if self._pictures:
-                is_whole = sum(1 for _ in self.pictures.iterdir()) == segment.frames
+                sizes = [p.stat().st_size for p in self.pictures.iterdir()]
+                is_whole = (len(sizes), sum(sizes)) == (segment.frames, segment.size)
             else:
                 is_whole = file.is_file()
         except (TypeError, ValueError, OSError):
@@ -199,9 +214,27 @@ def folder_of(path: Path) -> Path:
     return path.with_name(f".{short_name(path)}.teco-segments")
 
 
-def unfinished(path: Path) -> dict[str, str]:
-    """What an earlier run was making of an output that it did not finish; empty without one."""
-    return _read(folder_of(path) / "job.json") or {}
+@dataclass(frozen=True)
+class Begun:
+    """How an earlier run made what it did not finish.
+
+    Attributes:
+        runtime: its name.
+        window: LR (h, w) of tiles, None for whole frames.
+    """
+
+    runtime: str
+    window: tuple[int, int] | None
+
+
+def unfinished(path: Path) -> Begun | None:
+    """What an earlier run left of an output; None where there is nothing, or what is there tells
+    neither, which :class:`Segments` then says."""
+    job = _read(folder_of(path) / "job.json") or {}
+    runtime, tile = str(job.get("runtime", "")), re.fullmatch(r"(\d+)x(\d+)|", str(job.get("tile")))
+    if not re.fullmatch(r"[a-z0-9-]+", runtime) or tile is None:
+        return None
+    return Begun(runtime, (int(tile[1]), int(tile[2])) if tile[1] else None)
 
 
 def drop_unfinished(path: Path) -> None:

@@ -64,6 +64,9 @@ class Stereo:
         return {"x264-params": f"frame-packing={known[1]}"}
 
 
+STEREO_IS_LOST = "the arrangement of the two views (stereo) is not described in the output"
+
+
 def stereo(frame: Any) -> Stereo | None:
     """The arrangement of a decoded frame with two views, if it is one (``AVStereo3D``)."""
     for item in frame.side_data:

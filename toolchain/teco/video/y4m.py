@@ -32,6 +32,7 @@ from teco.video.frames import (
     Span,
     check_pixels,
 )
+from teco.video.side_data import STEREO_IS_LOST
 
 _FORMATS = {
     "420": "yuv420p",
@@ -230,6 +231,8 @@ class Y4MSink(Aborting):
         self._pix_fmt = pix_fmt
         if source.media is not None and source.media.other_streams:
             self.notices.append("y4m holds no sound or subtitles; only pictures are written")
+        if source.media is not None and source.media.stereo is not None:
+            self.notices.append(STEREO_IS_LOST)
         full = source.colour.full_range and source.colour.matrix != "rgb"
         colour = replace(source.colour, matrix=guess_matrix(width, height), full_range=full)
         self._converter = Converter(colour)

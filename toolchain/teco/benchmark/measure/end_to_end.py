@@ -34,7 +34,7 @@ class _KeptFrames(_Kept):
         self.enlarge = session.enlarge
 
 
-def run(session: Session, clip: Path, folder: Path, frames: int) -> dict[str, Any]:
+def run(session: Session, scale: int, clip: Path, folder: Path, frames: int) -> dict[str, Any]:
     """Enlarge the first frames of a clip into a file in ``folder``; times in ms.
 
     Gaps are between one frame handed to the encoder and the next: while its queue has room that
@@ -49,7 +49,7 @@ def run(session: Session, clip: Path, folder: Path, frames: int) -> dict[str, An
     target = folder / "end_to_end.mp4"
     options = UpscaleOptions(max_frames=frames, overwrite=True)
     try:
-        result = upscale(lambda _source: kept, clip, target, options, note)
+        result = upscale(lambda _source: kept, clip, target, options, note, scale=scale)
     finally:
         target.unlink(missing_ok=True)
     return {

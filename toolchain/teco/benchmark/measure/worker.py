@@ -121,7 +121,8 @@ class Worker:
         """From a file to a file."""
         from teco.benchmark.measure.end_to_end import run
 
-        return run(self.timer.session, Path(clip), Path(folder), frames)
+        scale = self.model.variant.scale
+        return run(self.timer.session, scale, Path(clip), Path(folder), frames)
 
     def playback(self, *, clip: str, frames: int) -> dict[str, Any]:
         """At the clip's rate, as for a player."""

@@ -31,13 +31,14 @@ class TruthClip:
     Attributes:
         clip: video file or folder of images. The truth itself, to be degraded, where ``truth`` is
             None; else what is enlarged.
-        truth: of ``clip``, four times as large.
+        truth: of ``clip``, so many times as large as the scale says.
         degradation: that makes the low-resolution frames.
         shrink: area-average a truth to 1/shrink of its size first.
         max_frames: at most so many of the first ones.
         fit: (h, w) of the low-resolution frames that the truth is resized for; None leaves it.
         size: (h, w) of the low-resolution frames.
         rate: frames a second.
+        scale: of the models.
     """
 
     clip: Path
@@ -48,6 +49,7 @@ class TruthClip:
     fit: tuple[int, int] | None
     size: tuple[int, int]
     rate: Fraction | None
+    scale: int = SCALE
 
     def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
         """(truth, low-resolution frame) of each frame.
@@ -62,12 +64,12 @@ class TruthClip:
         with open_source(self.clip, max_frames=self.max_frames) as source:
             for frame in source:
                 truth = self._made_to_fit(shrink_by_area(frame.pixels, self.shrink))
-                yield truth, degrade(truth, self.degradation)
+                yield truth, degrade(truth, self.degradation, scale=self.scale)
 
     def _made_to_fit(self, pixels: Pixels) -> Pixels:
         if self.fit is None:
-            return np.ascontiguousarray(crop_to_multiple(pixels, SCALE))
-        return resize_to_cover(pixels, (SCALE * self.fit[0], SCALE * self.fit[1]))
+            return np.ascontiguousarray(crop_to_multiple(pixels, self.scale))
+        return resize_to_cover(pixels, (self.scale * self.fit[0], self.scale * self.fit[1]))
 
     def _given(self, path: Path) -> Iterator[tuple[Pixels, Pixels]]:
         frames = self.max_frames
@@ -95,23 +97,24 @@ def open_truth(
     shrink: float = 1.0,
     max_frames: int | None = None,
     fit: tuple[int, int] | None = None,
+    scale: int = SCALE,
 ) -> TruthClip:
     """Look at the clip, or both, before anything is measured.
 
     Two clips are read to their end, because containers do not always know their number of frames.
 
     Args:
-        clip, truth, degradation, shrink, max_frames, fit: as of :class:`TruthClip`.
+        clip, truth, degradation, shrink, max_frames, fit, scale: as of :class:`TruthClip`.
 
     Raises:
-        TecoError: the truth has another number of frames or is not four times as large; or it was
-            asked to change the size of a pair of clips.
+        TecoError: the truth has another number of frames or is not as large as it must be; or it
+            was asked to change the size of a pair of clips.
         ClipError: one cannot be read.
         ModelError: frames smaller than 8x8.
     """
     if truth is None:
-        width, height = truth_size(clip, shrink)
-        size = (height // SCALE, width // SCALE) if fit is None else fit
+        width, height = truth_size(clip, shrink, scale)
+        size = (height // scale, width // scale) if fit is None else fit
         with open_source(clip) as source:
             rate = source.rate
     else:
@@ -124,23 +127,23 @@ def open_truth(
             )
         with open_source(clip) as low, open_source(truth) as high:
             size, rate = (low.height, low.width), low.rate
-            _check_scale(low, high)
+            _check_scale(low, high, scale)
     check_size(*size)
     found = TruthClip(
         clip=clip, truth=truth, degradation=degradation, shrink=shrink, max_frames=max_frames,
-        fit=fit, size=size, rate=rate,
+        fit=fit, size=size, rate=rate, scale=scale,
     )  # fmt: skip
     if truth is not None:
         _exhaust(found.pairs())
     return found
 
 
-def _check_scale(low: FrameSource, high: FrameSource) -> None:
-    expected = SCALE * low.width, SCALE * low.height
+def _check_scale(low: FrameSource, high: FrameSource, scale: int) -> None:
+    expected = scale * low.width, scale * low.height
     if (high.width, high.height) != expected:
         raise TecoError(
             f"the truth {high.name} is {high.width}x{high.height}, expected "
-            f"{expected[0]}x{expected[1]}: {SCALE} times {low.name}, which is "
+            f"{expected[0]}x{expected[1]}: {scale} times {low.name}, which is "
             f"{low.width}x{low.height}",
             hint="leave --truth out and give the large clip alone: it is degraded then",
             exit_code=USAGE,
@@ -155,7 +158,7 @@ def _exhaust(items: Iterable[object]) -> None:
 def first_scene(
     clip: TruthClip, frames: int, crop: tuple[int, int] | None = None
 ) -> list[tuple[Pixels, Pixels]]:
-    """Pictures before the first cut, and their truths: (h, w, 3) and (4h, 4w, 3) of each frame.
+    """Pictures before the first cut, and their truths: (h, w, 3) and (s h, s w, 3) of each frame.
 
     Args:
         clip: with its truth.
@@ -171,7 +174,8 @@ def first_scene(
         height, width = (h, w) if crop is None else (min(h, crop[0]), min(w, crop[1]))
         top, left = (h - height) // 2, (w - width) // 2
         low = lr[top : top + height, left : left + width]
-        high = truth[SCALE * top : SCALE * (top + height), SCALE * left : SCALE * (left + width)]
+        s = clip.scale
+        high = truth[s * top : s * (top + height), s * left : s * (left + width)]
         scene.append((np.ascontiguousarray(low), np.ascontiguousarray(high)))
     return scene
 

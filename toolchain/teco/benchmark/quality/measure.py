@@ -36,7 +36,6 @@ from teco.verification.temporal_gate import SessionStepper
 from teco_calibration.metrics.distance import Distances
 from teco_calibration.metrics.quality import Metric, SequenceResult
 from teco_calibration.temporal_gate.recurrence import SHORTEST, measure_recurrence
-from teco_models.variant import SCALE
 
 PartProgress = Callable[[str, int, "int | None"], None]
 """Told what is being done, and (done, total or None) of it."""
@@ -145,7 +144,7 @@ def measure_interpolations(
     measuring = _Measuring(clip, options, frames, gallery, progress)
     rows: list[Quality] = []
     for name in BASELINES[clip.degradation]:
-        enlarge = interpolation(name, clip.degradation).start()
+        enlarge = interpolation(name, clip.degradation, scale=clip.scale).start()
         rows.append(quality_of(name, "", measuring.quality(name, enlarge)))
     return clip_of(clip, frames), tuple(rows)
 
@@ -323,7 +322,8 @@ def _reference(model: Model, measuring: _Measuring) -> Generator[_Reference]:
     h, w = measuring.clip.size
     name = f"{model.name} in float32"
     with TemporaryFile(prefix="teco-bench-") as file:
-        shape = (o.distance_frames, SCALE * h, SCALE * w, 3)
+        s = model.variant.scale
+        shape = (o.distance_frames, s * h, s * w, 3)
         outputs = np.memmap(file, np.uint8, "w+", shape=shape)
         stored = 0
 

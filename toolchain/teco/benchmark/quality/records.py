@@ -13,19 +13,18 @@ from teco_calibration.metrics.distance import Distances
 from teco_calibration.metrics.drift import Drift
 from teco_calibration.metrics.quality import SequenceResult
 from teco_calibration.temporal_gate.recurrence import RecurrenceReport
-from teco_models.variant import SCALE
 
 
 def clip_of(clip: TruthClip, frames: int) -> ClipRecord:
     """What the record says of a clip that was read."""
-    h, w = clip.size
-    fitted = "" if clip.fit is None else f"scaled to cover {w * SCALE}x{h * SCALE}, middle cut out"
+    h, w = (clip.scale * side for side in clip.size)
+    fitted = "" if clip.fit is None else f"scaled to cover {w}x{h}, middle cut out"
     return ClipRecord(
         name=clip.clip.name,
         sha256=sha256_of(clip.clip) if clip.clip.is_file() else "",
         truth="" if clip.truth is None else clip.truth.name,
-        width=w * SCALE,
-        height=h * SCALE,
+        width=w,
+        height=h,
         frames=frames,
         rate=float(clip.rate or 0),
         degradation=clip.degradation,

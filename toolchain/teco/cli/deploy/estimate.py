@@ -56,9 +56,10 @@ def command(
 
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
-    h, w = parse_size(size)
     precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
     variant = _variant(blocks, model, name)
+    scale = variant.scale
+    h, w = parse_size(size, scale)
     if variant.computed_alignment:
         ExportOptions(precision=precision).check(variant)  # which forms there are
     cost, found = variant.cost(h, w), memory(variant, h, w, precision)
@@ -77,7 +78,7 @@ def command(
         "variant": variant.name,
         "precision": precision,
         "lr_size": f"{h}x{w}",
-        "output_size": f"{4 * h}x{4 * w}",
+        "output_size": f"{scale * h}x{scale * w}",
         "params": cost.params["total"],
         "macs": cost.macs["total"],
         "executed_macs": cost.executed_macs["total"],
@@ -132,7 +133,7 @@ def _print(
     oh, ow = facts["output_size"].split("x")
     put(f"{facts['variant']} in {facts['precision']}")
     put(f"frame in     {w} x {h} (width x height), --size {h}x{w}")
-    put(f"picture out  {ow} x {oh}, x4")
+    put(f"picture out  {ow} x {oh}, x{int(oh) // int(h)}")
     put(f"parameters   {facts['params']:,}")
     put(
         f"each frame   {facts['macs'] / 1e9:.2f} GMAC, {2 * facts['macs'] / 1e9:.1f} GFLOP as "

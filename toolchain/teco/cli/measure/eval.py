@@ -104,25 +104,35 @@ def command(
     frames lie is measured too.
     """
     from teco.benchmark.report.render import quality_table
+    from teco.core.errors import USAGE, TecoError
     from teco.core.files import as_json, write_beside
     from teco.evaluation.quality import EvaluateOptions, evaluate, parse_metrics, truth_size
     from teco.model.opening import DEFAULT_MODEL, check_frame_size, open_model
     from teco.runtimes import SessionOptions, open_session
     from teco_calibration.codec import parse
+    from teco_models.variant import SCALE
 
     wanted = parse_metrics(metrics)
     # "none" and no codec are the same; a wrong one is refused before a model is opened.
     sent = [codec if codec != "none" and parse(codec) else "" for codec in codecs or ("none",)]
     opened = open_model(DEFAULT_MODEL if model is None else model)
+    scale = opened.variant.scale
+    if scale != SCALE and (degradation or opened.variant.degradation) != "real":
+        raise TecoError(
+            f"{opened.name} enlarges {scale} times, and {degradation} makes clips {SCALE} times "
+            "smaller",
+            hint="give --degradation real, or none",
+            exit_code=USAGE,
+        )
     for clip in clips:
-        width, height = truth_size(clip, shrink)
-        check_frame_size(opened, height // 4, width // 4)
+        width, height = truth_size(clip, shrink, scale)
+        check_frame_size(opened, height // scale, width // scale)
     session = open_session(opened, runtime, SessionOptions(threads=threads))
     say(f"{opened.name} on {session.runtime} ({session.details})")
     how = degradation or opened.variant.degradation
     options = EvaluateOptions(
         degradation=how, filter=filter_name, shrink=shrink, max_frames=frames, metrics=wanted,
-        scene_cuts=scene_cuts, reverse_warm_up=reverse_warm_up,
+        scene_cuts=scene_cuts, reverse_warm_up=reverse_warm_up, scale=scale,
     )  # fmt: skip
     rows: list[QualityRow] = []
     gains: list[str] = []

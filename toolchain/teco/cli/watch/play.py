@@ -6,7 +6,14 @@ import shlex
 
 import click
 
-from teco.cli.options import model_option, progress, runtime_option, say, threads_option
+from teco.cli.options import (
+    model_option,
+    progress,
+    runtime_option,
+    say,
+    scale_option,
+    threads_option,
+)
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -19,6 +26,7 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 @click.command("play")
 @click.argument("clip", metavar="CLIP")
 @model_option
+@scale_option
 @runtime_option
 @threads_option
 @click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
@@ -39,6 +47,7 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 def command(
     clip: str,
     model: str | None,
+    scale: int | None,
     runtime: str,
     threads: int | None,
     start: float | None,
@@ -49,18 +58,18 @@ def command(
     scene_cuts: bool,
     player_args: tuple[str, ...],
 ) -> None:
-    """Watch CLIP enlarged four times, now, in mpv or ffplay.
+    """Watch CLIP enlarged four times, or twice with --scale 2, now, in mpv or ffplay.
 
     CLIP is a video file, a folder of images, or - for y4m on stdin. A frame that the network
     cannot finish in time is enlarged by bicubic interpolation instead, and counted.
     """
-    from teco.model.opening import DEFAULT_MODEL, check_frame_size, for_papers, open_model
+    from teco.model.opening import check_frame_size, for_papers, open_for_scale
     from teco.players.playback.play import PlayOptions, play
     from teco.players.playback.programs import find_program
     from teco.runtimes import Session, SessionOptions, open_session
 
     program = find_program(player)
-    opened = open_model(DEFAULT_MODEL if model is None else model)
+    opened = open_for_scale(model, scale)
 
     def make_session(h: int, w: int) -> Session:
         check_frame_size(opened, h, w)
@@ -72,7 +81,7 @@ def command(
 
     options = PlayOptions(
         start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args,
-        centred=opened.variant.centred,
+        centred=opened.variant.centred, scale=opened.variant.scale,
     )  # fmt: skip
     with progress("playing") as show:
         result = play(make_session, clip, program, options, show)

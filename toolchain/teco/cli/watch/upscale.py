@@ -15,21 +15,12 @@ from teco.cli.options import (
     reverse_warm_up_option,
     runtime_option,
     say,
+    scale_option,
     threads_option,
 )
-from teco_models.variant import SCALE
 
 if TYPE_CHECKING:
     from teco.inference.upscale import Prospect
-
-
-def _scale(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
-    """The scale of every network so far."""
-    if value != SCALE:
-        raise click.BadParameter(
-            f"every network so far enlarges {SCALE} times, not {value}; shrink what comes out."
-        )
-    return value
 
 
 def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int] | str | None:
@@ -57,10 +48,7 @@ def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @model_option
-@click.option(
-    "--scale", type=int, default=4, show_default=True, callback=_scale, expose_value=False,
-    metavar="N", help="How many times as high and wide.",
-)  # fmt: skip
+@scale_option
 @runtime_option
 @threads_option
 @click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
@@ -97,6 +85,7 @@ def command(
     source: str,
     target: str,
     model: str | None,
+    scale: int | None,
     runtime: str,
     threads: int | None,
     start: float | None,
@@ -114,29 +103,29 @@ def command(
     yes: bool,
     force: bool,
 ) -> None:
-    """Enlarge the clip IN four times and write it to OUT.
+    """Enlarge the clip IN four times, or twice with --scale 2, and write it to OUT.
 
     IN is a video file, a folder of images, or - for y4m on stdin. OUT is a video file, a name
     without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
     are copied. OUT appears only when it is complete.
     """
+    from teco.core.errors import TecoError
     from teco.core.memory import taken_bytes
     from teco.estimates.room import Encoding, need, tiles_for
     from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
     from teco.model.opening import (
-        DEFAULT_MODEL,
         check_frame_size,
         for_papers,
         identity_of,
-        open_model,
+        open_for_scale,
     )
     from teco.runtimes import Session, SessionOptions, open_session
     from teco.video.file.encoders import EncoderSettings
     from teco.video.frames import FrameSource
     from teco.video.segments import unfinished
 
-    opened = open_model(DEFAULT_MODEL if model is None else model)
+    opened = open_for_scale(model, scale)
     encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
     will_take: int | None = None
 
@@ -144,23 +133,26 @@ def command(
         nonlocal will_take
         h, w = clip.height, clip.width
         check_frame_size(opened, h, w)
-        window, chosen = tile, runtime
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
-        before = unfinished(Path(target))
-        if runtime == "auto":
-            chosen = before.get("runtime") or runtime
-        encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up)
-        if window == "auto" and "tile" in before:
-            window = Size().convert(before["tile"] or None, None, None)
-        elif window == "auto":
-            window = tiles_for(opened.variant, h, w, chosen, encoding)
-        already = taken_bytes()
+        begun = None if force else unfinished(Path(target))
+        chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
         session = open_session(opened, chosen, SessionOptions(threads=threads))
-        if isinstance(window, tuple):
-            window = window_of(window, h, w)
+        # What is free is asked when the runtime's libraries are there.
+        already = taken_bytes()
+        encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up)
+        window = None
+        if isinstance(tile, tuple):
+            window = window_of(tile, h, w)
+        elif tile == "auto":
+            try:
+                window = begun.window if begun is not None else (
+                    tiles_for(opened.variant, h, w, session.runtime, encoding)
+                )  # fmt: skip
+            except TecoError:
+                session.close()
+                raise
+        if window is not None:
             session = tiled(session, window)
-        else:
-            window = None
         grows = need(opened.variant, h, w, session.runtime, encoding, window)
         will_take = None if grows is None else already + grows
         say(f"{opened.name} on {session.runtime} ({session.details})")
@@ -177,6 +169,7 @@ def command(
             make_session, source, target, options, show,
             tell=lambda text: say(f"note: {text}"),
             model_id=identity_of(opened),
+            scale=opened.variant.scale,
             go_on=lambda ahead: _go_on(ahead, will_take, ask=not yes),
         )  # fmt: skip
     stepped = result.frames - result.resumed

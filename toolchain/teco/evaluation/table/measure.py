@@ -76,16 +76,27 @@ def measurable(text: str) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
 
 
 def open_models(specs: Sequence[str]) -> list[tuple[str, Model]]:
-    """The models of a table: (spec, model); every shipped one where none is named.
+    """The models of a table: (spec, model); every shipped one of scale 4 where none is named.
 
     ``bicubic`` and ``bilinear`` are in every table; naming them alone leaves the networks out.
 
     Raises:
-        TecoError, ModelError: one cannot be found or read.
+        TecoError, ModelError: one cannot be found or read; or they enlarge differently, so that no
+            clip can be made small for all of them.
     """
+    named = specs or [entry.name for entry in zoo.entries()]
+    found = [(spec, open_model(spec)) for spec in dict.fromkeys(named) if not is_baseline(spec)]
     if not specs:
-        specs = [entry.name for entry in zoo.entries()]
-    return [(spec, open_model(spec)) for spec in dict.fromkeys(specs) if not is_baseline(spec)]
+        return [(spec, model) for spec, model in found if model.variant.scale == SCALE]
+    scales = {model.variant.scale: model.name for _, model in found}
+    if len(scales) > 1:
+        said = ", ".join(f"{name} enlarges {scale} times" for scale, name in scales.items())
+        raise TecoError(
+            f"one clip cannot be made small for all of these models: {said}",
+            hint="make a table of each scale",
+            exit_code=USAGE,
+        )
+    return found
 
 
 def make_table(
@@ -114,7 +125,10 @@ def make_table(
     opened = open_models(specs)
     models = [model for _, model in opened]
     degradations = _degradations(models)
-    frames = _check_clips(sets, models, degradations, options)
+    scale = models[0].variant.scale if models else SCALE
+    if scale != SCALE:  # nothing is published of it
+        options = replace(options, published=False)
+    frames = _check_clips(sets, models, degradations, options, scale)
     for model in models:
         check_frame_size(model, *options.size)
     entered = [
@@ -130,7 +144,7 @@ def make_table(
     methods = sum(len(BASELINES[d]) for d in degradations) + len(entered)
     with progress("quality", "frames") as show:
         meter = QualityMeter(options.metrics, show, None if frames is None else frames * methods)
-        entrants, results = _measured(sets, entered, degradations, options, meter)
+        entrants, results = _measured(sets, entered, degradations, options, scale, meter)
     return TableReport(
         options=options,
         threads=options.threads or usable_cores(),
@@ -172,6 +186,7 @@ def _measured(
     entered: Sequence[_Entered],
     degradations: Sequence[Degradation],
     options: TableOptions,
+    scale: int,
     meter: QualityMeter,
 ) -> tuple[tuple[Entrant, ...], tuple[SetResult, ...]]:
     """The quality of interpolations and models, set by set."""
@@ -179,13 +194,13 @@ def _measured(
 
     def add(method: Method, degradation: Degradation, entrant: Entrant | None = None) -> None:
         for one, results in zip(sets, found, strict=True):
-            row = meter.row(method, (_pairs(c, degradation, options) for c in one.clips))
+            row = meter.row(method, (_pairs(c, degradation, options, scale) for c in one.clips))
             results.append(MethodResult(degradation, row, entrant))
 
     for degradation in degradations:
         for name in BASELINES[degradation]:
             shown = name if len(degradations) == 1 else f"{name} ({SHOWN[degradation]})"
-            add(interpolation(name, degradation, shown), degradation)
+            add(interpolation(name, degradation, shown, scale), degradation)
     entrants: list[Entrant] = []
     for one in entered:
         with closing(one.runtime.open(one.model, SessionOptions(threads=options.threads))) as s:
@@ -198,12 +213,14 @@ def _measured(
     )
 
 
-def _pairs(clip: SetClip, degradation: Degradation, options: TableOptions) -> Pairs:
+def _pairs(clip: SetClip, degradation: Degradation, options: TableOptions, scale: int) -> Pairs:
     """(truth, low resolution) of a clip, as the options ask."""
     if options.inputs == "given":
         return given_pairs(clip, degradation, options.max_frames)
     codec = options.codec if degradation == "real" else ""
-    return degraded_pairs(clip.truth, degradation, options.shrink, options.max_frames, codec=codec)
+    return degraded_pairs(
+        clip.truth, degradation, options.shrink, options.max_frames, codec=codec, scale=scale
+    )
 
 
 def given_pairs(
@@ -259,6 +276,7 @@ def _check_clips(
     models: Sequence[Model],
     degradations: Sequence[Degradation],
     options: TableOptions,
+    scale: int,
 ) -> int | None:
     """Raise for what cannot be measured; the frames of all clips, None where not known.
 
@@ -274,8 +292,8 @@ def _check_clips(
         )
     clips = [clip for one in sets for clip in one.clips]
     for clip in clips:
-        width, height = truth_size(clip.truth, options.shrink)
-        sizes = [(height // SCALE, width // SCALE)]
+        width, height = truth_size(clip.truth, options.shrink, scale)
+        sizes = [(height // scale, width // scale)]
         if options.inputs == "given":
             sizes = [_given_size(clip, degradation) for degradation in degradations]
         for model in models:

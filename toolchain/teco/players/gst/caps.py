@@ -14,7 +14,6 @@ from gi.repository import Gst, GstVideo  # noqa: E402
 from teco.core.errors import TecoError  # noqa: E402
 from teco.players.gst.formats import FORMATS, Layout  # noqa: E402
 from teco.video.colour import Colour, guess_matrix  # noqa: E402
-from teco_models.variant import SCALE  # noqa: E402
 
 MOST = 2**15 - 1
 """GStreamer's own limit for raw video is higher, its rounding up to strides is not."""
@@ -39,12 +38,13 @@ def raw_video(least: int, most: int) -> Gst.Caps:
 
 
 def transformed(
-    caps: Gst.Caps, larger: bool, template: Gst.Caps, chosen: Gst.Caps | None
+    caps: Gst.Caps, scale: int, larger: bool, template: Gst.Caps, chosen: Gst.Caps | None
 ) -> Gst.Caps:
     """What the other pad can have.
 
     Args:
         caps: of one pad.
+        scale: of the model.
         larger: that one is the sink's, so that the other one's pictures are larger.
         template: of the other pad.
         chosen: what of it is asked for, None for all.
@@ -52,7 +52,7 @@ def transformed(
     result = Gst.Caps.new_empty()
     for n in range(caps.get_size()):
         structure = caps.get_structure(n).copy()
-        sides = [_scaled(structure, name, larger) for name in ("width", "height")]
+        sides = [_scaled(structure, name, scale, larger) for name in ("width", "height")]
         if all(sides):
             result.append_structure(structure)
     # What is not raw video of ours went through; the template takes it out again.
@@ -78,23 +78,23 @@ def fixated(caps: Gst.Caps, other: Gst.Caps, incoming: bool) -> Gst.Caps:
     return result.fixate()
 
 
-def _scaled(structure: Gst.Structure, name: str, larger: bool) -> bool:
+def _scaled(structure: Gst.Structure, name: str, scale: int, larger: bool) -> bool:
     """Change a side to the other pad's, fixed or a range; False where there is no such size."""
     value = structure.get_value(name)
     if value is None:
         return True
     if isinstance(value, int):
-        if not larger and value % SCALE:
+        if not larger and value % scale:
             return False
-        value = value * SCALE if larger else value // SCALE
+        value = value * scale if larger else value // scale
         structure.set_value(name, value)
         return 0 < value <= MOST
     if isinstance(value, Gst.IntRange):
         least, most = value.range.start, value.range.stop
         if larger:
-            least, most = min(least, MOST // SCALE) * SCALE, min(most, MOST // SCALE) * SCALE
+            least, most = min(least, MOST // scale) * scale, min(most, MOST // scale) * scale
         else:
-            least, most = -(-least // SCALE), most // SCALE
+            least, most = -(-least // scale), most // scale
         if least > most:
             return False
         text = f"{least}" if least == most else f"[ {least}, {most} ]"

@@ -23,7 +23,7 @@ from gi.repository import GLib, GObject, Gst, GstBase, GstVideo  # noqa: E402
 
 from teco.core.errors import TecoError  # noqa: E402
 from teco.inference.stream import Stream  # noqa: E402
-from teco.model.opening import DEFAULT_MODEL  # noqa: E402
+from teco.model.opening import DEFAULT_MODEL, open_model  # noqa: E402
 from teco.players.gst.caps import (  # noqa: E402
     MOST,
     check_progressive,
@@ -36,7 +36,7 @@ from teco.players.gst.caps import (  # noqa: E402
 )
 from teco.players.gst.formats import FrameFormat, Layout  # noqa: E402
 from teco_models.errors import ModelError  # noqa: E402
-from teco_models.variant import MIN_SIZE, SCALE  # noqa: E402
+from teco_models.variant import MIN_SIZE, SCALE, SCALES  # noqa: E402
 
 DEFAULTS: dict[str, Any] = {
     "model": DEFAULT_MODEL,
@@ -106,23 +106,23 @@ def _setting(spec: GObject.ParamSpec) -> str:
 
 
 class Teco(GstBase.BaseTransform):
-    """``teco``: enlarges video four times, remembering the frames before."""
+    """``teco``: enlarges video as many times as its model, remembering the frames before."""
 
     __gtype_name__ = "GstTeco"
     __gstmetadata__ = (
         "teco",
         "Filter/Effect/Converter/Video/Scaler",
-        "Recurrent video super-resolution, four times as wide and as high",
+        "Recurrent video super-resolution, four times as wide and as high, or twice",
         "the authors of teco",
     )
     __gsttemplates__ = (
         Gst.PadTemplate.new(
             "sink", Gst.PadDirection.SINK, Gst.PadPresence.ALWAYS,
-            raw_video(MIN_SIZE, MOST // SCALE),
+            raw_video(MIN_SIZE, MOST // min(SCALES)),
         ),
         Gst.PadTemplate.new(
             "src", Gst.PadDirection.SRC, Gst.PadPresence.ALWAYS,
-            raw_video(MIN_SIZE * SCALE, MOST // SCALE * SCALE),
+            raw_video(MIN_SIZE * min(SCALES), MOST),
         ),
     )  # fmt: skip
     __gproperties__: ClassVar = {
@@ -186,6 +186,7 @@ class Teco(GstBase.BaseTransform):
         self._earliest = Gst.CLOCK_TIME_NONE  # running time before which frames are late
         self._shown_from = Gst.CLOCK_TIME_NONE  # frames that end before it are run and dropped
         self._targets: dict[int, int] = {}  # by the seek's number: where it was to go
+        self._scale_of = ("", SCALE)  # a model's name and its scale
         self._probed = False
         self._fresh = True  # nothing was shown since the last reset
 
@@ -243,7 +244,17 @@ class Teco(GstBase.BaseTransform):
     ) -> Gst.Caps:
         larger = direction == Gst.PadDirection.SINK
         template = self.get_static_pad("src" if larger else "sink").get_pad_template_caps()
-        return transformed(caps, larger, template, chosen)
+        return transformed(caps, self._scale(), larger, template, chosen)
+
+    def _scale(self) -> int:
+        """Of the model that is asked for, which caps are asked of before it is opened."""
+        name = self._settings["model"]
+        if self._scale_of[0] != name:
+            try:
+                self._scale_of = name, open_model(name).variant.scale
+            except (TecoError, ModelError):  # starting it says what is wrong
+                self._scale_of = name, SCALE
+        return self._scale_of[1]
 
     def do_fixate_caps(
         self, direction: Gst.PadDirection, caps: Gst.Caps, other: Gst.Caps

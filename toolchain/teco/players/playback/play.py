@@ -56,7 +56,7 @@ class PlayOptions:
         start, end: seconds; the range of the clip.
         scene_cuts: reset the recurrence at scene cuts.
         deadline: enlarge without the network what would be late.
-        centred: of the network, see :class:`teco.inference.stream.Stream`.
+        centred, scale: of the network, see :class:`teco.inference.stream.Stream`.
         osd: show the rate on the screen.
         extra: further arguments for the player.
     """
@@ -66,6 +66,7 @@ class PlayOptions:
     scene_cuts: bool = True
     deadline: bool = True
     centred: bool = False
+    scale: int = SCALE
     osd: bool = True
     extra: tuple[str, ...] = ()
 
@@ -161,17 +162,19 @@ def play_source(
     progress: Progress = no_progress,
 ) -> PlayResult:
     """The same with a session and a source that are open, and stay so."""
-    width, height = source.width * SCALE, source.height * SCALE
+    width, height = source.width * options.scale, source.height * options.scale
     rate = float(source.rate or 25)
     lead = max(2, min(math.ceil(rate * LEAD), LEAD_BYTES // (3 * width * height)))
     schedule = Schedule()
     # A first step is slower than all others; what it is like must not count for the rest.
     _warm(session, source.height, source.width)
-    stream = Stream(session, scene_cuts=options.scene_cuts, centred=options.centred)
+    stream = Stream(
+        session, scene_cuts=options.scene_cuts, centred=options.centred, scale=options.scale
+    )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="teco-play-")))
         listens = folder / "mpv" if program.name == "mpv" else None
-        title = f"{Path(source.name).name} x{SCALE}"
+        title = f"{Path(source.name).name} x{options.scale}"
         reading, writing = os.pipe()
         errors = stack.enter_context((folder / "errors").open("w+b"))
         try:

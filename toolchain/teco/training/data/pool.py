@@ -50,6 +50,7 @@ class PoolOptions:
         frames: T of each clip; sequences are cut out of it.
         photographs: share of clips that are photographs in motion where there are real clips too.
         seed: of everything random.
+        scale: what the truth is made smaller by.
     """
 
     clips: int = 600
@@ -57,6 +58,7 @@ class PoolOptions:
     frames: int = 14
     photographs: float = 0.75
     seed: int = 0
+    scale: int = SCALE
 
     def __post_init__(self) -> None:
         if self.size % (2 * SCALE) or self.size < 64:
@@ -103,13 +105,19 @@ class ClipPool:
         """Of everything that decides a clip; how many there are does not."""
         facts = {
             "version": VERSION,
-            "options": asdict(replace(self.options, clips=0)),
+            "options": self._decisive_options(),
             "photographs": [(p.name, p.stat().st_size) for p in self.photographs],
             "shots": [(s.name, s.frames.shape, round(s.detail, 3)) for s in self.shots],
             "codecs": real_degradation.available(),
             "made by": [photo_clips.VERSION, *_libraries()],
         }
         return hashlib.sha256(json.dumps(facts, default=list).encode()).hexdigest()[:12]
+
+    def _decisive_options(self) -> dict[str, Any]:
+        options = asdict(replace(self.options, clips=0))
+        if self.options.scale == SCALE:  # which nobody had to say once
+            del options["scale"]
+        return options
 
     def __len__(self) -> int:
         return self.options.clips
@@ -130,8 +138,8 @@ class ClipPool:
                 progress(done, len(self))
 
     def clip(self, number: int) -> tuple[_Pixels, _Pixels]:
-        """(T, S, S, 3) truth and (T, S/4, S/4, 3) what came of it, memory-mapped; made if it is
-        not there yet."""
+        """(T, S, S, 3) truth and (T, S/s, S/s, 3) of scale s what came of it, memory-mapped; made
+        if it is not there yet."""
         truth, given = self._files(number)
         try:
             return np.load(truth, mmap_mode="r"), np.load(given, mmap_mode="r")
@@ -153,7 +161,7 @@ class ClipPool:
             truth = photo_clip(self.photographs, number, asked)
         else:
             truth = self._window(rng)
-        given = real_degradation.degrade(truth, rng)
+        given = real_degradation.degrade(truth, rng, self.options.scale)
         for file, pixels in zip(self._files(number), (truth, given), strict=True):
             buffer = io.BytesIO()
             np.save(buffer, pixels)
@@ -191,7 +199,7 @@ class PoolDataset(Dataset[Sample]):
 
     def __init__(self, pool: ClipPool, options: SampleOptions, length: int) -> None:
         o = pool.options
-        if options.frames > o.frames or options.crop + 2 * SCALE > o.size:
+        if options.frames > o.frames or options.crop + 2 * BLUR_MARGIN > o.size:
             raise TecoError(
                 f"sequences of {options.frames} frames and crops of {options.crop} do not fit the "
                 f"pool's clips of {o.frames} frames and {o.size} pixels",
@@ -218,7 +226,7 @@ class PoolDataset(Dataset[Sample]):
             self._sequence(o, np.random.default_rng((o.seed, index, i)))
             for i in share(o.batch, *o.part)
         ]
-        k = o.crop // SCALE
+        k = o.crop // self.pool.options.scale
         return Sample(
             hr=torch.from_numpy(np.stack([truth for truth, _ in made])),
             flow=torch.full((len(made), o.frames - 1, 2, k, k), torch.nan),
@@ -231,11 +239,12 @@ class PoolDataset(Dataset[Sample]):
         pool = self.pool.options
         truth, given = self.pool.clip(int(rng.integers(len(self.pool))))
         first = int(rng.integers(pool.frames - o.frames + 1))
-        k = o.crop // SCALE
-        # The margin of a sample is one LR pixel wide. The sharper of two places.
-        places = rng.integers(1, pool.size // SCALE - k, (2, 2))
+        s = pool.scale
+        k, margin = o.crop // s, BLUR_MARGIN // s
+        # A sample has a margin of whole LR pixels. The sharper of two places.
+        places = rng.integers(margin, pool.size // s - k - margin + 1, (2, 2))
         y, x = max(places.tolist(), key=lambda p: _slope(given[first, p[0] :, p[1] :][:k, :k]))
-        top, left = SCALE * y - BLUR_MARGIN, SCALE * x - BLUR_MARGIN
+        top, left = s * y - BLUR_MARGIN, s * x - BLUR_MARGIN
         side = o.crop + 2 * BLUR_MARGIN
         times = slice(first, first + o.frames)
         pair: list[Any] = [

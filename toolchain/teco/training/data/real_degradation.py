@@ -83,15 +83,16 @@ def missing() -> list[str]:
     return [reason for reason in reasons if reason is not None]
 
 
-def degrade(frames: _Pixels, rng: np.random.Generator) -> _Pixels:
-    """(T, H, W, 3) truth -> (T, H/4, W/4, 3), both uint8 RGB; H and W multiples of 8.
+def degrade(frames: _Pixels, rng: np.random.Generator, scale: int = SCALE) -> _Pixels:
+    """(T, H, W, 3) truth -> (T, H/s, W/s, 3) of scale s, both uint8 RGB; H and W multiples of 2s.
 
     Args:
         frames: whole frames, not crops.
         rng: decides everything.
+        scale: 2 or 4.
     """
     kind = str(rng.choice(list(SHRINKS), p=list(SHRINKS.values())))
-    out = shrink(frames, kind, rng)
+    out = shrink(frames, kind, rng, scale)
     if rng.random() < SHARPENED:
         out = _sharpened(out, rng.uniform(0.15, 0.7), rng.uniform(0.6, 1.2))
     if rng.random() < NOISY:
@@ -104,20 +105,22 @@ def degrade(frames: _Pixels, rng: np.random.Generator) -> _Pixels:
     return out
 
 
-def shrink(frames: _Pixels, kind: str, rng: np.random.Generator) -> _Pixels:
-    """By 4 about pixel centres; ``kind`` of :data:`SHRINKS`, of which the Gaussian is drawn."""
+def shrink(frames: _Pixels, kind: str, rng: np.random.Generator, scale: int = SCALE) -> _Pixels:
+    """About pixel centres; ``kind`` of :data:`SHRINKS`, of which the Gaussian is drawn."""
     import cv2
 
     if kind == "gaussian":
-        taps = _gaussian(rng)
+        taps = _gaussian(rng, scale)
         middle = _GAUSSIAN_TAPS // 2 - 1
-        # The kernel's anchor lies on the pixel: output at 4i + 1 is centred on 4i + 1.5.
+        # The kernel's anchor lies on the pixel: of scale 4, output at 4i + 1 is centred on
+        # 4i + 1.5; of scale 2, that at 2i on 2i + 0.5.
         filtered: list[Any] = [
             cv2.filter2D(f, -1, taps, anchor=(middle, middle), borderType=cv2.BORDER_REFLECT_101)
             for f in frames
         ]
-        return np.stack([f[1::SCALE, 1::SCALE] for f in filtered])
-    height, width = (side // SCALE for side in frames.shape[1:3])
+        first = scale // 2 - 1
+        return np.stack([f[first::scale, first::scale] for f in filtered])
+    height, width = (side // scale for side in frames.shape[1:3])
     return np.stack([_rescaled(f, width, height, kind.upper()) for f in frames])
 
 
@@ -129,9 +132,9 @@ def _rescaled(pixels: _Pixels, width: int, height: int, how: str) -> _Pixels:
     return small.to_ndarray()
 
 
-def _gaussian(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A random one, turned and stretched; sums to 1."""
-    sigma, angle = rng.uniform(*GAUSSIAN_SIGMA, 2), rng.uniform(0, np.pi)
+def _gaussian(rng: np.random.Generator, scale: int) -> NDArray[np.float32]:
+    """A random one, turned and stretched; sums to 1. Its widths are those of LR pixels."""
+    sigma, angle = rng.uniform(*GAUSSIAN_SIGMA, 2) * scale / SCALE, rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     inverse = np.linalg.inv(turn @ np.diag(sigma**2) @ turn.T)
     axis = np.arange(_GAUSSIAN_TAPS) - (_GAUSSIAN_TAPS - 1) / 2

@@ -70,7 +70,7 @@ def squared_error(x: Tensor, y: Tensor, span: float = TF_SPAN) -> Tensor:
     return (span * (x - y)).square().sum(dim=-3).mean()
 
 
-def pattern_loss(out: Tensor, truth: Tensor) -> Tensor:
+def pattern_loss(out: Tensor, truth: Tensor, scale: int = SCALE) -> Tensor:
     """How much of a regular pattern was added to the pictures, in their units.
 
     A network that enlarges LR pixels can draw, in every one of them alike, a pattern of its own:
@@ -81,10 +81,11 @@ def pattern_loss(out: Tensor, truth: Tensor) -> Tensor:
     Args:
         out: (M, 3, H, W).
         truth: the same shape.
+        scale: HR pixels of an LR pixel, across.
     """
-    places = F.pixel_unshuffle(out - truth, SCALE).unflatten(1, (-1, SCALE**2))
+    places = F.pixel_unshuffle(out - truth, scale).unflatten(1, (-1, scale**2))
     means = F.avg_pool2d(places.flatten(1, 2), PATTERN_WINDOW, PATTERN_WINDOW // 2)
-    means = means.unflatten(1, (-1, SCALE**2))
+    means = means.unflatten(1, (-1, scale**2))
     return (means - means.mean(dim=2, keepdim=True)).abs().mean()
 
 

@@ -38,6 +38,7 @@ from teco.video.file.encoders import (
 from teco.video.file.other_streams import OtherStreams
 from teco.video.frames import Aborting, Frame, FrameSource, Media, check_pixels
 from teco.video.segments import Segment, Segments, drop_unfinished
+from teco.video.side_data import STEREO_IS_LOST
 
 CONTAINERS = {
     ".mp4": "mp4",
@@ -298,10 +299,7 @@ class VideoSink(Aborting):
             return {"stereo_mode": tag}
         words = found.options(codec)
         if words is None:
-            self.notices.append(
-                "the arrangement of the two views (stereo) is not described in the output"
-                + ("; Matroska has words for it" if tag else "")
-            )
+            self.notices.append(STEREO_IS_LOST + ("; Matroska has words for it" if tag else ""))
         else:
             _add_words(options, words)
         return {}

@@ -1,9 +1,11 @@
 /* teco as a frei0r filter, which stock ffmpeg, mpv and GStreamer load.
  *
- * frei0r cannot change a picture's size: the player enlarges it by nearest neighbour first, this
- * filter reads one pixel of each block and fills the whole picture.
+ * frei0r cannot change a picture's size: the player enlarges it by nearest neighbour first, as many
+ * times as the model does; this filter reads one pixel of each block and fills the whole picture.
  *
  *   ffmpeg -i in.mp4 -vf scale=iw*4:ih*4:flags=neighbor,format=rgba,frei0r=filter_name=teco out.mp4
+ *
+ * (iw*2 and ih*2 for a model that enlarges twice).
  *
  * The model is the parameter `model`, else $TECO_MODEL, else model.onnx beside this plugin.
  * $TECO_THREADS limits the CPU threads of a step.
@@ -27,14 +29,14 @@
 
 #include "teco.h"
 
-#define SCALE 4      /* of every model that teco ships; another one is refused when it is opened */
 #define LONGEST 2.0  /* seconds that a picture may stay without the next one being a new scene */
 #define RATIO 8.0    /* ... and so many times the interval before */
 
 enum { MODEL, LIBRARY, SCENE_CUTS, PARAMETERS };
 
 typedef struct {
-    int width, height; /* of the small picture */
+    int full_width, full_height; /* of the picture as the player enlarged it */
+    int scale, width, height;    /* of the model, and of the small picture; 0 before it is open */
     char *text[2];     /* MODEL, LIBRARY; "" where not given */
     bool scene_cuts;
     teco *handle;
@@ -65,7 +67,7 @@ void f0r_get_plugin_info(f0r_plugin_info_t *info) {
         .major_version = 0,
         .minor_version = 1,
         .num_params = PARAMETERS,
-        .explanation = "Recurrent super-resolution of pictures enlarged four times by nearest neighbour",
+        .explanation = "Recurrent super-resolution of pictures enlarged by nearest neighbour",
     };
 }
 
@@ -97,6 +99,15 @@ static void close_model(filter *f) {
     f->handle = NULL;
 }
 
+static bool take_scale(filter *f, int scale) {
+    f->scale = scale;
+    f->width = f->full_width / scale;
+    f->height = f->full_height / scale;
+    free(f->small);
+    f->small = malloc((size_t)f->width * (size_t)f->height * 4);
+    return f->small;
+}
+
 static bool open_model(filter *f) {
     char model[4096];
     teco_options options;
@@ -112,8 +123,16 @@ static bool open_model(filter *f) {
             "(`teco export` writes one)");
     } else if (teco_open(model, &options, &f->handle)) {
         complain(teco_last_error());
-    } else if (teco_get_info(f->handle, &info) || info.scale != SCALE) {
-        complain("the model does not enlarge 4 times, which is what this filter expects");
+    } else if (teco_get_info(f->handle, &info)) {
+        complain(teco_last_error());
+    } else if (f->full_width % info.scale || f->full_height % info.scale) {
+        fprintf(
+            stderr,
+            "teco (frei0r): pictures are %dx%d, expected multiples of %d: enlarge them %d times first, "
+            "scale=iw*%d:ih*%d:flags=neighbor\n",
+            f->full_width, f->full_height, info.scale, info.scale, info.scale, info.scale);
+    } else if (!take_scale(f, info.scale)) {
+        complain("there is no memory for a picture");
     } else if (f->width < info.minimum || f->height < info.minimum ||
                (info.width && (f->width != info.width || f->height != info.height))) {
         fprintf(
@@ -131,23 +150,18 @@ static bool open_model(filter *f) {
 }
 
 f0r_instance_t f0r_construct(unsigned int width, unsigned int height) {
-    if (!width || !height || width % SCALE || height % SCALE || width > 65536 || height > 65536) {
-        fprintf(
-            stderr,
-            "teco (frei0r): pictures are %ux%u, expected multiples of 4: enlarge them 4 times first, "
-            "scale=iw*4:ih*4:flags=neighbor\n",
-            width, height);
+    if (!width || !height || width > 65536 || height > 65536) {
+        fprintf(stderr, "teco (frei0r): pictures are %ux%u, expected 1 to 65536\n", width, height);
         return NULL;
     }
     filter *f = calloc(1, sizeof *f);
     if (!f) return NULL;
-    f->width = (int)width / SCALE;
-    f->height = (int)height / SCALE;
+    f->full_width = (int)width;
+    f->full_height = (int)height;
     f->scene_cuts = true;
-    f->small = malloc((size_t)f->width * (size_t)f->height * 4);
     f->text[MODEL] = copy("");
     f->text[LIBRARY] = copy("");
-    bool good = f->small && f->text[MODEL] && f->text[LIBRARY];
+    bool good = f->text[MODEL] && f->text[LIBRARY];
     /* A player hears of a failure here and nowhere else, so what is known already is opened now. Not
      * in GStreamer: it makes one of every filter merely to ask for its parameters, and remembers a
      * refusal in its registry for good. */
@@ -223,24 +237,25 @@ static bool jumped(filter *f, double time) {
 
 void f0r_update(f0r_instance_t instance, double time, const uint32_t *in, uint32_t *out) {
     filter *f = instance;
-    const size_t width = (size_t)f->width, row = width * SCALE;
+    const size_t row = (size_t)f->full_width;
     if (!f->handle && !f->failed) f->failed = !open_model(f);
     if (!f->failed) {
+        const size_t width = (size_t)f->width, scale = (size_t)f->scale;
         if (jumped(f, time)) teco_reset(f->handle);
         for (size_t y = 0; y < (size_t)f->height; y++)
             for (size_t x = 0; x < width; x++)
                 memcpy(
                     f->small + 4 * (y * width + x),
-                    in + (y * SCALE + SCALE / 2) * row + x * SCALE + SCALE / 2, 4);
+                    in + (y * scale + scale / 2) * row + x * scale + scale / 2, 4);
         const teco_image small = {
             .format = TECO_RGBA, .width = f->width, .height = f->height, .plane = {f->small},
             .stride = {(ptrdiff_t)(4 * width)}};
         const teco_image large = {
-            .format = TECO_RGBA, .width = f->width * SCALE, .height = f->height * SCALE,
+            .format = TECO_RGBA, .width = f->full_width, .height = f->full_height,
             .plane = {(uint8_t *)out}, .stride = {(ptrdiff_t)(4 * row)}};
         if (!teco_step(f->handle, &small, &large)) return;
         complain(teco_last_error());
         f->failed = true;
     }
-    if (in != out) memcpy(out, in, 4 * row * (size_t)f->height * SCALE);
+    if (in != out) memcpy(out, in, 4 * row * (size_t)f->full_height);
 }

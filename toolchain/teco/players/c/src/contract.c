@@ -140,7 +140,7 @@ static const char *read_contract(contract *c, const json *j) {
     const char *layout = text_or(j, "layout", "NCHW");
     bool pictures = c->frame.type == UINT8;
     if (!layout || strcmp(layout, pictures ? "NHWC" : "NCHW")) return "layout";
-    if (!integer_is(j, "scale", c->scale = SCALE)) return "scale";
+    if (!json_integer(j, "scale", &c->scale) || (c->scale != 2 && c->scale != 4)) return "scale";
     if (!integer_is(j, "minimum", MINIMUM)) return "minimum";
     if (!integer_is(j, "multiple_of", 1)) return "multiple_of";
     if (!says(j, "colour", "RGB")) return "colour";

@@ -10,7 +10,6 @@
 
 #define METADATA_KEY "teco.manifest"
 #define SCHEMA 1
-#define SCALE 4
 #define MINIMUM 8
 #define MAX_STATES 8
 #define MAX_OUTPUTS (MAX_STATES + 2)

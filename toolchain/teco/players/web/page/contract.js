@@ -35,7 +35,7 @@ import { PlayerError } from "./errors.js";
  */
 
 const SCHEMA = 1;
-const SCALE = 4;
+const SCALES = [2, 4];
 const MINIMUM = 8;
 const MOST_STATES = 8;
 const MOST_NAME = 63;
@@ -81,16 +81,17 @@ export function readManifest(text, source) {
   refuse(!isName(c.picture), "picture", c.picture);
   // A player that ignored these would show wrong pictures without a word.
   for (const [name, usual, left] of /** @type {[string, unknown, unknown][]} */ ([
-    ["dtype", "float32", "float32"], ["layout", "NCHW", "NCHW"], ["scale", SCALE, undefined],
+    ["dtype", "float32", "float32"], ["layout", "NCHW", "NCHW"],
     ["minimum", MINIMUM, undefined], ["multiple_of", 1, undefined], ["colour", "RGB", undefined],
     ["warm_up", 0, undefined], ["check", "", ""],
   ])) refuse((name in c ? c[name] : left) !== usual, name, c[name], usual);
+  refuse(!SCALES.includes(c.scale), "scale", c.scale, SCALES);
   refuse(JSON.stringify(c.range) !== "[0,1]", "range", c.range, [0, 1]);
   refuse(!Array.isArray(c.states) || c.states.length > MOST_STATES, "states", c.states);
   // What a state is taken from must fit, since its values go over as they are.
   const shapes = new Map([
     [c.frame, shapeKey(["1", "3", "h", "w"])],
-    [c.picture, shapeKey(["1", "3", `${SCALE}*h`, `${SCALE}*w`])],
+    [c.picture, shapeKey(["1", "3", `${c.scale}*h`, `${c.scale}*w`])],
   ]);
   const taken = new Set([c.frame]);
   for (const state of c.states) {

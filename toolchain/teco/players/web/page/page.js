@@ -220,7 +220,8 @@ function show(stats) {
       return video.play();
     }).catch(() => {});
   }
-  const from = `${stats.width / 4}×${stats.height / 4}`;
+  part("factor", HTMLElement).textContent = `${stats.width / stats.from.width}×`;
+  const from = `${stats.from.width}×${stats.from.height}`;
   part("size", HTMLElement).textContent = `${from} → ${stats.width}×${stats.height}`;
   part("step", HTMLElement).textContent = `${stats.milliseconds.toFixed(stats.milliseconds < 10 ? 1 : 0)} ms`;
   part("scenes", HTMLElement).textContent = String(stats.scenes);

@@ -23,6 +23,7 @@ import { PlayerError, explained } from "./errors.js";
  * @property {number} milliseconds of one step, median of the last 15
  * @property {number} width of the last picture
  * @property {number} height of the last picture
+ * @property {{width: number, height: number}} from of the frame it was made of
  * @property {string} reason why the last picture's scene started there, or ""
  */
 
@@ -284,6 +285,7 @@ export class Player {
     stats.milliseconds = median(this.#steps);
     stats.width = shown.width;
     stats.height = shown.height;
+    stats.from = shown.from;
     stats.reason = shown.reason;
     this.#pace();
     this.events.show(stats);
@@ -348,7 +350,8 @@ const RELOAD = "reload the page";
 /** @returns {Stats} */
 function fresh() {
   return {
-    shown: 0, dropped: 0, scenes: 0, fps: 0, milliseconds: 0, width: 0, height: 0, reason: "",
+    shown: 0, dropped: 0, scenes: 0, fps: 0, milliseconds: 0, width: 0, height: 0,
+    from: { width: 0, height: 0 }, reason: "",
   };
 }
 

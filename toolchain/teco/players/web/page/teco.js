@@ -5,7 +5,7 @@
  *     const upscaler = await Upscaler.open({ model: new URL("models/live-web.onnx", location.href) });
  *     const { rgba, width, height } = await upscaler.enlarge(imageData);
  *
- * Frames go in as RGBA pictures, pictures four times as large come out, equal to what
+ * Frames go in as RGBA pictures, pictures as many times as large as the model makes come out, equal to what
  * `teco upscale` makes of the same frames up to one 8-bit step. Nothing is sent anywhere.
  */
 import { checkSize, readManifest } from "./contract.js";

@@ -25,6 +25,7 @@ import { Upscaler, pictureOf } from "./teco.js";
  * @typedef {object} Shown
  * @property {number} width of the enlarged picture
  * @property {number} height
+ * @property {{width: number, height: number}} from of the frame
  * @property {string} reason why a scene started, or ""
  * @property {number} scenes started so far
  * @property {number} seconds the step took
@@ -106,8 +107,8 @@ async function show(id, frame) {
     await after.paint(step);
     /** @type {Shown} */
     const shown = {
-      width: step.width, height: step.height, reason: step.reason, seconds: step.seconds,
-      scenes: upscaler.stream.scenes,
+      width: step.width, height: step.height, from: { width, height }, reason: step.reason,
+      seconds: step.seconds, scenes: upscaler.stream.scenes,
     };
     if (frame.pixels) shown.rgba = await pictureOf(step);
     answer({ id, shown }, shown.rgba ? [shown.rgba.buffer] : []);
