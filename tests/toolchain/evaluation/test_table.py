@@ -243,7 +243,9 @@ def test_bicubic_alone_needs_no_network(lay_out, teco) -> None:
 def test_every_shipped_model_is_the_default() -> None:
     from teco_models import zoo
 
-    assert [spec for spec, _ in open_models([])] == [entry.name for entry in zoo.entries()]
+    # But those that enlarge twice: a clip is made small for all of them alike.
+    names = [entry.name for entry in zoo.entries() if not entry.name.endswith("-x2")]
+    assert [spec for spec, _ in open_models([])] == names
 
 
 def test_models_are_sorted_by_cost_and_timed_in_turns(

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -580,10 +581,87 @@ def test_inspector_is_counted():
         check_precision(proof, "fp32")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"Layers": ["c1 + r1", "c2"]}', '{"Layers": 3}'])
-def test_inspector_that_tells_nothing(text):
+@pytest.mark.parametrize("text", ["", "{}", '{"Layers": 3}'])
+def test_inspector_without_layers(text):
     with pytest.raises(TecoError, match="inspector"):
         of_engine(text)
+
+
+def dynamic(weights: str | None) -> str:
+    """What the inspector says of an engine of dynamic sizes without a context's shapes."""
+    unknown = {"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}
+    layer = {
+        "Name": "c1", "LayerType": "CaskConvolution", "Inputs": [unknown], "Outputs": [unknown],
+        "ParameterType": "Convolution",
+    }  # fmt: skip
+    if weights is not None:
+        layer["Weights"] = {"Type": weights, "Count": 36864}
+    return json.dumps({"Layers": [layer], "Bindings": ["lr", "hr"]})
+
+
+def test_layers_of_dynamic_engines_count_by_their_weights():
+    proof = of_engine(dynamic("Half"))
+    assert proof is not None
+    assert proof.convolutions == proof.layers == {"fp16": 1}
+    check_precision(proof, "fp16")
+    whole = of_engine(dynamic("Int8"))
+    assert whole is not None
+    assert whole.convolutions == {"int8": 1}
+
+
+@pytest.mark.parametrize("text", ['{"Layers": ["c1 + r1", "c2"]}', dynamic(None)])
+def test_an_inspector_that_tells_no_types_proves_nothing(text):
+    assert of_engine(text) is None
+
+
+class DynamicEngine:
+    """Formats are told once the inspector has a context with shapes."""
+
+    num_io_tensors = 2
+
+    def __init__(self, takes: bool) -> None:
+        self.takes = takes
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.execution_context = None
+
+    def get_tensor_name(self, n: int) -> str:
+        return ("lr", "hr")[n]
+
+    def get_tensor_mode(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="INPUT" if name == "lr" else "OUTPUT")
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert (name, index) == ("lr", 0)
+        return [(1, 3, 8, 8), (1, 3, 180, 320), (1, 3, 540, 960)]
+
+    def create_execution_context(self, how: str) -> DynamicEngine:
+        assert how == "user managed"
+        return self
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return self.takes
+
+    def create_engine_inspector(self) -> DynamicEngine:
+        return self
+
+    def get_engine_information(self, form: str) -> str:
+        assert form == "json"
+        return INSPECTED if self.execution_context is self else dynamic(None)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_the_inspector_is_given_shapes(monkeypatch, takes):
+    engine = DynamicEngine(takes)
+    monkeypatch.setattr(tensorrt_engine, "_deserialise", lambda *_: engine)
+    monkeypatch.setattr(tensorrt_engine, "make_logger", lambda _: None)
+    trt = SimpleNamespace(
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+    )
+    found = of_engine(tensorrt_engine.describe(trt, b""))
+    assert (found is not None) == takes
+    assert engine.shapes == {"lr": (1, 3, 180, 320)}
 
 
 @needs_rtx
@@ -671,6 +749,10 @@ def test_rebuild_command_names_a_shipped_model(manifest):
         f"teco export --model {entry.name} --formats rtx --size 16x24 --sm 75,89 --fp16"
     )
     assert "--weights FILE" in manifest.rebuild
+    dynamic = replace(ours, size="dynamic", profile=("8x8", "180x320", "1080x1920"))
+    assert "--profile" not in dynamic.rebuild
+    other = replace(dynamic, profile=("8x8", "576x720", "576x720"))
+    assert "--profile 8x8,576x720,576x720" in other.rebuild
 
 
 @pytest.mark.parametrize(

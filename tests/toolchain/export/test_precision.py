@@ -17,7 +17,7 @@ from teco.core.files import sha256_of
 from teco.export.formats import Product, produce
 from teco.export.onnx import export_onnx
 from teco.export.options import ExportOptions
-from teco.export.request import ExportRequest, parse_formats, parse_sm, shipped_with
+from teco.export.request import ExportRequest, parse_formats, parse_sizes, parse_sm, shipped_with
 from teco.model.contract import StreamContract
 from teco.model.engine import api
 from teco.model.engine.precision_check import check_precision, of_onnx
@@ -403,6 +403,24 @@ def test_the_shipped_model_of_so_many_blocks(tmp_path, monkeypatch):
         (tmp_path / name / f"{name}.onnx").touch()
     found = {n: e.name if (e := shipped_with(n)) else None for n in (1, 3, 5, 7)}
     assert found == {1: None, 3: "teco-x4-b3-c64-bp-lk", 5: "teco-x4-b5-c64-gan", 7: None}
+
+
+def test_sizes_of_engines():
+    text = "8x8, 576x720,1080x1920"
+    sizes = ((8, 8), (576, 720), (1080, 1920))
+    assert parse_sizes(text, ("onnx", "rtx"), None) == sizes
+    assert parse_sizes(None, ("onnx",), None) is None
+    for wrong, formats, size, words in (
+        ("8x8,16x16", ("rtx",), None, "not three LR sizes"),
+        ("8x8,16x16,big", ("rtx",), None, "not three LR sizes"),
+        ("8x8,16x16,12x99", ("rtx",), None, "no smaller than the one before"),
+        ("4x8,16x16,32x32", ("rtx",), None, "no frame may be below 8x8"),
+        (text, ("onnx",), None, "--formats is onnx"),
+        (text, ("rtx",), (16, 24), "--size is 16x24"),
+    ):
+        with pytest.raises(TecoError, match=words) as error:
+            parse_sizes(wrong, formats, size)
+        assert error.value.exit_code == 2
 
 
 def test_lists():

@@ -177,10 +177,11 @@ def _engines(
     for target in request.engines:
         name = request.engine_name(base, target)
         if target == "rtx":
-            options = RtxOptions(name=name, sm=request.sm)
+            options = RtxOptions(name=name, sm=request.sm, profile=request.profile)
             path = build_rtx(model, folder, options, overwrite=overwrite)
         else:
-            path = build_tensorrt(model, folder, TensorRtOptions(name=name), overwrite=overwrite)
+            options = TensorRtOptions(name=name, profile=request.profile)
+            path = build_tensorrt(model, folder, options, overwrite=overwrite)
         manifest = read(path)
         proof = manifest.built or manifest.proof
         products.append(Product(target, path, path.stat().st_size, manifest, proof))

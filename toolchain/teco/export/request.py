@@ -17,6 +17,7 @@ from teco.export.engines.rtx import DEFAULT_SM, check_sm
 from teco.export.engines.tensorrt import require
 from teco.export.options import ExportOptions, Precision
 from teco.model.engine.api import RtxBindings, load
+from teco.model.engine.profile import Profile, parse_profile
 from teco.model.manifest import manifest_path
 from teco_models import zoo
 from teco_models.errors import ModelError
@@ -50,6 +51,7 @@ class ExportRequest:
     Attributes:
         formats: of :data:`FORMATS`, each once.
         sm: compute capabilities of an RTX engine.
+        profile: sizes of an engine of dynamic size; None for the default.
         onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.
         form: key of TARGETS; None for what suits the formats.
         base: first part of the file names; None for the variant's name.
@@ -57,6 +59,7 @@ class ExportRequest:
 
     formats: tuple[str, ...] = ("onnx",)
     sm: tuple[int, ...] = DEFAULT_SM
+    profile: Profile | None = None
     onnx: ExportOptions = field(default_factory=ExportOptions)
     form: str | None = None
     base: str | None = None
@@ -98,6 +101,36 @@ def parse_formats(text: str) -> tuple[str, ...]:
             exit_code=USAGE,
         )
     return tuple(x for x in FORMATS if x in asked)
+
+
+def parse_sizes(
+    text: str | None, formats: tuple[str, ...], size: tuple[int, int] | None
+) -> Profile | None:
+    """The sizes that engines are built for; None where nothing is given.
+
+    Args:
+        text: as :func:`teco.model.engine.profile.parse_profile` takes it.
+        formats: that are asked for.
+        size: of a static file, which has that one alone.
+
+    Raises:
+        TecoError: no format that takes it; and as there.
+    """
+    if text is None:
+        return None
+    if not set(formats) - {"onnx"}:
+        raise TecoError(
+            f"--profile gives the sizes of an engine, and --formats is {','.join(formats)}",
+            hint="add one: --formats onnx,rtx",
+            exit_code=USAGE,
+        )
+    if size is not None:
+        raise TecoError(
+            f"--profile gives the sizes of a dynamic engine, and --size is {size[0]}x{size[1]}",
+            hint="leave one of both out",
+            exit_code=USAGE,
+        )
+    return parse_profile(text)
 
 
 def parse_sm(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:

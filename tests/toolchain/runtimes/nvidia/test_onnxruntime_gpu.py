@@ -19,6 +19,7 @@ from teco.runtimes.nvidia import linked, onnxruntime_gpu
 from teco.runtimes.nvidia.onnxruntime_binding import BoundFrameSession, BoundSession, Place
 from teco.runtimes.nvidia.onnxruntime_gpu import (
     engine_cache,
+    load_libraries,
     nodes_on_other_providers,
     provider_options,
     session_entries,
@@ -68,10 +69,13 @@ def test_a_cache_is_never_anothers(model: Model) -> None:
     assert all(folder.is_dir() for folder in folders)
     options = provider_options("tensorrt", static(model))
     assert options["trt_engine_cache_path"] == str(engine_cache("tensorrt", static(model)))
-    assert options["trt_fp16_enable"] == options["trt_int8_enable"] == "0"
-    assert provider_options("tensorrt", static(model, precision_asked="int8"))[
-        "trt_int8_enable"
-    ] == ("1")
+    # ONNX Runtime 1.31.1's Python layer refuses "1" and "0" for these.
+    assert {k: v for k, v in options.items() if k.endswith("_enable")} == {
+        "trt_engine_cache_enable": "True", "trt_timing_cache_enable": "True",
+        "trt_fp16_enable": "False", "trt_int8_enable": "False",
+    }  # fmt: skip
+    whole = provider_options("tensorrt", static(model, precision_asked="int8"))
+    assert whole["trt_int8_enable"] == "True"
 
 
 def test_a_cache_folder_that_cannot_be_made(model: Model, tmp_path, monkeypatch) -> None:
@@ -87,7 +91,7 @@ def test_profiles_cover_every_input(model: Model) -> None:
     assert shape_profile("nv", model) == {
         "nv_profile_min_shapes": "lr:1x3x8x8,lr_prev:1x3x8x8,hr_prev:1x3x32x32",
         "nv_profile_opt_shapes": "lr:1x3x180x320,lr_prev:1x3x180x320,hr_prev:1x3x720x1280",
-        "nv_profile_max_shapes": "lr:1x3x540x960,lr_prev:1x3x540x960,hr_prev:1x3x2160x3840",
+        "nv_profile_max_shapes": "lr:1x3x1080x1920,lr_prev:1x3x1080x1920,hr_prev:1x3x4320x7680",
     }
 
 
@@ -139,8 +143,12 @@ def pretend(monkeypatch):
 
 
 @pytest.mark.parametrize("name", GPU_NAMES)
-def test_a_provider_that_was_not_obtained_is_an_error(name, model, pretend) -> None:
+def test_a_provider_that_was_not_obtained_is_an_error(name, model, pretend, monkeypatch) -> None:
     """The real ONNX Runtime, asked for a provider it lacks, opens the file on the CPU."""
+    plugin = SimpleNamespace(
+        __spec__=object(), __version__="0.5.0", get_ep_name=lambda: "NvTensorRTRTXExecutionProvider"
+    )
+    monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, plugin)
     real = ort.InferenceSession
     asked = []
 
@@ -198,8 +206,39 @@ def test_sessions_that_cannot_be_made(text, words, model, pretend) -> None:
 # --- the plugin ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("version", "between"), [("0.4.0", ","), ("0.5.0", ";"), ("1.0", ";")])
+def test_the_plugin_separates_inputs_by_its_version(model, monkeypatch, version, between) -> None:
+    monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, SimpleNamespace(__version__=version))
+    options = provider_options("rtx", model)
+    assert options["nv_profile_min_shapes"] == between.join(
+        ("lr:1x3x8x8", "lr_prev:1x3x8x8", "hr_prev:1x3x32x32")
+    )
+
+
+def test_libraries_of_wheels_are_loaded_and_what_is_missing_is_not_printed(
+    monkeypatch, capsys
+) -> None:
+    loaded: list[str] = []
+
+    def preload() -> None:
+        print("Failed to load libcublasLt.so.13")
+        loaded.append("dlls")
+
+    fake = SimpleNamespace(preload_dlls=preload)
+    load_libraries(fake, tensorrt=False)
+    assert loaded == ["dlls"]
+    monkeypatch.setattr(onnxruntime_gpu.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(onnxruntime_gpu.importlib, "import_module", loaded.append)
+    load_libraries(fake, tensorrt=True)
+    assert loaded == ["dlls", "dlls", "tensorrt"]
+    load_libraries(SimpleNamespace(), tensorrt=False)  # an ONNX Runtime before 1.21
+    assert capsys.readouterr().out == ""
+
+
 def test_the_plugin_is_registered_once(monkeypatch) -> None:
-    plugin = SimpleNamespace(get_library_path=lambda: "lib.so")
+    plugin = SimpleNamespace(
+        get_library_path=lambda: "lib.so", get_ep_name=lambda: "NvTensorRTRTXExecutionProvider"
+    )
     monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, plugin)
     devices: list[SimpleNamespace] = []
     registered = []
@@ -214,12 +253,12 @@ def test_the_plugin_is_registered_once(monkeypatch) -> None:
     )
     assert onnxruntime_gpu.plugin_devices(fake) == devices[:1]
     assert onnxruntime_gpu.plugin_devices(fake) == devices[:1]
-    assert registered == [("nv_tensorrt_rtx", "lib.so")]
+    assert registered == [("NvTensorRTRTXExecutionProvider", "lib.so")]
 
 
 @pytest.mark.parametrize("breaks", [True, False])
 def test_a_plugin_without_a_gpu(monkeypatch, breaks) -> None:
-    plugin = SimpleNamespace(get_library_path=lambda: "lib.so")
+    plugin = SimpleNamespace(get_library_path=lambda: "lib.so", get_ep_name=lambda: "its own")
     monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, plugin)
 
     def register(name: str, path: str) -> None:

@@ -105,6 +105,12 @@ class _Blocks(_BlocksType):
     help="Compute capabilities that an rtx engine runs on. [default: 86,89,120]",
 )
 @click.option(
+    "--profile",
+    metavar="SIZES",
+    help="LR sizes of an engine of dynamic size: least,usual,greatest, each HEIGHTxWIDTH. "
+    "[default: 8x8,180x320,1080x1920]",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -148,6 +154,7 @@ def command(
     io: Io,
     formats: str,
     sm: str | None,
+    profile: str | None,
     output: Path,
     half_weights: bool,
     frames: int,
@@ -169,6 +176,7 @@ def command(
         find_sources,
         parse_formats,
         parse_precisions,
+        parse_sizes,
         parse_sm,
     )
 
@@ -181,6 +189,7 @@ def command(
     request = ExportRequest(
         formats=chosen,
         sm=parse_sm(sm, chosen),
+        profile=parse_sizes(profile, chosen, size),
         onnx=ExportOptions(
             size=size,
             calibration=CalibrationSet(clips=calibrate, range=range_ or CalibrationSet.range),

@@ -34,7 +34,7 @@ from teco.model.engine.api import (
 )
 from teco.model.engine.manifest import EngineManifest
 from teco.model.engine.network import Parsed, make_logger, parse
-from teco.model.engine.profile import Size, profile_of, words
+from teco.model.engine.profile import Profile, profile_of, words
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import Model
 from teco.runtimes.ports import shape_of
@@ -63,7 +63,7 @@ class BuildOptions:
     """
 
     precision: str | None = None
-    profile: tuple[Size, Size, Size] | None = None
+    profile: Profile | None = None
     workspace_mib: int | None = None
     name: str | None = None
 
@@ -298,7 +298,7 @@ def _add_profile(
     parsed: Parsed,
     config: Config,
     ports: dict[str, tuple[str, str, str, str]],
-    profile: tuple[Size, Size, Size],
+    profile: Profile,
     name: str,
 ) -> None:
     """Give a dynamic network its sizes; refuse one whose ports are not those of its contract."""

@@ -19,7 +19,7 @@ from teco.core.garbage import no_collection
 from teco.core.gpu import Gpu
 from teco.export.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import precision_check
-from teco.model.engine.api import Bindings, Config, Engine, load, to_bytes
+from teco.model.engine.api import Bindings, Config, Context, Engine, load, to_bytes
 from teco.model.engine.manifest import HARDWARE
 from teco.model.engine.network import make_logger
 from teco.model.opening import Model
@@ -94,9 +94,12 @@ def build_tensorrt(
         ):  # it is of another GPU or version: begin an empty one
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def inspect(plan: bytes) -> precision_check.Proof:
+    def inspect(plan: bytes) -> precision_check.Proof | None:
         proof = precision_check.of_engine(describe(trt, plan))
-        logger.info(f"built: {proof.text(options.precision or _asked(model))}")
+        if proof is None:
+            logger.info("the inspector tells no types, so the built layers are not proven")
+        else:
+            logger.info(f"built: {proof.text(options.precision or _asked(model))}")
         return proof
 
     def finish(config: Config) -> None:
@@ -143,11 +146,28 @@ def require() -> tuple[Bindings, Gpu]:
 def describe(trt: Bindings, plan: bytes) -> str:
     """The inspector's JSON about a plan's layers.
 
+    Where sizes are dynamic the inspector knows formats and types only of a context that has its
+    shapes (NVIDIA's documentation of ``IEngineInspector``); it is given the profile's usual ones.
+
     Raises:
         TecoError: the plan cannot be deserialised here.
     """
     engine = _deserialise(trt, plan, "the new engine", make_logger(trt))
-    return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    inspector = engine.create_engine_inspector()
+    context = engine.create_execution_context(
+        trt.ExecutionContextAllocationStrategy.USER_MANAGED  # it runs nothing and needs no memory
+    )
+    if context is not None and _takes_usual_shapes(engine, context):
+        inspector.execution_context = context
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+def _takes_usual_shapes(engine: Engine, context: Context) -> bool:
+    names = [engine.get_tensor_name(n) for n in range(engine.num_io_tensors)]
+    inputs = [n for n in names if engine.get_tensor_mode(n).name == "INPUT"]
+    return all(
+        context.set_input_shape(n, tuple(engine.get_tensor_profile_shape(n, 0)[1])) for n in inputs
+    )
 
 
 def refit(trt: Bindings, plan: bytes, onnx: Path) -> bytes:
@@ -182,8 +202,12 @@ def refit(trt: Bindings, plan: bytes, onnx: Path) -> bytes:
 
 
 def _deserialise(trt: Bindings, plan: bytes, what: str, log: Any) -> Engine:
+    loader = trt.Runtime(log)
+    # A version-compatible plan carries the runtime it was built with, which is code; both callers
+    # have just built the plan, or were given it to change.
+    loader.engine_host_code_allowed = True
     with no_collection():
-        engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+        engine = loader.deserialize_cuda_engine(plan)
     if engine is None:
         raise TecoError(
             f"{what} cannot be loaded by TensorRT {trt.__version__}: "

@@ -17,6 +17,7 @@ from teco.core.errors import TecoError
 from teco.core.text import from_json
 from teco.model.engine.api import PRODUCTS
 from teco.model.engine.precision_check import LABELS, Proof, check_precision
+from teco.model.engine.profile import usual_profile
 from teco.model.manifest import Manifest, manifest_path
 from teco_calibration.records import from_data
 from teco_models import zoo
@@ -107,6 +108,8 @@ class EngineManifest:
         words += [f"--formats {self.target}", f"--size {self.size}"]
         if self.target == "rtx":
             words.append(f"--sm {','.join(map(str, self.compute_capabilities))}")
+        if self.size == "dynamic" and self.profile != usual_profile(self.model.contract.minimum):
+            words.append(f"--profile {','.join(self.profile)}")
         if self.model.contract.io != "fp32":
             words.append(f"--io {self.model.contract.io}")
         words += {"fp16": ["--fp16"], "int8": ["--int8"]}.get(self.precision_asked, [])

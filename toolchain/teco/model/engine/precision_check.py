@@ -258,15 +258,18 @@ def _check_engine(proof: Proof, asked: str, what: str) -> None:
         )
 
 
-def of_engine(information: str) -> Proof:
-    """Count the types of a built engine's layers.
+def of_engine(information: str) -> Proof | None:
+    """Count the types of a built engine's layers; None where the inspector tells none.
+
+    A layer whose formats are not told (an engine of dynamic sizes says "N/A due to dynamic shapes"
+    of them) counts by the type of its weights, where it has any.
 
     Args:
         information: ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)`` of an
             engine that was built with ``ProfilingVerbosity.DETAILED``.
 
     Raises:
-        TecoError: it holds no layers, or only their names.
+        TecoError: it holds no list of layers.
 
     Written from NVIDIA's documentation of the inspector and public examples of its output, in which
     types are words in a sentence ("Row major linear FP16 format") or alone ("Half"); not yet run on
@@ -282,9 +285,9 @@ def of_engine(information: str) -> Proof:
     warps, grids = Counter[str](), Counter[str]()
     for layer in layers:
         kind = str(layer.get("LayerType", ""))
-        inputs = [_described(x) for x in layer.get("Inputs", [])]
-        outputs = [_described(x) for x in layer.get("Outputs", [])]
-        precision = outputs[0] if outputs else ""
+        inputs = [_type_in(x, "Format/Datatype") for x in layer.get("Inputs", [])]
+        outputs = [_type_in(x, "Format/Datatype") for x in layer.get("Outputs", [])]
+        precision = (outputs[0] if outputs else "") or _type_in(layer.get("Weights"), "Type")
         if kind in _ENGINE_MOVES or precision not in _COMPUTED:
             continue
         about = " ".join(str(layer.get(k, "")) for k in ("LayerType", "ParameterType", "Name"))
@@ -297,9 +300,7 @@ def of_engine(information: str) -> Proof:
             grids[inputs[1] if len(inputs) > 1 else precision] += 1
         computing[precision] += 1
     if not computing:
-        raise TecoError(
-            "the engine inspector names no layer with a type; the engine was built without details"
-        )
+        return None
     return Proof(
         "engine", _sorted(computing), _sorted(convolutions), _sorted(warps), _sorted(grids), {}
     )
@@ -315,8 +316,9 @@ _WORDS = (
 )
 
 
-def _described(tensor: Any) -> str:
-    text = str(tensor.get("Format/Datatype", "")) if isinstance(tensor, dict) else ""
+def _type_in(described: Any, field: str) -> str:
+    """The precision that a field of an object of the inspector's speaks of; "" for none."""
+    text = str(described.get(field, "")) if isinstance(described, dict) else ""
     found = (name for name, pattern in _WORDS if re.search(pattern, text, re.IGNORECASE))
     return next(found, "")
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from teco.core.errors import USAGE, TecoError
 from teco.model.manifest import Manifest
+from teco_models.variant import MIN_SIZE
 
 Size = tuple[int, int]
 
 
-DYNAMIC_PROFILE: tuple[Size | None, Size, Size] = (None, (180, 320), (540, 960))
+DYNAMIC_PROFILE: tuple[Size | None, Size, Size] = (None, (180, 320), (1080, 1920))
 """LR (h, w) of a dynamic engine: from the contract's minimum, fastest at 180x320 (the size of the
-published comparisons; 720p out), up to 540x960 (2160p out)."""
+published comparisons; 720p out), up to 1080p, so that PAL (576x720) and 720p are inside. Memory is
+taken for the size that runs, not for the greatest."""
+
+Profile = tuple[Size, Size, Size]
+"""Least, usual and greatest."""
 
 
 def words(size: Size) -> str:
@@ -18,7 +25,47 @@ def words(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def profile_of(source: Manifest, asked: tuple[Size, Size, Size] | None) -> tuple[Size, Size, Size]:
+def usual_profile(minimum: int) -> tuple[str, str, str]:
+    """In words, that of a model with this smallest frame where nothing is said."""
+    least = DYNAMIC_PROFILE[0] or (minimum, minimum)
+    return words(least), words(DYNAMIC_PROFILE[1]), words(DYNAMIC_PROFILE[2])
+
+
+def parse_profile(text: str) -> Profile:
+    """ "8x8,180x320,1080x1920" -> least, usual and greatest (h, w).
+
+    Raises:
+        TecoError: it is not three sizes; exit code 2.
+    """
+    sizes = [re.fullmatch(r"(\d{1,5})x(\d{1,5})", part.strip()) for part in text.split(",")]
+    found = [(int(m[1]), int(m[2])) for m in sizes if m is not None]
+    if len(sizes) != 3 or len(found) != 3:
+        raise TecoError(
+            f"--profile {text!r} is not three LR sizes HEIGHTxWIDTH: least, usual and greatest",
+            hint="for example --profile 8x8,180x320,1080x1920, which is the default",
+            exit_code=USAGE,
+        )
+    profile = found[0], found[1], found[2]
+    _check_order(profile)
+    if min(profile[0]) < MIN_SIZE:
+        raise TecoError(
+            f"--profile begins at {words(profile[0])}, and no frame may be below "
+            f"{MIN_SIZE}x{MIN_SIZE}",
+            exit_code=USAGE,
+        )
+    return profile
+
+
+def _check_order(profile: Profile) -> None:
+    if not all(a <= b <= c for a, b, c in zip(*profile, strict=True)):
+        raise TecoError(
+            f"the sizes asked for are {', '.join(map(words, profile))}; expected least, usual and "
+            "greatest, each no smaller than the one before in height and width",
+            exit_code=USAGE,
+        )
+
+
+def profile_of(source: Manifest, asked: Profile | None) -> Profile:
     """Least, usual and greatest LR (h, w) of an engine.
 
     Args:
@@ -46,10 +93,5 @@ def profile_of(source: Manifest, asked: tuple[Size, Size, Size] | None) -> tuple
             f"the smallest frame of this model is {least}x{least}, the sizes asked for are {told}",
             exit_code=USAGE,
         )
-    if not all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
-        raise TecoError(
-            f"the sizes asked for are {told}; expected least, usual and greatest, each no smaller "
-            "than the one before in height and width",
-            exit_code=USAGE,
-        )
+    _check_order((low, usual, high))
     return low, usual, high

@@ -16,8 +16,11 @@ RTX     the plugin package ``onnxruntime-ep-nv-tensorrt-rtx``, beside the plain 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,14 +49,19 @@ from teco.runtimes.nvidia.onnxruntime_binding import (
 from teco.runtimes.ports import shape_of
 from teco_calibration.cache import cache_dir
 
+log = logging.getLogger(__name__)
+
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
-    "rtx": "nv_tensorrt_rtx",
+    "rtx": "NvTensorRTRTXExecutionProvider",
 }
-"""Kind -> the name ONNX Runtime knows it by; the plugin's is its ``get_ep_name()``."""
+"""Kind -> the name ONNX Runtime knows it by. The plugin says its own, which was another in 0.4."""
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+_ONE_SEPARATOR = (0, 5)
+"""The plugin that separates the inputs of a profile by semicolons, as its header
+``tensorrt_rtx_provider_options.h`` says; 0.4 did by commas."""
 _PLUGIN_SINCE = (1, 24)
 """ONNX Runtime that the plugin wants, by NVIDIA's installation page."""
 
@@ -95,6 +103,8 @@ class OnnxRuntimeGpu:
 
     @property
     def provider(self) -> str:
+        if self.kind == "rtx" and importlib.util.find_spec(PLUGIN) is not None:
+            return str(importlib.import_module(PLUGIN).get_ep_name())
         return PROVIDERS[self.kind]
 
     def why_unavailable(self) -> str | None:
@@ -147,6 +157,8 @@ class OnnxRuntimeGpu:
             raise TecoError(reason, hint="`teco export` makes an ONNX file of it")
         import onnxruntime as ort
 
+        if self.kind != "rtx":
+            load_libraries(ort, tensorrt=self.kind == "tensorrt")
         assert model.onnx is not None
         assert model.manifest is not None
         settings = ort.SessionOptions()
@@ -215,6 +227,25 @@ class OnnxRuntimeGpu:
             )
 
 
+def load_libraries(ort: Any, *, tensorrt: bool) -> None:
+    """Load CUDA and cuDNN, and TensorRT, from NVIDIA's wheels, where the dynamic linker does not
+    look. What is not there as a wheel is left to the linker.
+
+    Args:
+        ort: the module ``onnxruntime``; ``preload_dlls`` is in it from 1.21 on.
+        tensorrt: also import ``tensorrt``, which loads its own libraries.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # it prints what it does not find
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+    for line in said.getvalue().splitlines():
+        log.debug("onnxruntime.preload_dlls: %s", line)
+    if tensorrt and importlib.util.find_spec("tensorrt") is not None:
+        with contextlib.suppress(ImportError):  # of another CUDA; the provider says what it lacks
+            importlib.import_module("tensorrt")
+
+
 def session_entries(kind: str, *, static: bool) -> dict[str, str]:
     """Settings that make a silent fallback an error.
 
@@ -232,7 +263,8 @@ def provider_options(kind: str, model: Model) -> dict[str, str]:
     """Options of one provider, all of them strings as ONNX Runtime wants.
 
     Sources: ONNX Runtime's pages on the CUDA and TensorRT providers, and
-    ``tensorrt_rtx_provider_options.h`` of NVIDIA's plugin.
+    ``tensorrt_rtx_provider_options.h`` of NVIDIA's plugin. From Python, TensorRT's switches are the
+    words True and False and nothing else (``onnxruntime_pybind_state.cc``), the others' 1 and 0.
     """
     assert model.manifest is not None
     if kind == "cuda":
@@ -240,15 +272,16 @@ def provider_options(kind: str, model: Model) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "0" if model.static_size is None else "1"}
     folder = engine_cache(kind, model)
     if kind == "rtx":
-        return {"nv_runtime_cache_path": str(folder), **shape_profile("nv", model)}
+        separator = ";" if _plugin_version() >= _ONE_SEPARATOR else ","
+        return {"nv_runtime_cache_path": str(folder), **shape_profile("nv", model, separator)}
     return {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
-        "trt_fp16_enable": "0",
+        "trt_fp16_enable": "False",
         # Q/DQ nodes only; without them it changes nothing.
-        "trt_int8_enable": "1" if model.manifest.precision_asked == "int8" else "0",
+        "trt_int8_enable": str(model.manifest.precision_asked == "int8"),
         **shape_profile("trt", model),
     }
 
@@ -273,7 +306,13 @@ def engine_cache(kind: str, model: Model) -> Path:
     return folder
 
 
-def shape_profile(prefix: str, model: Model) -> dict[str, str]:
+def _plugin_version() -> tuple[int, ...]:
+    return tuple(
+        int(x) for x in re.findall(r"\d+", importlib.import_module(PLUGIN).__version__)[:2]
+    )
+
+
+def shape_profile(prefix: str, model: Model, separator: str = ",") -> dict[str, str]:
     """``{prefix}_profile_min_shapes`` and so on of a dynamic file; nothing for a static one.
 
     The sizes are those of teco's own engines. Without them an engine is built again at every size.
@@ -285,7 +324,7 @@ def shape_profile(prefix: str, model: Model) -> dict[str, str]:
     shapes = model.manifest.contract.inputs
     sizes = profile_of(model.manifest, None)
     return {
-        f"{prefix}_profile_{which}_shapes": ",".join(
+        f"{prefix}_profile_{which}_shapes": separator.join(
             f"{name}:{'x'.join(str(x) for x in shape_of(shape, *size))}"
             for name, shape in shapes.items()
         )
@@ -324,14 +363,14 @@ def plugin_devices(ort: Any) -> list[Any]:
     Raises:
         TecoError: the library cannot be loaded, or offers no GPU; exit code 3.
     """
-    name = PROVIDERS["rtx"]
+    plugin: Any = importlib.import_module(PLUGIN)
+    name = str(plugin.get_ep_name())
 
     def offered() -> list[Any]:
         return [d for d in ort.get_ep_devices() if d.ep_name == name]
 
     devices = offered()
     if not devices:
-        plugin: Any = importlib.import_module(PLUGIN)
         try:
             ort.register_execution_provider_library(name, plugin.get_library_path())
         except Exception as error:  # its exceptions share no base but Exception
