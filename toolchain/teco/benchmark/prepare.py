@@ -17,7 +17,7 @@ from teco.benchmark.run import Bench
 from teco.core import machine
 from teco.core.errors import FAILED, MACHINE, USAGE, Interrupted, TecoError
 from teco.evaluation.quality import parse_metrics
-from teco.model.opening import DEFAULT_MODEL, check_frame_size, open_model
+from teco.model.opening import DEFAULT_MODEL, check_frame_size, common_scale, open_model
 from teco_calibration.metrics.quality import UNITS, Lpips
 from teco_models import zoo
 
@@ -133,14 +133,7 @@ def _open_clip(
 ) -> TruthClip:
     """The clip, in a size that the models can take."""
     models = [open_model(spec) for spec in specs]
-    scales = {m.variant.scale: m.name for m in models}
-    if len(scales) > 1:
-        said = ", ".join(f"{name} enlarges {scale} times" for scale, name in scales.items())
-        raise TecoError(
-            f"one clip cannot be made small for all of these models: {said}",
-            hint="measure them one after the other, or leave --clip out",
-            exit_code=USAGE,
-        )
+    scale = common_scale(models, hint="measure them one after the other, or leave --clip out")
     expected = {m.variant.degradation: m.name for m in models}
     if len(expected) > 1 and asked.truth is None:
         said = ", ".join(f"{name} expects {how}" for how, name in expected.items())
@@ -153,7 +146,7 @@ def _open_clip(
     target = size or next((m.static_size for m in models if m.static_size), None)
     found = open_truth(
         path, truth=asked.truth, degradation=models[0].variant.degradation, shrink=asked.shrink,
-        max_frames=asked.frames, fit=target if asked.fit else None, scale=models[0].variant.scale,
+        max_frames=asked.frames, fit=target if asked.fit else None, scale=scale,
     )  # fmt: skip
     for model in models:
         try:

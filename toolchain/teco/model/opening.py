@@ -7,7 +7,7 @@ that a file which travels alone still says how to be driven.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,6 +158,24 @@ def open_for_scale(spec: str | None, scale: int | None) -> Model:
             exit_code=USAGE,
         )
     return model
+
+
+def common_scale(models: Iterable[Model], hint: str) -> int:
+    """What all of these models enlarge by, so that one clip can be made small for them; the usual
+    scale where there are none.
+
+    Raises:
+        TecoError: they differ, with this hint; exit code 2.
+    """
+    scales = {m.variant.scale: m.name for m in models}
+    if len(scales) > 1:
+        said = ", ".join(f"{name} enlarges {scale} times" for scale, name in scales.items())
+        raise TecoError(
+            f"one clip cannot be made small for all of these models: {said}",
+            hint=hint,
+            exit_code=USAGE,
+        )
+    return next(iter(scales), SCALE)
 
 
 def identity_of(model: Model) -> str:

@@ -38,7 +38,7 @@ from teco.evaluation.table.report import (
 )
 from teco.evaluation.table.sets import GIVEN_FOLDERS, ClipSet, SetClip
 from teco.measurement.latency import measure_latency
-from teco.model.opening import Model, check_frame_size, open_model
+from teco.model.opening import Model, check_frame_size, common_scale, open_model
 from teco.runtimes import Runtime, SessionOptions, find, open_session
 from teco.video.clips import open_source
 from teco_calibration.metrics.quality import Lpips, Metric
@@ -88,14 +88,7 @@ def open_models(specs: Sequence[str]) -> list[tuple[str, Model]]:
     found = [(spec, open_model(spec)) for spec in dict.fromkeys(named) if not is_baseline(spec)]
     if not specs:
         return [(spec, model) for spec, model in found if model.variant.scale == SCALE]
-    scales = {model.variant.scale: model.name for _, model in found}
-    if len(scales) > 1:
-        said = ", ".join(f"{name} enlarges {scale} times" for scale, name in scales.items())
-        raise TecoError(
-            f"one clip cannot be made small for all of these models: {said}",
-            hint="make a table of each scale",
-            exit_code=USAGE,
-        )
+    common_scale((model for _, model in found), hint="make a table of each scale")
     return found
 
 
