@@ -1,8 +1,10 @@
-"""Growing: weights -> weights of a deeper network, one that knows its past better, or of scale 2.
+"""Growing: weights -> weights of a deeper or wider network, one that knows its past better, or of
+scale 2.
 
 The opposite of :mod:`teco_models.compress.prune`, for a training that is to start from another
 network's weights: new residual blocks begin as the identity (their last convolution is zero, as in
-Net2Net's deepening, Chen et al. 2016), so the grown network begins where the smaller one ended.
+Net2Net's deepening, Chen et al. 2016), and nothing that was there reads new channels (their weights
+are zero), so the grown network begins where the smaller one ended.
 Back-projection and the refinement of the flow have their classical values to begin with, and *do*
 change the pictures.
 """
@@ -24,11 +26,15 @@ _BODY_KEY = re.compile(r"(body\.)(\d+)(\..+)")
 
 
 def can_grow(old: Variant, new: Variant) -> bool:
-    """Whether ``new`` is ``old`` with more blocks, back-projection or a refined flow, or equal; or
-    that of scale 2 where the old one has 4."""
+    """Whether ``new`` is ``old`` with more blocks, back-projection or a refined flow, or equal.
+
+    With computed alignment also with more channels, or of scale 2 where the old one has 4.
+    """
     if new.scale < old.scale:
         old = _halved(old)
-    added = ("blocks", "back_projection", "lucas_kanade")
+    added = ["blocks", "back_projection", "lucas_kanade"]
+    if old.computed_alignment and not old.half_channels:
+        added.append("channels")
     more = {name: getattr(new, name) for name in added}
     return replace(old, **more) == new and all(more[n] >= getattr(old, n) for n in added)
 
@@ -47,8 +53,8 @@ def grow(weights: Weights, variant: Variant) -> Weights:
     old = weights.variant
     if not can_grow(old, variant):
         raise ModelError(
-            f"{old.name} cannot grow to {variant.name}: only blocks, back-projection (-bp) and a "
-            "refined flow (-lk) can be added, and scale 4 become 2",
+            f"{old.name} cannot grow to {variant.name}: only blocks, back-projection (-bp), a "
+            "refined flow (-lk) and channels of -real can be added, and scale 4 become 2",
             hint=f"give weights of {variant.name}",
             exit_code=2,
         )
@@ -62,8 +68,19 @@ def grow(weights: Weights, variant: Variant) -> Weights:
         if match := BLOCK_KEY.fullmatch(key) or _BODY_KEY.fullmatch(key):
             place = int(match[2]) * variant.blocks // old.blocks
             name = f"{match[1]}{place}{match[3]}"
-        tensors[name] = value.clone()
+        tensors[name] = _widened(value, tensors[name])
     return Weights(variant, tensors, weights.notes, {})
+
+
+def _widened(old: Tensor, new: Tensor) -> Tensor:
+    """``new`` with ``old`` as its first channels, which read none of the others."""
+    if old.shape == new.shape:
+        return old.clone()
+    widened = new.clone()
+    outputs = old.shape[0]
+    widened[:outputs] = 0.0
+    widened[tuple(slice(n) for n in old.shape)] = old
+    return widened
 
 
 def halve_scale(weights: Weights) -> Weights:

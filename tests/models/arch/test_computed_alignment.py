@@ -170,6 +170,25 @@ def test_scale_2_begins_as_scale_4_shrunk_by_area(masks) -> None:
         halve_scale(halve_scale(weights))
 
 
+def test_a_wider_one_begins_where_the_narrow_one_ended() -> None:
+    """More channels and blocks change nothing until they are trained; a step of training does."""
+    small, frames = made(VARIANTS[0]), moving(45, 75)
+    wider = replace(VARIANTS[0], channels=12, blocks=3)
+    weights = Weights(VARIANTS[0], dict(small.state_dict()), (), {})
+    torch.manual_seed(3)
+    large = build_any(grow(weights, wider))
+    y = torch.stack([luma_of(x) for x in frames], 1)
+    with torch.no_grad():
+        before = small.luma_sequence(y)
+        torch.testing.assert_close(large.luma_sequence(y), before, atol=2e-6, rtol=0)
+    large.requires_grad_(True)
+    large.luma_sequence(y).square().mean().backward()
+    gradients = large.get_parameter("body.1.second.weight").grad, large.tail.weight.grad
+    assert all(g is not None and g[:, 8:].abs().max() > 0 for g in gradients)
+    with pytest.raises(ModelError, match="cannot grow"):
+        grow(Weights(wider, dict(large.state_dict()), (), {}), VARIANTS[0])
+
+
 def test_what_cannot_be_combined() -> None:
     for other in (
         {"back_projection": True}, {"lucas_kanade": True}, {"flow_channels": 32}, {"tail": "egvsr"},
