@@ -32,7 +32,7 @@ INSTALL, TEST, *OTHERS = [commands(block) for block in BLOCKS]
 
 
 def test_the_first_two_blocks_are_the_two_commands() -> None:
-    assert INSTALL == ["pip install . && teco upscale examples/city.mp4 city_x4.mp4"]
+    assert INSTALL == ['pip install ".[cpu]" && teco upscale examples/city.mp4 city_x4.mp4']
     assert TEST == ['pip install -e ".[dev]" && pytest']
 
 

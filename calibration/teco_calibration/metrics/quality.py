@@ -257,7 +257,7 @@ class Lpips:
             if importlib.util.find_spec(name) is None
         ]
         if absent:
-            return f'LPIPS needs {" and ".join(absent)}: pip install "teco[train]"'
+            return f'LPIPS needs {" and ".join(absent)}: pip install "teco[torch]"'
         if find_backbone("alexnet") is None:
             return f"LPIPS needs its AlexNet backbone, which is fetched once with: {FETCH_COMMAND}"
         return None

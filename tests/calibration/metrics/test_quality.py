@@ -416,7 +416,7 @@ def test_an_absent_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     reason = Lpips.why_unavailable()
     assert reason is not None
-    assert 'pip install "teco[train]"' in reason
+    assert 'pip install "teco[torch]"' in reason
     with pytest.raises(ClipError, match="LPIPS needs torch and torchvision and lpips") as caught:
         Lpips()
     assert caught.value.exit_code == 3

@@ -377,7 +377,7 @@ def test_given_inputs_that_do_not_fit(lay_out, make_pictures, load_pictures, tec
 
 
 def test_without_lpips_the_column_is_left_out(lay_out, teco, monkeypatch) -> None:
-    reason = 'LPIPS needs lpips: pip install "teco[train]"'
+    reason = 'LPIPS needs lpips: pip install "teco[torch]"'
     monkeypatch.setattr(Lpips, "why_unavailable", staticmethod(lambda: reason))
     assert measurable("psnr,lpips,tof,tlp") == (
         ("psnr", "tof"), (f"LPIPS and tLP are left out: {reason}",),

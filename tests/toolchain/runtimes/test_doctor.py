@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import nvidia_driver
 import pytest
 from nvidia_driver import nvidia_smi, program
 
+from teco import runtimes
+from teco.core.errors import TecoError
+from teco.core.gpu import Gpu
 from teco.model.engine import api
-from teco.runtimes import base, doctor, find
+from teco.model.opening import open_model
+from teco.runtimes import SessionOptions, base, doctor, find, open_session
 from teco.runtimes.doctor import Part
 from teco.runtimes.nvidia import device
 
@@ -86,6 +91,38 @@ def test_versions_of_runtimes(monkeypatch):
     assert base.package_version(find("tensorrt-rtx")) == "1.7.1"
     assert base.package_version(find("tensorrt")) is None
     assert base.package_version(find("openvino-bf16")) is None
+
+
+def test_two_packages_of_onnx_runtime(programs, monkeypatch, teco):
+    """They share a folder, and pip finds nothing wrong with that."""
+    both = {"onnxruntime-gpu": "1.31.1", "onnxruntime": "1.32.0"}
+    monkeypatch.setattr(doctor, "version_of", both.get)
+    found = doctor.conflict()
+    assert found is not None
+    assert found.command == (
+        "pip uninstall -y onnxruntime-gpu onnxruntime && pip install 'teco[cpu]'"
+    )
+    nvidia_smi(programs, "NVIDIA GeForce RTX 4090, 8.9, 580.65.06, 24564 MiB")
+    found = doctor.conflict()
+    assert found is not None
+    assert found.command.endswith("'teco[nvidia]'")
+    del both["onnxruntime"]
+    assert doctor.conflict() is None
+
+
+def test_nothing_that_runs_models(monkeypatch):
+    """A base install: the command that needs a runtime says which extra brings one."""
+    real = importlib.util.find_spec
+    missing = ("onnxruntime", "openvino", "torch")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in missing else real(name, *a)
+    )
+    with pytest.raises(TecoError) as refused:
+        open_session(open_model("real-cpu"), "auto", SessionOptions())
+    assert refused.value.exit_code == 3
+    assert refused.value.hint.startswith("pip install 'teco[cpu]'")
+    monkeypatch.setattr(runtimes.gpu, "find", lambda: (Gpu("one", 89),))
+    assert runtimes.what_to_install().startswith("pip install 'teco[nvidia]'")
 
 
 def test_stubs_are_not_tensorrt(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from teco.core import machine
 from teco.core.errors import FAILED, MACHINE, USAGE, Interrupted, TecoError
 from teco.evaluation.quality import parse_metrics
 from teco.model.opening import DEFAULT_MODEL, check_frame_size, common_scale, open_model
+from teco.runtimes import require_any
 from teco_calibration.metrics.quality import UNITS, Lpips
 from teco_models import zoo
 
@@ -55,6 +56,7 @@ def prepare(request: BenchRequest) -> Bench:
         specs, request.runtimes, size, here, threads=request.threads, share=request.family
     )
     if not selection.candidates and not selection.static:
+        require_any()
         raise TecoError(
             "no runtime here can run what was given",
             hint="; ".join(dict.fromkeys(x.why for x in selection.unavailable)),

@@ -114,7 +114,7 @@ def missing_extra(module: str, extra: str, purpose: str) -> str | None:
     """None when ``module`` can be imported, else the sentence that says what to install."""
     if importlib.util.find_spec(module) is not None:
         return None
-    return f"{purpose} needs {module}, which is not installed: pip install 'teco[{extra}]'"
+    return f"{purpose} needs {module}, which is not installed: {_install(extra)}"
 
 
 def require_extra(module: str, extra: str, purpose: str) -> None:
@@ -122,9 +122,16 @@ def require_extra(module: str, extra: str, purpose: str) -> None:
     if missing_extra(module, extra, purpose):
         raise TecoError(
             f"{purpose} needs {module}, which is not installed",
-            hint=f"pip install 'teco[{extra}]'",
+            hint=_install(extra),
             exit_code=MACHINE,
         )
+
+
+def _install(extra: str) -> str:
+    """The command; what adds PyTorch to an install with an ONNX Runtime must not bring another."""
+    if extra == "torch" and importlib.util.find_spec("onnxruntime") is None:
+        extra = "train"
+    return f"pip install 'teco[{extra}]'"
 
 
 def _read(path: str) -> str:

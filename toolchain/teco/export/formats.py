@@ -107,7 +107,7 @@ def produce_all(
     Raises:
         TecoError: something cannot be made here or written there.
     """
-    require_extra("torch", "train", "exporting")
+    require_extra("torch", "torch", "exporting")
     from teco_models.checkpoint import load_weights
 
     asked = [(s, replace(request, base=s.name)) for s in sources for request in requests]

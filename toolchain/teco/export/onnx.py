@@ -61,7 +61,8 @@ def export_onnx(
     """
     options = options or ExportOptions()
     for module in ("torch", "onnx", "onnxscript"):
-        require_extra(module, "train", "exporting")
+        require_extra(module, "torch", "exporting")
+    require_extra("onnxruntime", "cpu", "verifying what is exported")
     options.check(weights.variant)
     name = options.name or weights.variant.name + options.suffix
     path = folder / f"{name}.onnx"

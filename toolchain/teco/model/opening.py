@@ -226,7 +226,7 @@ def weights_variant(path: Path) -> Variant:
     """
     from teco.core.machine import require_extra
 
-    require_extra("torch", "train", f"reading {path}")
+    require_extra("torch", "torch", f"reading {path}")
     from teco_models.checkpoint import load_weights
 
     return load_weights(path).variant
@@ -327,8 +327,11 @@ def onnx_metadata(path: Path) -> Mapping[str, str]:
     """``metadata_props`` of an ONNX file, read by ONNX Runtime with optimisation off.
 
     Raises:
-        TecoError: ONNX Runtime cannot load it.
+        TecoError: ONNX Runtime is not installed or cannot load it.
     """
+    from teco.core.machine import require_extra
+
+    require_extra("onnxruntime", "cpu", f"reading {path}")
     import onnxruntime as ort
 
     options = ort.SessionOptions()

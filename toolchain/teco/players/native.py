@@ -65,7 +65,7 @@ def runtime_folder() -> Path:
     Raises:
         TecoError: it is not installed, or its wheel has none.
     """
-    if reason := missing_extra("onnxruntime", "gpu", "libteco"):
+    if reason := missing_extra("onnxruntime", "cpu", "libteco"):
         raise TecoError(reason, exit_code=MACHINE)
     import onnxruntime
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+
+from teco.core import gpu
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.model.opening import ENGINE_SUFFIX, Model
 from teco.runtimes.base import Runtime, Session, SessionOptions
@@ -73,6 +76,7 @@ def open_session(model: Model, name: str, options: SessionOptions) -> Session:
 
     candidates = [r for r in usable(model) if r.exact]
     if not candidates:
+        require_any()
         reasons = [r.why_not(model) or r.why_unavailable() for r in RUNTIMES if r.exact]
         raise TecoError(
             f"no runtime here can run {model.name}",
@@ -80,6 +84,23 @@ def open_session(model: Model, name: str, options: SessionOptions) -> Session:
             exit_code=MACHINE,
         )
     return fastest(candidates, model, options).open(model, options)
+
+
+def require_any() -> None:
+    """Raise TecoError, exit code 3, in a base install: no package that runs models is there."""
+    if not any(importlib.util.find_spec(name) for name in ("onnxruntime", "openvino", "torch")):
+        raise TecoError(
+            "nothing that runs models is installed: neither ONNX Runtime, OpenVINO nor PyTorch",
+            hint=what_to_install(),
+            exit_code=MACHINE,
+        )
+
+
+def what_to_install() -> str:
+    """The extras that bring what runs models; the one for this machine comes first."""
+    ways = ["'teco[cpu]' on any machine", "'teco[openvino]' on Intel and AMD processors"]
+    ways.insert(0 if gpu.find() else 2, "'teco[nvidia]' with an NVIDIA GPU")
+    return f"pip install {', or '.join(ways)}"
 
 
 __all__ = [
@@ -91,5 +112,7 @@ __all__ = [
     "find",
     "of_engine",
     "open_session",
+    "require_any",
     "usable",
+    "what_to_install",
 ]

@@ -21,7 +21,7 @@ from teco.core.gpu import Gpu
 from teco.core.machine import Machine, inspect, version_of
 from teco.model.engine import api
 from teco.runtimes import RUNTIMES
-from teco.runtimes.base import package_version
+from teco.runtimes.base import PACKAGES_OF_ONNXRUNTIME, package_version
 from teco.runtimes.nvidia import device
 from teco_calibration.metrics.quality import Lpips
 from teco_models import zoo
@@ -56,6 +56,7 @@ class DoctorReport:
         runtimes: by name.
         builders: what builds engines, "rtx" and "tensorrt".
         adapters: what sessions of engines hold device memory with; one is enough.
+        conflict: None, or how two packages of ONNX Runtime stand in each other's way.
         lpips: None where the metric can be measured, else why not.
         models: names of those that are shipped.
     """
@@ -69,6 +70,7 @@ class DoctorReport:
     runtimes: dict[str, Part]
     builders: dict[str, Part]
     adapters: dict[str, Part]
+    conflict: Part | None
     lpips: str | None
     models: tuple[str, ...]
 
@@ -97,6 +99,7 @@ def examine() -> DoctorReport:
         runtimes=runtimes(),
         builders=builders(),
         adapters=adapters(),
+        conflict=conflict(),
         lpips=Lpips.why_unavailable(),
         models=tuple(entry.name for entry in zoo.entries()),
     )
@@ -109,6 +112,20 @@ def runtimes() -> dict[str, Part]:
         reason = runtime.why_unavailable()
         found[runtime.name] = Part(package_version(runtime), reason, what_to_type(reason or ""))
     return found
+
+
+def conflict() -> Part | None:
+    """What is wrong where two packages of ONNX Runtime are installed: both bring one folder."""
+    found = {p: v for p in PACKAGES_OF_ONNXRUNTIME if (v := version_of(p))}
+    if len(found) < 2:
+        return None
+    both = " and ".join(f"{package} {version}" for package, version in found.items())
+    extra = "nvidia" if gpu.find() else "cpu"
+    return Part(
+        None,
+        f"{both} are installed in one folder, and what was installed last is what runs",
+        f"pip uninstall -y {' '.join(found)} && pip install 'teco[{extra}]'",
+    )
 
 
 _CUDA_PACKAGE = re.compile(

@@ -46,7 +46,7 @@ class OnnxRuntime:
     slow_to_open: str = ""
 
     def why_unavailable(self) -> str | None:
-        return missing_extra("onnxruntime", "gpu", self.name)
+        return missing_extra("onnxruntime", "cpu", self.name)
 
     def why_not(self, model: Model) -> str | None:
         return needs_onnx(model, self.name)

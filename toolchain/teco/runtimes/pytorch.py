@@ -42,7 +42,7 @@ class PyTorch:
 
     def why_unavailable(self) -> str | None:
         for module in ("torch", "safetensors"):
-            if missing := missing_extra(module, "train", self.name):
+            if missing := missing_extra(module, "torch", self.name):
                 return missing
         if self.device == "cpu":
             return None

@@ -124,7 +124,7 @@ def _proof(onnx: Path, manifest: EngineManifest) -> tuple[Proof | None, str]:
         trt = api.load(manifest.target, f"parsing {onnx}")
         parsed = parse(trt, onnx.read_bytes(), make_logger(trt), onnx)
         return precision_check.of_network(parsed.network), f"{manifest.product} {trt.__version__}"
-    if reason := missing_extra("onnx", "train", f"counting the types of {onnx.name}"):
+    if reason := missing_extra("onnx", "torch", f"counting the types of {onnx.name}"):
         return None, reason
     import onnx as library
 

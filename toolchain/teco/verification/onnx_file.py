@@ -146,6 +146,9 @@ _KINDS = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "te
 
 def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
     """Names and shapes of inputs and outputs, by ONNX Runtime."""
+    if reason := missing_extra("onnxruntime", "cpu", "checking inputs and outputs"):
+        report.add("ports", None, reason)
+        return
     import onnxruntime as ort
 
     from teco.runtimes.ports import shape_of
@@ -198,7 +201,7 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
 
 def _check_precision(path: Path, manifest: Manifest, report: Report) -> None:
     """The label and the recorded counts against the file's own types."""
-    if reason := missing_extra("onnx", "train", "counting a file's types"):
+    if reason := missing_extra("onnx", "torch", "counting a file's types"):
         report.add("precision", None, reason)
         return
     import onnx

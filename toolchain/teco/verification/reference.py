@@ -40,7 +40,7 @@ def find_reference(
         TecoError, ModelError: what was asked for cannot be had.
     """
     if options.weights is not None:
-        require_extra("torch", "train", f"reading {options.weights}")
+        require_extra("torch", "torch", f"reading {options.weights}")
         return _of_file(options.weights, str(options.weights), manifest, report)
     entry = _entry(options.model, manifest.weights_sha256)
     if entry is None:
@@ -52,7 +52,7 @@ def find_reference(
         report.add("gate", None, "there is no reference without the weights")
         return None
     name = f"the shipped {entry.name}"
-    missing = missing_extra("torch", "train", "running the float32 PyTorch step")
+    missing = missing_extra("torch", "torch", "running the float32 PyTorch step")
     if not missing:
         return _of_file(entry.weights, name, manifest, report)
     # Without PyTorch, the ONNX file that was verified before it was shipped stands for the weights.

@@ -7,6 +7,7 @@ library that runs the candidate, in the precision that it computes in, on the sa
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from time import perf_counter
@@ -53,7 +54,7 @@ def measure(library: str, device: str, precision: str, threads: int) -> list[Cei
         gemm = _openvino_gemm(precision, threads)
     elif library == "torch":
         gemm = _torch_gemm("cpu", precision, SIDE)
-    if gemm is None:  # part of the base install, and has a product of 8-bit integers
+    if gemm is None:  # it has a product of 8-bit integers
         gemm = _onnxruntime_gemm(precision, threads)
     return [x for x in (gemm, _copy(threads)) if x is not None]
 
@@ -86,6 +87,8 @@ def _gemm(
 
 
 def _onnxruntime_gemm(precision: str, threads: int) -> Ceiling | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
     import onnxruntime as ort
 
     options = ort.SessionOptions()

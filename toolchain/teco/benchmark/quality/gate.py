@@ -99,10 +99,10 @@ def open_reference(model: Model, options: SessionOptions) -> Session | str:
         shipped = model
     if weights is None:
         return f"{model.name} is made of weights that are not shipped, so nothing tells its float32"
-    if missing_extra("torch", "train", "running the float32 PyTorch step") is None:
+    if missing_extra("torch", "torch", "running the float32 PyTorch step") is None:
         from teco_models.checkpoint import load_weights
 
         return reference_session(load_weights(weights))
     if shipped is None:
-        return f"the float32 step of {model.name} needs PyTorch: pip install 'teco[train]'"
+        return f"the float32 step of {model.name} needs PyTorch: pip install 'teco[torch]'"
     return find(REFERENCE).open(shipped, options)

@@ -48,6 +48,9 @@ def _print(report: DoctorReport) -> None:
     _line("", f"packages {_versions(report.cuda_packages) or 'none'}")
     _line("system", f"{machine.os}, Python {machine.python}")
     _line("packages", _versions(machine.packages))
+    if report.conflict is not None:
+        _line("", report.conflict.reason or "")
+        put(f"      -> {report.conflict.command}")
     _table("runtimes", report.runtimes)
     _table("engines are built by", report.builders)
     _table("engines' device memory by, one is enough", report.adapters)

@@ -46,7 +46,7 @@ def command(weights: tuple[str, ...], output: Path, shares: str | None, force: b
             exit_code=USAGE,
         ) from error  # fmt: skip
     for module in ("torch", "safetensors"):
-        require_extra(module, "train", "blending")
+        require_extra(module, "torch", "blending")
     from teco.pruning.structured import check_output
     from teco_models.checkpoint import build_any, load_weights, save_weights
     from teco_models.compress.blend import blend, distance

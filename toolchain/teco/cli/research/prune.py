@@ -111,7 +111,7 @@ def command(asked: PruneArguments) -> None:
             exit_code=USAGE,
         )
     for module in ("torch", "safetensors"):
-        require_extra(module, "train", "pruning")
+        require_extra(module, "torch", "pruning")
     from teco.pruning.structured import (
         check_options,
         check_output,

@@ -196,7 +196,7 @@ def _prune(asked: PruneArguments, budget: BudgetArguments) -> None:
 
     _check(asked, budget)
     for module in ("torch", "safetensors", "onnx", "onnxscript", "scipy"):
-        require_extra(module, "train", "pruning to a budget")
+        require_extra(module, "torch", "pruning to a budget")
     from teco.pruning.budget.run import prune_to_budget, write_outcome
     from teco.pruning.structured import check_output
     from teco_models.checkpoint import load_weights

@@ -217,7 +217,7 @@ def command(**typed: Any) -> None:
     if asked.variant and asked.blocks is not None:
         raise TecoError("--variant and --blocks say the same thing; give one", exit_code=USAGE)
     for module in ("torch", "safetensors", "tensorboard"):
-        require_extra(module, "train", "training")
+        require_extra(module, "torch", "training")
     from teco.training.data.realworld import RealWorld
     from teco.training.distributed import process_group
     from teco.training.options import LoopOptions

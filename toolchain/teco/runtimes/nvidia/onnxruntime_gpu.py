@@ -30,7 +30,7 @@ from typing import Any, Literal
 from teco.core import gpu
 from teco.core.errors import MACHINE, TecoError
 from teco.core.files import sha256_of
-from teco.core.machine import missing_extra
+from teco.core.machine import missing_extra, version_of
 from teco.model.opening import Model
 from teco.runtimes.base import (
     PACKAGES_OF_ONNXRUNTIME,
@@ -108,7 +108,8 @@ class OnnxRuntimeGpu:
         return PROVIDERS[self.kind]
 
     def why_unavailable(self) -> str | None:
-        if missing := missing_extra("onnxruntime", "gpu", self.name):
+        extra = "ort-rtx" if self.kind == "rtx" else "nvidia"
+        if missing := missing_extra("onnxruntime", extra, self.name):
             return missing
         import onnxruntime as ort
 
@@ -117,8 +118,7 @@ class OnnxRuntimeGpu:
         elif self.provider not in ort.get_available_providers():
             reason = (
                 f"{self.name} needs an ONNX Runtime with CUDA; the installed {ort.__version__} has "
-                f"{', '.join(ort.get_available_providers())}: pip uninstall onnxruntime, then "
-                "pip install --force-reinstall --no-deps onnxruntime-gpu"
+                f"{', '.join(ort.get_available_providers())}: {install_for_gpus()}"
             )
         else:
             reason = linked.why_tensorrt_provider_cannot_load() if self.kind == "tensorrt" else None
@@ -225,6 +225,17 @@ class OnnxRuntimeGpu:
                 hint="`teco export --for tensorrt` makes a file that it can run",
                 exit_code=MACHINE,
             )
+
+
+def install_for_gpus() -> str:
+    """What to type for an ONNX Runtime with CUDA in place of one without.
+
+    ``onnxruntime`` and ``onnxruntime-gpu`` bring the same folder, and taking one away takes files
+    of the other along.
+    """
+    if version_of("onnxruntime-gpu") is None:
+        return "pip uninstall onnxruntime, then pip install 'teco[nvidia]'"
+    return "pip uninstall onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
 def load_libraries(ort: Any, *, tensorrt: bool) -> None:

@@ -187,7 +187,7 @@ _environments: dict[Path, Any] = {}
 def _environment(folder: Path) -> Any:
     """The open LMDB; one of each per process is all that lmdb allows."""
     if folder not in _environments:
-        require_extra("lmdb", "train", "reading an LMDB")
+        require_extra("lmdb", "torch", "reading an LMDB")
         import lmdb
 
         # Random reads of a file larger than memory: reading ahead would only push pages out.

@@ -305,7 +305,7 @@ def _load_heads() -> Mapping[str, Tensor]:
     if spec is None or spec.origin is None:
         raise TecoError(
             "the perceptual loss lpips-vgg needs lpips, which is not installed",
-            hint="pip install 'teco[train]', or take --perceptual vgg16",
+            hint="pip install 'teco[torch]', or take --perceptual vgg16",
             exit_code=MACHINE,
         )
     path = Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
