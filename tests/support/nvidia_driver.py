@@ -30,7 +30,7 @@ def nvml(
 
     Args:
         gpus: for each ``name``, ``capability`` (major, minor), ``total`` and ``free`` bytes,
-            ``reasons`` bits. None at all: no library.
+            ``reasons`` bits, ``processes`` as (number, bytes). None at all: no library.
     """
     calls: list[str] = []
 
@@ -60,6 +60,9 @@ def nvml(
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(
             total=of("total")(handle), free=of("free")(handle)
         ),
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: [
+            SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in of("processes")(handle)
+        ],
         nvmlDeviceGetCurrentClocksEventReasons=of("reasons"),
         calls=calls,
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from teco.benchmark.measure import worker as worker_module
 from teco.benchmark.measure.candidates import choose
 from teco.benchmark.measure.process import WorkerError, WorkerProcess
 from teco.benchmark.measure.roofline import roofline, work_of
@@ -316,6 +317,19 @@ def test_the_same_model_twice_is_two_rows_with_figures_of_their_own(
     assert [row.quality.method for row in rows if row.quality] == [
         f"{tiny_onnx} #1", f"{tiny_onnx} #2",
     ]  # fmt: skip
+
+
+def test_memory_of_a_gpu_is_the_candidates_own(tiny_onnx: Path, monkeypatch) -> None:
+    """Not what those that were opened after it took; by process where the driver tells."""
+    free = iter([1000, 400])
+    monkeypatch.setattr(worker_module.memory, "gpu_free_bytes", lambda: next(free))
+    monkeypatch.setattr(worker_module.gpu, "process_bytes", lambda pid: None)
+    worker = worker_module.Worker()
+    worker.prepare(runtime="onnxruntime", affinity=[], threads=1)
+    worker.open(spec=str(tiny_onnx), runtime="onnxruntime", size=[16, 24], threads=1)
+    assert worker.memory()["device"] == 600
+    monkeypatch.setattr(worker_module.gpu, "process_bytes", {os.getpid(): 77}.get)
+    assert worker.memory()["device"] == 77
 
 
 def test_engines_for_another_gpu_are_told_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 
 import nvidia_driver
 import pytest
@@ -47,6 +49,69 @@ def test_what_the_library_does_not_know_the_program_may(programs, monkeypatch) -
     assert gpu.find() == (Gpu("Old", 61, "470.1", "8192 MiB"),)
     nvidia_driver.nvidia_smi(programs, "0x0000000000000008")
     assert gpu.throttled()
+
+
+class CudaDriver:
+    """``libcuda``, as ctypes shows it: these GPUs in this order."""
+
+    def __init__(self, gpus: list[tuple[str, int, int]], error: int = 0) -> None:
+        self.gpus, self.error = gpus, error
+
+    def cuInit(self, flags: int) -> int:
+        return self.error
+
+    def cuDeviceGetCount(self, count) -> int:
+        count._obj.value = len(self.gpus)
+        return 0
+
+    def cuDeviceGet(self, device, number: int) -> int:
+        device._obj.value = number
+        return 0
+
+    def cuDeviceGetName(self, buffer, length: int, device) -> int:
+        buffer.value = self.gpus[device.value][0].encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, value, which: int, device) -> int:
+        value._obj.value = self.gpus[device.value][1 if which == 75 else 2]
+        return 0
+
+
+def test_two_gpus_come_in_cudas_order(programs, monkeypatch) -> None:
+    """What runs first is what CUDA counts first, and what it hides is not there."""
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([ADA, BLACKWELL]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    ada, blackwell = ("NVIDIA GeForce RTX 4090", 8, 9), ("NVIDIA GeForce RTX 5090", 12, 0)
+
+    def ask(*seen: tuple[str, int, int], error: int = 0) -> list[str]:
+        driver = CudaDriver(list(seen), error)
+        monkeypatch.setattr(gpu, "ctypes", SimpleNamespace(
+            CDLL=lambda name: driver, c_int=ctypes.c_int, byref=ctypes.byref,
+            create_string_buffer=ctypes.create_string_buffer,
+        ))  # fmt: skip
+        return [str(g) for g in gpu.find()]
+
+    first, second = (str(g) for g in gpu.find())
+    assert ask(blackwell, ada) == [second, first]
+    assert gpu.find()[0].memory == "24564 MiB", "NVML's facts are kept"
+    assert ask(blackwell) == [second]
+    assert ask(error=3) == [first, second], "a driver that cannot be asked"
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([ADA]))
+    assert ask(error=100) == [first]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert ask(error=100) == []
+
+
+def test_what_a_process_holds(programs, monkeypatch) -> None:
+    """Not what other programs, or candidates that were opened since, took of the GPU."""
+    one, two = ({"processes": p} for p in ([(7, 600 << 20), (8, 1)], [(8, 2), (7, 100 << 20)]))
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([one, two]))
+    assert gpu.process_bytes(7) == 700 << 20
+    assert gpu.process_bytes(9) is None, "a container's numbers are others"
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([{"processes": [(7, None)]}]))
+    assert gpu.process_bytes(7) is None
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml())
+    assert gpu.process_bytes(7) is None
 
 
 def test_the_program(programs) -> None:

@@ -14,11 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import nvidia_driver
 import pytest
 
+from teco.benchmark.options import BenchRequest
+from teco.benchmark.prepare import prepare
+from teco.benchmark.record import store
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.gpu import Gpu
+from teco.export import request
 from teco.export.engines import build as engines
 from teco.export.engines import tensorrt as tensorrt_engine
 from teco.export.engines.rtx import RtxOptions, build_rtx
@@ -702,6 +707,69 @@ def test_tensorrt_builds_on_a_gpu(models, out):
         found = read(build_tensorrt(model, out))
         assert found.precision_asked == precision
         assert found.built is not None
+
+
+# --- the way from weights to a measured engine ---------------------------------------------------
+
+
+def test_what_is_made_where_nothing_is_said(monkeypatch):
+    """An engine where one can be built and run, for the GPU that is here."""
+    installed = {"rtx"}
+    monkeypatch.setattr(request, "is_installed", installed.__contains__)
+    monkeypatch.setattr(request, "load", lambda *_: SimpleNamespace(
+        ComputeCapability=SimpleNamespace(__members__={"SM86": 0, "SM89": 0}))
+    )  # fmt: skip
+    monkeypatch.setattr(request.gpu, "find", lambda: ())
+    assert request.default_formats(None) == ("onnx",)
+    assert request.parse_sm(None, ("onnx", "rtx")) == request.DEFAULT_SM
+    monkeypatch.setattr(request.gpu, "find", lambda: (Gpu("RTX 4090", 89), Gpu("RTX 3060", 86)))
+    assert request.default_formats(None) == ("onnx", "rtx")
+    assert request.default_formats("tensorrt") == ("onnx", "rtx")
+    assert request.default_formats("openvino") == ("onnx",)
+    assert request.parse_sm(None, ("onnx", "rtx")) == (89,)
+    assert request.parse_sm("86", ("onnx", "rtx")) == (86,)
+    monkeypatch.setattr(request.gpu, "find", lambda: (Gpu("H200", 90),))
+    assert request.default_formats(None) == ("onnx",)
+    installed.add("tensorrt")
+    assert request.default_formats(None) == ("onnx", "tensorrt")
+    monkeypatch.setattr(request.gpu, "find", lambda: (Gpu("too old a driver to say"),))
+    assert request.default_formats(None) == ("onnx",)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_export_with_a_gpu_then_bench_without(teco, tmp_path, monkeypatch):
+    """`teco export` makes the engine and names it last; `teco bench` of it alone measures what it
+    was made from on a shipped clip, and judges the engine."""
+    nvidia_driver.only_programs(tmp_path, monkeypatch)
+    nvidia_driver.nvidia_smi(tmp_path, "NVIDIA GeForce RTX 4090, 8.9, 580.65.06, 24564 MiB")
+    out = tmp_path / "engines"
+    out.mkdir()
+    done = teco("export", "--model", "live", "--fp16", "--size", "16x24", "-o", out)
+    assert done.code == 0, done.stderr
+    plan = out / "live-16x24-fp16-rtx.plan"
+    assert done.stderr.splitlines()[-1] == f"next: teco bench {plan}"
+    assert read(plan).compute_capabilities == (89,)
+    (tmp_path / "nvidia-smi").unlink()
+
+    bench = prepare(BenchRequest(models=(str(plan),), fail_if=("psnr_drop>0.3",)))
+    onnx = out / "live-16x24-fp16-tensorrt.onnx"
+    assert {one.spec for one in bench.selection.candidates} == {str(onnx), "live"}
+    assert [one.artifact.file for one in bench.selection.static] == [plan.name]
+    clip = bench.options.clip
+    assert clip is not None
+    assert (clip.size, clip.degradation) == ((16, 24), "bd")
+    onnx.rename(tmp_path / "elsewhere.onnx")
+    alone = prepare(BenchRequest(models=(str(plan),)))
+    assert {one.spec for one in alone.selection.candidates} == {"live"}
+
+    done = teco("bench", plan, "--fail-if", "psnr_drop>0.3", "--repetitions", 2, "--budget", 1,
+                "--metrics", "psnr", "--latency-only", "--json", tmp_path / "r.json")  # fmt: skip
+    assert done.code == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"teco: {plan.name}: psnr_drop was not measured")
+    rows = store.read(tmp_path / "r.json").rows
+    assert {row.artifact.name for row in rows} == {"live"}
+    assert all(row.quality is not None for row in rows)
 
 
 # --- manifest --------------------------------------------------------------------------------

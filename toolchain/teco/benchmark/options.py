@@ -16,7 +16,8 @@ class ClipRequest:
     """The clip to measure quality on, as the user asks for it.
 
     Attributes:
-        path: the clip; None for none, or the shipped one with :attr:`BenchRequest.family`.
+        path: the clip; None for none, or the shipped one with :attr:`BenchRequest.family` and for
+            an engine that is named alone.
         truth: its ground truth; None degrades the clip, which then is the truth itself.
         fit: resize it to the size that is measured.
         shrink: area-average it to 1/shrink of its size first.
@@ -35,7 +36,8 @@ class BenchRequest:
     """A benchmark as the user asks for it; :func:`teco.benchmark.prepare.prepare` checks it.
 
     Attributes:
-        models: names or files; () for the default model.
+        models: names or files; () for the default model. An engine that is named alone is measured
+            beside what it was made from (:mod:`teco.benchmark.siblings`).
         family: measure every shipped model of the papers' degradation instead.
         runtimes: names, or "all" or "auto" alone.
         size: LR (h, w); None for the clip's, or 180x320.

@@ -14,10 +14,18 @@ from teco.benchmark.quality.measure import Gallery, QualityOptions
 from teco.benchmark.record.fail_if import Condition, parse
 from teco.benchmark.record.record import Record
 from teco.benchmark.run import Bench
+from teco.benchmark.siblings import siblings
 from teco.core import machine
 from teco.core.errors import FAILED, MACHINE, USAGE, Interrupted, TecoError
 from teco.evaluation.quality import parse_metrics
-from teco.model.opening import DEFAULT_MODEL, check_frame_size, common_scale, open_model
+from teco.model.opening import (
+    DEFAULT_MODEL,
+    ENGINE_SUFFIX,
+    Model,
+    check_frame_size,
+    common_scale,
+    open_model,
+)
 from teco.runtimes import require_any
 from teco_calibration.metrics.quality import UNITS, Lpips
 from teco_models import zoo
@@ -43,14 +51,20 @@ def prepare(request: BenchRequest) -> Bench:
         # The shipped clip is degraded by BD for all of them.
         specs = [e.name for e in zoo.entries() if open_model(e.name).variant.degradation == "bd"]
     clip, quality, size = None, None, request.size
+    engine = _lone_engine(request)
+    others, notes = siblings(engine) if engine is not None else ([], [])
+    specs += others
     if request.clip.path is not None:
         clip = _open_clip(request.clip, request.clip.path, request.size, specs)
         size = size or clip.size
-    elif request.family:
+    elif _on_shipped_clip(request):
         frames = request.clip.frames or FAMILY_CLIP.frames
         clip = open_truth(SHIPPED_CLIP, max_frames=frames, fit=FAMILY_SIZE)
-    if clip is not None:
-        quality = _quality_options(request)
+        if engine is not None:
+            clip = open_truth(
+                SHIPPED_CLIP, max_frames=frames, fit=engine.static_size or FAMILY_SIZE,
+                degradation=engine.variant.degradation, scale=engine.variant.scale,
+            )  # fmt: skip
     here = machine.inspect()
     selection = choose(
         specs, request.runtimes, size, here, threads=request.threads, share=request.family
@@ -62,6 +76,12 @@ def prepare(request: BenchRequest) -> Bench:
             hint="; ".join(dict.fromkeys(x.why for x in selection.unavailable)),
             exit_code=MACHINE,
         )
+    if engine is not None and not selection.candidates and request.clip.path is None:
+        clip = None
+    if clip is not None:
+        quality = _quality_options(request)
+    for note in notes if selection.candidates else ():
+        log.info(note)
     options = BenchOptions(
         threads=request.threads, repetitions=request.repetitions, budget_s=request.budget_s,
         latency_only=request.latency_only, clip=clip, quality=quality,
@@ -77,7 +97,7 @@ def conditions_of(request: BenchRequest) -> tuple[Condition, ...]:
     Raises:
         TecoError: one is none, or needs what is not measured.
     """
-    clip = request.clip.path is not None or request.family
+    clip = request.clip.path is not None or _on_shipped_clip(request)
     return tuple(
         parse(text, clip=clip, latency_only=request.latency_only) for text in request.fail_if
     )
@@ -97,7 +117,9 @@ def raise_failures(request: BenchRequest, record: Record, *, kept: Path | None =
     if not record.complete:
         where = f"{kept} holds what was measured" if kept else "what was measured is above"
         raise Interrupted(record.stopped, hint=f"{where}, and says that it is not complete")
-    failed = [line for one in conditions_of(request) for line in one.failures(record)]
+    # What an engine is measured beside is there to compare with, not to be judged.
+    kind = "engine" if _lone_engine(request) is not None else None
+    failed = [line for one in conditions_of(request) for line in one.failures(record, kind)]
     if failed:
         raise TecoError("; ".join(failed), exit_code=FAILED)
     if not record.rows:
@@ -108,6 +130,19 @@ def raise_failures(request: BenchRequest, record: Record, *, kept: Path | None =
             raise TecoError(
                 f"{row.key} could not be measured: {'; '.join(row.notes)}", exit_code=FAILED
             )
+
+
+def _lone_engine(request: BenchRequest) -> Model | None:
+    """The engine where nothing else was named: it is measured beside what it was made from."""
+    alone = len(request.models) == 1 and request.runtimes in (("all",), ("auto",))
+    if not alone or not request.models[0].lower().endswith(ENGINE_SUFFIX):
+        return None
+    return open_model(request.models[0])
+
+
+def _on_shipped_clip(request: BenchRequest) -> bool:
+    """Whether quality is measured although no clip was named."""
+    return request.family or _lone_engine(request) is not None
 
 
 def _check(request: BenchRequest) -> None:
@@ -123,7 +158,7 @@ def _check(request: BenchRequest) -> None:
         "--truth": clip.truth is not None,
         "--fit": clip.fit,
         "--shrink": clip.shrink != 1,
-        "--frames": clip.frames is not None and not request.family,
+        "--frames": clip.frames is not None and not _on_shipped_clip(request),
     }
     for option, given in needing.items():
         if given and clip.path is None:

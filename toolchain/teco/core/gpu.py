@@ -9,6 +9,7 @@ been run on a GPU.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ _T = TypeVar("_T")
 
 _MAJOR, _MINOR = 75, 76
 """CUdevice_attribute, CUDA driver API."""
+
+_NO_DEVICE = 100
+"""CUDA_ERROR_NO_DEVICE, CUDA driver API."""
 
 THROTTLE_BITS = 0x8 | 0x20 | 0x40 | 0x80
 """NVML's clock event reasons that are no choice of anybody's: slowdown by the hardware, thermal by
@@ -55,8 +59,18 @@ class Gpu:
 
 
 def find() -> tuple[Gpu, ...]:
-    """The GPUs in the driver's order; empty without one. Never fails."""
-    return tuple(_ask_nvml(_describe) or _from_nvidia_smi() or _from_cuda())
+    """The GPUs in CUDA's order, so that the first is the one that everything here runs on.
+
+    Empty without one. Never fails. NVML and nvidia-smi count by slot and know nothing of
+    ``CUDA_VISIBLE_DEVICES``; CUDA counts the fastest first, so with several it is asked.
+    """
+    found = _ask_nvml(_describe) or _from_nvidia_smi()
+    if not found or (len(found) == 1 and "CUDA_VISIBLE_DEVICES" not in os.environ):
+        return tuple(found or _from_cuda() or ())
+    known = {(g.name, g.compute_capability): g for g in reversed(found)}
+    if (ordered := _from_cuda()) is None:
+        return tuple(found)
+    return tuple(known.get((g.name, g.compute_capability), g) for g in ordered)
 
 
 def driver_cuda() -> str | None:
@@ -77,6 +91,22 @@ def free_bytes() -> int | None:
     lines = _query_nvidia_smi("memory.free")
     match = re.match(r"(\d+) MiB", lines[0]) if lines else None
     return int(match[1]) * 2**20 if match else None
+
+
+def process_bytes(pid: int) -> int | None:
+    """What a process holds on all GPUs, its CUDA context counted; None where nobody tells.
+
+    The driver does not know it of a process in a container with process numbers of its own, and
+    under Windows' display driver model.
+    """
+
+    def of(handle: Any) -> list[int | None]:
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return [p.usedGpuMemory for p in running if p.pid == pid]
+
+    held = [used for found in _ask_nvml(of) for used in found]
+    known = [used for used in held if used is not None]
+    return sum(known) if known and len(known) == len(held) else None
 
 
 def throttled() -> bool:
@@ -171,7 +201,8 @@ def _from_nvidia_smi() -> list[Gpu]:
 # --- the CUDA driver -------------------------------------------------------------------------
 
 
-def _from_cuda() -> list[Gpu]:
+def _from_cuda() -> list[Gpu] | None:
+    """The GPUs that CUDA shows, without their memory; None where it cannot be asked."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
@@ -179,10 +210,11 @@ def _from_cuda() -> list[Gpu]:
         except OSError:
             continue
     else:
-        return []
+        return None
     count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return []
+    # With CUDA_VISIBLE_DEVICES empty, cuInit says that there is no device: none is to be seen.
+    if (error := cuda.cuInit(0)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return [] if error == _NO_DEVICE else None
     found: list[Gpu] = []
     for n in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from teco.core import gpu
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import check_target
 from teco.export.engines.build import SUFFIX, check_engine_target
-from teco.export.engines.rtx import DEFAULT_SM, check_sm
+from teco.export.engines.rtx import DEFAULT_SM, check_sm, known_sm
 from teco.export.engines.tensorrt import require
 from teco.export.options import ExportOptions, Precision
-from teco.model.engine.api import RtxBindings, load
+from teco.model.engine.api import RtxBindings, is_installed, load
 from teco.model.engine.profile import Profile, parse_profile
 from teco.model.manifest import manifest_path
 from teco_models import zoo
@@ -85,6 +86,30 @@ class ExportRequest:
         return [replace(self, onnx=replace(self.onnx, precision=p)) for p in precisions]
 
 
+def default_formats(form: str | None) -> tuple[str, ...]:
+    """What is made where nothing is said: an engine too, where one can be built and run.
+
+    That takes an NVIDIA GPU, and bindings that build for it: TensorRT-RTX's before TensorRT's.
+
+    Args:
+        form: the runtime that a form was asked for by name; only "tensorrt" is an engine's.
+    """
+    if form not in (None, ENGINE_FORM):
+        return ("onnx",)
+    found = _first_gpu()
+    if found is not None and is_installed("rtx"):
+        trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
+        if found.compute_capability in known_sm(trt):
+            return ("onnx", "rtx")
+    if found is not None and is_installed("tensorrt"):
+        return ("onnx", "tensorrt")
+    return ("onnx",)
+
+
+def _first_gpu() -> gpu.Gpu | None:
+    return next((one for one in gpu.find() if one.compute_capability), None)
+
+
 def parse_formats(text: str) -> tuple[str, ...]:
     """ "onnx,rtx" -> ("onnx", "rtx").
 
@@ -134,14 +159,15 @@ def parse_sizes(
 
 
 def parse_sm(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:
-    """ "75,8.9" -> (75, 89); the default where nothing is given.
+    """ "75,8.9" -> (75, 89); where nothing is given this machine's GPU, else the usual ones.
 
     Raises:
         TecoError: something that is no compute capability, or no format that takes one; exit code
             2.
     """
     if text is None:
-        return DEFAULT_SM
+        found = _first_gpu() if "rtx" in formats else None
+        return DEFAULT_SM if found is None else (found.compute_capability,)
     if "rtx" not in formats:
         raise TecoError(
             f"--sm chooses GPUs for a TensorRT-RTX engine, and --formats is {','.join(formats)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from teco.core import gpu
 from teco.export.formats import Product, Refusal
 from teco.model.manifest import manifest_path
 
@@ -23,9 +24,16 @@ def lines(products: Sequence[Product]) -> list[str]:
     if (record := model.int8) is not None:
         said += record.lines
     said.append(f"manifest: {', '.join(str(manifest_path(p.path)) for p in products)}")
-    first = products[0]
-    said.append(f"next: teco {'bench' if first.format == 'onnx' else 'info'} {first.path}")
+    said.append(f"next: {_what_next(products)}")
     return said
+
+
+def _what_next(products: Sequence[Product]) -> str:
+    """The command that measures what was made: the engine where it can run, else the ONNX file."""
+    by_kind = {p.format == "onnx": p.path for p in reversed(products)}
+    if False in by_kind and gpu.find():
+        return f"teco bench {by_kind[False]}"
+    return f"teco bench {by_kind[True]}" if True in by_kind else f"teco info {by_kind[False]}"
 
 
 def table(products: Sequence[Product], refusals: Sequence[Refusal]) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from teco.core import gpu
 from teco.core.errors import FAILED, TecoError
 from teco.measurement import memory
 
@@ -38,7 +39,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._base: int | None = None
-        self._gpu_free: int | None = None
+        self._gpu_taken: int | None = None
         self._steps = 0
         self._library = ""
 
@@ -66,9 +67,12 @@ class Worker:
         from teco.runtimes import find
 
         self.model = open_model(spec)
-        self._gpu_free = memory.gpu_free_bytes()
+        free = memory.gpu_free_bytes()
         h, w = size
         self.timer = StepTimer.open(self.model, find(runtime), (h, w), threads)
+        # Before any other candidate is opened: what it takes would count as this one's.
+        left = memory.gpu_free_bytes()
+        self._gpu_taken = None if free is None or left is None else free - left
         self._steps = 1
         return {
             "details": str(self.timer.session.details),
@@ -83,11 +87,11 @@ class Worker:
 
     def memory(self) -> dict[str, Any]:
         """Of this process so far, in bytes."""
-        now = memory.gpu_free_bytes()
-        gpu = None if now is None or self._gpu_free is None else self._gpu_free - now
+        held = gpu.process_bytes(os.getpid())
         return {
             "peak": memory.peak_resident_bytes(), "private": memory.private_bytes(),
-            "base": self._base, "steps": self._steps, "device": gpu,
+            "base": self._base, "steps": self._steps,
+            "device": self._gpu_taken if held is None else held,
         }  # fmt: skip
 
     def growth(self, *, size: list[int], frames: int, budget_ms: float) -> dict[str, Any]:

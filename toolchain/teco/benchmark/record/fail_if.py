@@ -113,13 +113,21 @@ class Condition:
     operator: str
     limit: float
 
-    def failures(self, record: Record) -> tuple[str, ...]:
-        """A sentence for each row that fails, and for each file that no row ran."""
+    def failures(self, record: Record, kind: str | None = None) -> tuple[str, ...]:
+        """A sentence for each row that fails, and for each file that no row ran.
+
+        Args:
+            record: of the benchmark.
+            kind: of the artifacts that are judged, "engine" and so on; None for all.
+        """
         found = [
             f"{one.artifact.file}: {self.field} was not measured: {one.why}"
             for one in record.static
+            if kind in (None, one.artifact.kind)
         ]
         for row in record.rows:
+            if kind not in (None, row.artifact.kind):
+                continue
             value = FIELDS[self.field](row)
             if value is None:
                 why = f": {row.notes[0]}" if row.notes else ""

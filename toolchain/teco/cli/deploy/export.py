@@ -94,15 +94,15 @@ class _Blocks(_BlocksType):
 )
 @click.option(
     "--formats",
-    default="onnx",
-    show_default=True,
     metavar="LIST",
-    help="Some of onnx, rtx (TensorRT-RTX, on any machine) and tensorrt (on its GPU).",
+    help="Some of onnx, rtx (TensorRT-RTX, on any machine) and tensorrt (on its GPU). "
+    "[default: onnx, and an engine on a machine with an NVIDIA GPU]",
 )
 @click.option(
     "--sm",
     metavar="LIST",
-    help="Compute capabilities that an rtx engine runs on. [default: 86,89,120]",
+    help="Compute capabilities that an rtx engine runs on. "
+    "[default: this machine's GPU, else 86,89,120]",
 )
 @click.option(
     "--profile",
@@ -152,7 +152,7 @@ def command(
     calibrate: tuple[str, ...],
     range_: str | None,
     io: Io,
-    formats: str,
+    formats: str | None,
     sm: str | None,
     profile: str | None,
     output: Path,
@@ -173,6 +173,7 @@ def command(
     from teco.export.quantisation.clips import CalibrationSet
     from teco.export.request import (
         ExportRequest,
+        default_formats,
         find_sources,
         parse_formats,
         parse_precisions,
@@ -185,7 +186,7 @@ def command(
     precisions = parse_precisions(
         fp32=fp32, fp16=fp16, int8=int8, half_weights=half_weights, of_int8=of_int8
     )
-    chosen = parse_formats(formats)
+    chosen = default_formats(target) if formats is None else parse_formats(formats)
     request = ExportRequest(
         formats=chosen,
         sm=parse_sm(sm, chosen),

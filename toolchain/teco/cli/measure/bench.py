@@ -127,7 +127,9 @@ def command(
 
     Three numbers for speed: the latency of a step, end to end from file to file, and playback at
     the clip's rate. Each candidate runs in a process of its own; their steps take turns in random
-    order.
+    order. An engine that is named alone is measured beside the ONNX file it was built from and the
+    shipped float32 model, on every runtime here, with quality on a shipped clip; --fail-if then
+    judges the engine.
     """
     from teco.benchmark.options import BenchRequest, ClipRequest
     from teco.benchmark.prepare import prepare, raise_failures

@@ -195,11 +195,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(h), int(w)
 
 
-def _weights(digest: str) -> str:
-    """The option of ``teco export`` that gives these weights."""
+def shipped_of(digest: str) -> str | None:
+    """Name of the shipped model with these weights; None where teco ships none.
+
+    Args:
+        digest: of :func:`teco.model.weights_digest.weights_digest`, as manifests have it.
+    """
     for entry in zoo.entries():
         with suppress(OSError, ValueError, KeyError):
             shipped = json.loads(manifest_path(entry.onnx).read_text(encoding="utf-8"))
             if shipped["weights_sha256"] == digest:
-                return f"--model {entry.name}"
-    return "--weights FILE"
+                return entry.name
+    return None
+
+
+def _weights(digest: str) -> str:
+    """The option of ``teco export`` that gives these weights."""
+    name = shipped_of(digest)
+    return f"--model {name}" if name else "--weights FILE"

@@ -1,7 +1,7 @@
 """CUDA through PyCUDA (``pycuda.driver``), in the GPU's primary context.
 
-Written against PyCUDA's documentation (``retain_primary_context`` since 2020.1) and, for graphs,
-its example ``demo_graph.py``; releases without them run step by step. Not yet run on a GPU.
+Written against PyCUDA's documentation (``retain_primary_context`` since 2020.1). It has no CUDA
+graphs, so sessions run step by step and say so. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class PyCuda:
         TecoError: the module cannot be loaded, or finds no driver or no GPU; exit code 3.
     """
 
+    can_capture = False
+
     def __init__(self, index: int = 0, driver: Any = None) -> None:
         try:
             self._cuda: Any = driver or importlib.import_module("pycuda.driver")
@@ -43,7 +45,6 @@ class PyCuda:
                 hint="install the NVIDIA driver, or compile PyCUDA again",
                 exit_code=MACHINE,
             ) from error
-        self.can_capture = hasattr(self._cuda.Stream, "begin_capture")
         self._context: Any = None
         self._memory: dict[int, Any] = {}
         with self._checked("cuInit"):
@@ -131,23 +132,19 @@ class PyCuda:
             self._context.synchronize()
 
     def begin_capture(self) -> None:
-        with self._current("cuStreamBeginCapture"):
-            self._stream.begin_capture()
+        raise _no_graphs("cuStreamBeginCapture")
 
     def end_capture(self) -> Graph:
-        with self._current("cuStreamEndCapture"):
-            return self._stream.end_capture()
+        raise _no_graphs("cuStreamEndCapture")
 
     def instantiate(self, graph: Graph) -> Executable:
-        with self._current("cuGraphInstantiate"):
-            return graph.instantiate()
+        raise _no_graphs("cuGraphInstantiate")
 
     def launch(self, executable: Executable) -> None:
-        with self._current("cuGraphLaunch"):
-            executable.launch(self._stream)
+        raise _no_graphs("cuGraphLaunch")
 
     def free_executable(self, executable: Executable) -> None:
-        """PyCUDA destroys a graph with its last reference, which the caller gives up."""
+        """There is none."""
 
     def synchronise(self) -> None:
         with self._current("cuStreamSynchronize"):
@@ -161,8 +158,16 @@ class PyCuda:
     def close(self) -> None:
         context, self._context, self._stream = self._context, None, None
         if context is not None:
+            # Where it is not current and another thread retained it, detach() takes it for gone
+            # and leaks it (context::detach in PyCUDA's cuda.hpp); where it is current, it is
+            # released from any thread and the context below is made current again.
             with self._checked("cuDevicePrimaryCtxRelease"):
+                context.push()
                 context.detach()
+
+
+def _no_graphs(what: str) -> CudaError:
+    return CudaError(what, "PyCUDA has no CUDA graphs", "install cuda-python, which has them")
 
 
 def _first_line(error: BaseException) -> str:
