@@ -23,7 +23,7 @@ from teco.benchmark.record import store
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.gpu import Gpu
-from teco.export import request
+from teco.export import refit, request
 from teco.export.engines import build as engines
 from teco.export.engines import tensorrt as tensorrt_engine
 from teco.export.engines.rtx import RtxOptions, build_rtx
@@ -32,6 +32,7 @@ from teco.model.contract import StreamContract
 from teco.model.engine import api, header, validity
 from teco.model.engine.manifest import EngineManifest
 from teco.model.engine.precision_check import Proof, check_precision, of_engine
+from teco.model.engine.preflight import Host
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import Model, open_model
 
@@ -770,6 +771,83 @@ def test_export_with_a_gpu_then_bench_without(teco, tmp_path, monkeypatch):
     rows = store.read(tmp_path / "r.json").rows
     assert {row.artifact.name for row in rows} == {"live"}
     assert all(row.quality is not None for row in rows)
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_an_engine_takes_other_weights(teco, tmp_path, monkeypatch):
+    """Built refittable, then refitted: the file and its manifest are about the new weights.
+
+    TensorRT is TensorRT-RTX here, and the call that needs a GPU is made up.
+    """
+    from teco_models.checkpoint import build_any, load_weights, save_weights
+    from teco_models.zoo import find
+
+    ada = (Gpu("GPU", 89),)
+    monkeypatch.setattr(tensorrt_engine.gpu, "find", lambda: ada)
+    monkeypatch.setattr(tensorrt_engine, "load", lambda target, purpose: api.load("rtx", purpose))
+    monkeypatch.setattr(tensorrt_engine, "describe", lambda trt, plan: dynamic(None))
+    given: list[bytes] = []
+
+    def refit_plan(trt, plan: bytes, onnx: Path) -> bytes:
+        given.append(plan)
+        assert open_model(str(onnx)).static_size == (16, 24)
+        return b"ftrt" + onnx.name.encode()
+
+    monkeypatch.setattr(refit, "refit", refit_plan)
+    seen = Host(
+        ada, platform.system(), platform.machine(), {"tensorrt": api.installed_version("rtx")}
+    )
+    monkeypatch.setattr(refit.preflight, "look", lambda targets: seen)
+    monkeypatch.setattr(engines, "_build_plan", lambda *_: b"ftrt" + bytes(100))
+    live = find("live")
+    assert live is not None
+    options = ("--model", "live", "--formats", "tensorrt", "--size", "16x24", "-o", tmp_path)
+    plan = tmp_path / "live-16x24-fp32-tensorrt.plan"
+    teco("export", *options, "--force").says(plan.name)
+    done = teco("export", "--model", "live", "--refit", plan, "-o", tmp_path, "--force")
+    done.refuses(2, "does not take other weights", "--refittable")
+    teco("export", *options, "--refittable", "--hardware", "ampere-plus", "--force").says(plan.name)
+    before = read(plan)
+    assert before.refittable
+    assert "--hardware ampere-plus --refittable" in before.rebuild
+
+    weights = load_weights(live.weights)
+    weights.tensors["srnet.conv_in.0.bias"] += 0.01
+    other = tmp_path / "other.safetensors"
+    save_weights(other, build_any(weights))
+    done = teco("export", "--weights", other, "--refit", plan, "-o", tmp_path)
+    done.refuses(2, "exists", "--force")
+    old = plan.read_bytes()
+    done = teco("export", "--weights", other, "--refit", plan, "-o", tmp_path, "--force")
+    assert done.code == 0, done.stderr
+    after = read(plan)
+    assert given == [old]
+    assert plan.read_bytes().startswith(b"ftrt")
+    assert after.model.weights_sha256 != before.model.weights_sha256
+    assert (after.profile, after.proof, after.refittable) == (before.profile, before.proof, True)
+    done = teco("export", "--model", "real-cpu", "--refit", plan, "-o", tmp_path, "--force")
+    done.refuses(2, before.model.variant, "teco-x4-b3-c32-l14-real")
+    done = teco("export", "--blocks", "all", "--refit", plan, "-o", tmp_path, "--force")
+    done.refuses(2, "one model's weights")
+
+
+@pytest.mark.parametrize(
+    ("options", "formats", "words"),
+    [
+        ({"workspace_mib": 64}, ("onnx",), "--workspace is for engines of rtx and tensorrt"),
+        ({"timing_cache": Path("c")}, ("onnx", "rtx"), "--timing-cache is for engines of tensorrt"),
+        ({"hardware": "none"}, ("rtx",), "--hardware"),
+        ({"version_compatible": True}, ("rtx",), "--version-compatible"),
+        ({"refittable": True}, ("onnx",), "--refittable"),
+    ],
+)
+def test_options_of_an_engine_that_is_not_asked_for(options, formats, words):
+    with pytest.raises(TecoError, match=words) as error:
+        request.parse_engine_options(formats, **options)
+    assert error.value.exit_code == USAGE
+    found = request.parse_engine_options(("onnx", "rtx", "tensorrt"), **options)
+    assert all(getattr(found, name) == value for name, value in options.items())
 
 
 # --- manifest --------------------------------------------------------------------------------

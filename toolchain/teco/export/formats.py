@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from teco.core.errors import TecoError
 from teco.core.machine import require_extra
 from teco.export.engines.rtx import RtxOptions, build_rtx
-from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.export.engines.tensorrt import build_tensorrt
 from teco.export.onnx import export_onnx
 from teco.export.options import NoSuchFormError
 from teco.export.quantisation.run import QuantisationError
@@ -177,10 +177,16 @@ def _engines(
     for target in request.engines:
         name = request.engine_name(base, target)
         if target == "rtx":
-            options = RtxOptions(name=name, sm=request.sm, profile=request.profile)
+            options = RtxOptions(
+                name=name, sm=request.sm, profile=request.profile,
+                workspace_mib=request.workspace_mib,
+            )  # fmt: skip
             path = build_rtx(model, folder, options, overwrite=overwrite)
         else:
-            options = TensorRtOptions(name=name, profile=request.profile)
+            options = replace(
+                request.tensorrt, name=name, profile=request.profile,
+                workspace_mib=request.workspace_mib,
+            )  # fmt: skip
             path = build_tensorrt(model, folder, options, overwrite=overwrite)
         manifest = read(path)
         proof = manifest.built or manifest.proof

@@ -15,7 +15,7 @@ from teco.core.errors import USAGE, TecoError
 from teco.core.files import check_target
 from teco.export.engines.build import SUFFIX, check_engine_target
 from teco.export.engines.rtx import DEFAULT_SM, check_sm, known_sm
-from teco.export.engines.tensorrt import require
+from teco.export.engines.tensorrt import TensorRtOptions, require
 from teco.export.options import ExportOptions, Precision
 from teco.model.engine.api import RtxBindings, is_installed, load
 from teco.model.engine.profile import Profile, parse_profile
@@ -53,6 +53,9 @@ class ExportRequest:
         formats: of :data:`FORMATS`, each once.
         sm: compute capabilities of an RTX engine.
         profile: sizes of an engine of dynamic size; None for the default.
+        workspace_mib: of engines, see :class:`teco.export.engines.build.BuildOptions`.
+        tensorrt: what only TensorRT's engines can be asked for; its name, profile and workspace
+            are replaced by those here.
         onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.
         form: key of TARGETS; None for what suits the formats.
         base: first part of the file names; None for the variant's name.
@@ -61,6 +64,8 @@ class ExportRequest:
     formats: tuple[str, ...] = ("onnx",)
     sm: tuple[int, ...] = DEFAULT_SM
     profile: Profile | None = None
+    workspace_mib: int | None = None
+    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
     onnx: ExportOptions = field(default_factory=ExportOptions)
     form: str | None = None
     base: str | None = None
@@ -184,6 +189,44 @@ def parse_sm(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:
             exit_code=USAGE,
         )
     return tuple(int(x) for x in values)
+
+
+def parse_engine_options(
+    formats: tuple[str, ...],
+    *,
+    workspace_mib: int | None = None,
+    timing_cache: Path | None = None,
+    hardware: str | None = None,
+    version_compatible: bool = False,
+    refittable: bool = False,
+) -> TensorRtOptions:
+    """Options of engines, as the command line gives them.
+
+    Raises:
+        TecoError: an option for engines of a kind that is not asked for; exit code 2.
+    """
+    given = {
+        "--workspace": (workspace_mib is not None, ("rtx", "tensorrt")),
+        "--timing-cache": (timing_cache is not None, ("tensorrt",)),
+        "--hardware": (hardware is not None, ("tensorrt",)),
+        "--version-compatible": (version_compatible, ("tensorrt",)),
+        "--refittable": (refittable, ("tensorrt",)),
+    }
+    for option, (is_given, kinds) in given.items():
+        if is_given and not set(kinds) & set(formats):
+            raise TecoError(
+                f"{option} is for engines of {' and '.join(kinds)}, and --formats is "
+                f"{','.join(formats)}",
+                hint=f"add one: --formats onnx,{kinds[-1]}",
+                exit_code=USAGE,
+            )
+    return TensorRtOptions(
+        workspace_mib=workspace_mib,
+        timing_cache=timing_cache,
+        hardware=hardware or TensorRtOptions.hardware,
+        version_compatible=version_compatible,
+        refittable=refittable,
+    )
 
 
 def parse_precisions(

@@ -111,6 +111,37 @@ class _Blocks(_BlocksType):
     "[default: 8x8,180x320,1080x1920]",
 )
 @click.option(
+    "--workspace",
+    type=click.IntRange(min=1),
+    metavar="MIB",
+    help="Most scratch memory that a layer of an engine may take. [default: the GPU's]",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="tensorrt: kernel times, read and written, so that later builds take seconds.",
+)
+@click.option(
+    "--hardware",
+    type=click.Choice(["none", "ampere-plus", "same-compute-capability"]),
+    help="tensorrt: other GPUs that may run the engine; can be slower. [default: none]",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="tensorrt: later versions may run the engine; can be slower.",
+)
+@click.option(
+    "--refittable", is_flag=True, help="tensorrt: --refit can replace the weights; can be slower."
+)
+@click.option(
+    "--refit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="ENGINE",
+    help="Put the weights into this engine, built with --refittable, instead of building one.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -155,6 +186,12 @@ def command(
     formats: str | None,
     sm: str | None,
     profile: str | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    hardware: str | None,
+    version_compatible: bool,
+    refittable: bool,
+    refit: Path | None,
     output: Path,
     half_weights: bool,
     frames: int,
@@ -171,10 +208,12 @@ def command(
     from teco.export.formats import Product, Refusal, produce_all
     from teco.export.options import ExportOptions
     from teco.export.quantisation.clips import CalibrationSet
+    from teco.export.refit import refit_engine
     from teco.export.request import (
         ExportRequest,
         default_formats,
         find_sources,
+        parse_engine_options,
         parse_formats,
         parse_precisions,
         parse_sizes,
@@ -182,6 +221,9 @@ def command(
     )
 
     sources = find_sources(blocks, model, weights)
+    if refit is not None:
+        put(refit_engine(sources, refit, output, overwrite=force))
+        return
     of_int8 = "--calibrate" if calibrate else "--range" if range_ else ""
     precisions = parse_precisions(
         fp32=fp32, fp16=fp16, int8=int8, half_weights=half_weights, of_int8=of_int8
@@ -191,6 +233,15 @@ def command(
         formats=chosen,
         sm=parse_sm(sm, chosen),
         profile=parse_sizes(profile, chosen, size),
+        workspace_mib=workspace,
+        tensorrt=parse_engine_options(
+            chosen,
+            workspace_mib=workspace,
+            timing_cache=timing_cache,
+            hardware=hardware,
+            version_compatible=version_compatible,
+            refittable=refittable,
+        ),
         onnx=ExportOptions(
             size=size,
             calibration=CalibrationSet(clips=calibrate, range=range_ or CalibrationSet.range),

@@ -49,7 +49,7 @@ class EngineManifest:
             GPU it was built on; see ``hardware``.
         hardware: one of :data:`HARDWARE`; "none" for RTX.
         version_compatible: a later TensorRT may run it; never for RTX.
-        refittable: its weights can be replaced, see :func:`teco.export.engines.tensorrt.refit`.
+        refittable: its weights can be replaced, see :mod:`teco.export.refit`.
         os: system it was built on, as ``platform.system()`` says. TensorRT engines run on no other;
             RTX engines built for named GPUs run on Linux and Windows alike.
         arch: processor architecture, as ``platform.machine()`` says.
@@ -110,6 +110,10 @@ class EngineManifest:
             words.append(f"--sm {','.join(map(str, self.compute_capabilities))}")
         if self.size == "dynamic" and self.profile != usual_profile(self.model.contract.minimum):
             words.append(f"--profile {','.join(self.profile)}")
+        if self.hardware != "none":
+            words.append(f"--hardware {self.hardware}")
+        words += ["--version-compatible"] if self.version_compatible else []
+        words += ["--refittable"] if self.refittable else []
         if self.model.contract.io != "fp32":
             words.append(f"--io {self.model.contract.io}")
         words += {"fp16": ["--fp16"], "int8": ["--int8"]}.get(self.precision_asked, [])
