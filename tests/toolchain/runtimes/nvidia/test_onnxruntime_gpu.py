@@ -101,6 +101,9 @@ def test_half_precision_files_are_not_given_to_a_provider_that_chooses_types(mod
     assert reason is not None
     assert "--formats tensorrt" in reason
     assert find("onnxruntime-cuda").why_not(half) is None
+    eighths = static(model, precision_asked="int8")
+    assert "--int8 --formats rtx" in (find("onnxruntime-cuda").why_not(eighths) or "")
+    assert find("onnxruntime-tensorrt").why_not(eighths) is None
     assert find("onnxruntime-rtx").why_not(half) is None
 
 

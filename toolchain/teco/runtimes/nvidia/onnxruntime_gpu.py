@@ -6,7 +6,8 @@ in float32 on an NVIDIA H200 (onnxruntime-gpu 1.31), nothing else has yet run on
 none (choice of options, checks, the order of bindings) is tested.
 
 CUDA    runs float32 and float16; it has GridSample for float32 only, which teco's fp16 files keep
-        in float32 anyway. Static files run as two CUDA graphs.
+        in float32 anyway, and no QLinearConv (ONNX Runtime's OperatorKernels.md), so int8 files are
+        refused. Static files run as two CUDA graphs.
 TensorRT builds an engine from the ONNX file, which takes minutes the first time. It lets TensorRT
         choose types once fp16 is allowed, which the float32 parts of an fp16 file would not
         survive; so those files are refused.
@@ -147,6 +148,11 @@ class OnnxRuntimeGpu:
                 f"{self.name} would let TensorRT choose types, and {model.name} is an fp16 file "
                 "with parts that must stay float32: `teco export --fp16 --formats tensorrt` "
                 "builds an engine that keeps them"
+            )
+        if self.kind == "cuda" and manifest and manifest.precision_asked == "int8":
+            return (
+                f"{self.name} has no kernels for 8-bit convolutions, and {model.name} is an int8 "
+                "file: `teco export --int8 --formats rtx` builds an engine that has them"
             )
         return None
 
