@@ -15,7 +15,8 @@ import pytest
 
 from teco.core.errors import Interrupted, TecoError
 from teco.core.log import no_progress
-from teco.inference.upscale import Prospect, UpscaleOptions, _pump, upscale
+from teco.inference.upscale import Prospect, UpscaleOptions, upscale
+from teco.inference.upscale import pump as pump_frames
 from teco.video.clips import Frame, open_source
 from teco.video.file.encoders import EncoderSettings
 from teco.video.overlap import QUEUE
@@ -283,7 +284,9 @@ class FakeSink:
 def pump(source: FakeSource, sink: FakeSink, session, report=no_progress, warm_up: int = 0):
     from teco.inference.stream import Stream
 
-    return _pump(Stream(session, scene_cuts=False, reverse_warm_up=warm_up), source, sink, report)
+    return pump_frames(
+        Stream(session, scene_cuts=False, reverse_warm_up=warm_up), source, sink, report
+    )
 
 
 @pytest.mark.parametrize("warm_up", [0, 3])

@@ -35,6 +35,7 @@ class Encoding:
         frames: of the clip, None where that is not known.
         deep: frames have 16 bits on their way.
         held: frames of the clip that wait at the start of a scene (reverse warm-up).
+        across: pictures side by side in one that is encoded.
     """
 
     codec: str = "libx264"
@@ -42,19 +43,27 @@ class Encoding:
     frames: int | None = None
     deep: bool = False
     held: int = 0
+    across: int = 1
 
     @classmethod
-    def of(cls, target: str, settings: EncoderSettings, clip: FrameSource, held: int = 0) -> Self:
+    def of(
+        cls,
+        target: str,
+        settings: EncoderSettings,
+        clip: FrameSource,
+        held: int = 0,
+        across: int = 1,
+    ) -> Self:
         """Of an output by its name, as :func:`teco.video.clips.open_sink` takes it."""
         suffix = Path(target).suffix.lower()
         encoded = not (target == "-" or suffix == ".y4m" or is_folder_target(target))
         codec = settings.codec_for(suffix) if encoded else ""
-        return cls(codec, settings.preset, clip.count, clip.depth > 8, held)
+        return cls(codec, settings.preset, clip.count, clip.depth > 8, held, across)
 
     def bytes(self, h: int, w: int, scale: int, free: int) -> int:
         """What frames of LR (h, w) take beside the network where so much is free: RGB on their way
         out, and the encoder (see :func:`teco.video.file.encoders.lookahead_within`)."""
-        height, width = scale * h, scale * w
+        height, width = scale * h, scale * w * self.across
         under_way = QUEUE + 3
         if self.frames is not None:
             under_way = min(under_way, self.frames + 1)

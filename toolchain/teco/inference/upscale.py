@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +17,7 @@ from teco.core.errors import Interrupted, TecoError
 from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.inference.beside import WIDTHS, Comparison, beside
 from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
 from teco.inference.tiles import TiledSession
@@ -56,6 +58,7 @@ class UpscaleOptions:
         deinterlace: make progressive frames of interlaced ones.
         encoder: of the output. A pixel format of more than 8 bits takes the clip through the
             network in 16, if the clip has more than 8 itself.
+        compare: show bicubic on the left and the network on the right.
         overwrite: replace an existing output.
     """
 
@@ -67,6 +70,7 @@ class UpscaleOptions:
     reverse_warm_up: int = 0
     deinterlace: bool = True
     encoder: EncoderSettings = USUAL
+    compare: Comparison | None = None
     overwrite: bool = False
 
 
@@ -129,6 +133,7 @@ def upscale(
     model_id: str = "",
     go_on: Callable[[Prospect], bool] | None = None,
     scale: int = SCALE,
+    centred: bool = True,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
@@ -144,6 +149,7 @@ def upscale(
         model_id: what tells the model from others, such as a hash: unfinished work of another one
             is not gone on with.
         scale: of the model.
+        centred: the model's frames lie about pixel centres (all but those of BD networks).
         tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:
@@ -165,7 +171,7 @@ def upscale(
         with open_sink(
             sink_path,
             source=source,
-            width=source.width * scale,
+            width=source.width * scale * (1 if o.compare is None else WIDTHS[o.compare]),
             height=source.height * scale,
             encoder=o.encoder,
             overwrite=o.overwrite,
@@ -181,7 +187,10 @@ def upscale(
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")
-                seconds = _pump(stream, source, sink, progress, go_on, plan)
+                finish = None
+                if (how := o.compare) is not None:
+                    finish = partial(beside, how, centred=centred, scale=scale)
+                seconds = pump(stream, source, sink, progress, go_on, plan, finish)
             except BaseException as error:
                 sink.abort()
                 if not isinstance(sink, ResumableSink) or not sink.kept:
@@ -268,17 +277,27 @@ def _is_deep(sink_path: str | Path, pix_fmt: str) -> bool:
         return False
 
 
-def _pump(
+def pump(
     stream: Stream,
     source: FrameSource,
     sink: FrameSink,
     progress: Progress,
     go_on: Callable[[Prospect], bool] | None = None,
     plan: SegmentPlan | None = None,
+    finish: Callable[[Pixels, Pixels], Pixels] | None = None,
 ) -> float:
     """Everything from the first frame to the last, then commit; returns the seconds it took.
 
-    With a plan, frames that it skips are decoded and looked at, no more.
+    Args:
+        stream, source, sink: what frames go through.
+        progress: told after each frame, when the sink's queue has room for it.
+        go_on: see :func:`upscale`.
+        plan: where parts begin; frames that it skips are decoded and looked at, no more.
+        finish: makes what is written of a frame and the frame enlarged; None: the latter.
+
+    Raises:
+        Interrupted: ``go_on`` said no.
+        TecoError: there was no frame; and whatever source, stream and sink raise.
     """
     done = plan.done if plan is not None else 0
     began = perf_counter()
@@ -307,7 +326,9 @@ def _pump(
                 )
                 if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
-            writer.put(replace(inside.popleft(), pixels=enlarged, starts_segment=begins))
+            frame = inside.popleft()
+            shown = enlarged if finish is None else finish(frame.pixels, enlarged)
+            writer.put(replace(frame, pixels=shown, starts_segment=begins))
             progress(done + count, source.count)
         if not (stream.stats.frames or done):
             raise TecoError(f"{source.name} has no frames", hint="give a clip with a picture")

@@ -20,6 +20,7 @@ from teco.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from teco.inference.beside import Comparison
     from teco.inference.upscale import Prospect
 
 
@@ -77,6 +78,10 @@ def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
     callback=_tile,
     help="Step frames in tiles of this LR size; auto where memory is short; off.",
 )
+@click.option(
+    "--compare", type=click.Choice(["side", "split"]),
+    help="Bicubic left, the network right: side by side, or in one picture.",
+)  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")
 @click.option(
     "--force", is_flag=True, help="Replace an existing OUT, and unfinished work of other options."
@@ -100,6 +105,7 @@ def command(
     deinterlace: bool,
     reverse_warm_up: int,
     tile: tuple[int, int] | str | None,
+    compare: Comparison | None,
     yes: bool,
     force: bool,
 ) -> None:
@@ -112,6 +118,7 @@ def command(
     from teco.core.errors import TecoError
     from teco.core.memory import taken_bytes
     from teco.estimates.room import Encoding, need, tiles_for
+    from teco.inference.beside import WIDTHS
     from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
     from teco.model.opening import (
@@ -139,7 +146,9 @@ def command(
         session = open_session(opened, chosen, SessionOptions(threads=threads))
         # What is free is asked when the runtime's libraries are there.
         already = taken_bytes()
-        encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up)
+        encoding = Encoding.of(
+            target, encoder, clip, held=reverse_warm_up, across=WIDTHS[compare] if compare else 1
+        )
         window = None
         if isinstance(tile, tuple):
             window = window_of(tile, h, w)
@@ -162,7 +171,8 @@ def command(
 
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, overwrite=force,
+        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
+        overwrite=force,
     )  # fmt: skip
     with progress("upscaling") as show:
         result = upscale(
@@ -170,6 +180,7 @@ def command(
             tell=lambda text: say(f"note: {text}"),
             model_id=identity_of(opened),
             scale=opened.variant.scale,
+            centred=opened.variant.centred,
             go_on=lambda ahead: _go_on(ahead, will_take, ask=not yes),
         )  # fmt: skip
     stepped = result.frames - result.resumed

@@ -8,7 +8,7 @@ from typing import Any
 from teco.benchmark.record.quality import Quality
 from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import TableRow
-from teco.benchmark.report.html.frames import Shown
+from teco.page.viewer import Pane, Shown, data
 from teco_calibration.records import to_data
 from teco_models.variant import SCALE
 
@@ -71,28 +71,35 @@ def cold_of(lines: Sequence[TableRow]) -> list[dict[str, Any]]:
     ]
 
 
-def view_of(record: Record, shown: Shown, shows: Mapping[str, str]) -> dict[str, Any]:
-    """The viewer's frames, their labels and each shown frame's PSNR."""
+def panes_of(record: Record, shown: Shown, shows: Mapping[str, str]) -> list[Pane]:
+    """Left, middle and truth; nothing where no row's frames are shown."""
     runtimes: dict[str, list[str]] = {}
-    quality: dict[str, Quality] = {q.method: q for q in record.interpolations}
     models: dict[str, str] = {}
     for row in record.rows:
-        if (name := shows.get(row.key)) in shown.images:
-            assert name is not None
+        if (name := shows.get(row.key)) is not None and name in shown.images:
             runtimes.setdefault(name, []).append(row.runtime)
             models[name] = row.artifact.name
-            if row.quality is not None:
-                quality[name] = row.quality
-    return {
-        "frames": shown.frames,
-        "width": shown.width,
-        "height": shown.height,
-        "images": shown.images,
-        "left": [q.method for q in record.interpolations if q.method in shown.images],
-        "middle": list(runtimes),
-        "labels": {n: f"{models[n]} on {', '.join(some)}" for n, some in runtimes.items()},
-        "psnr": {name: [_at(q, frame) for frame in shown.frames] for name, q in quality.items()},
-    }
+    if not runtimes:
+        return []
+    rows = [(n, f"{models[n]} on {', '.join(some)}") for n, some in runtimes.items()]
+    simple = [(q.method, q.method) for q in record.interpolations if q.method in shown.images]
+    return [
+        Pane("left", [*simple, *rows], "bicubic"),
+        Pane("middle", rows),
+        Pane("truth", [("truth", "truth")]),
+    ]
+
+
+def view_of(
+    record: Record, shown: Shown, shows: Mapping[str, str], panes: Sequence[Pane]
+) -> dict[str, Any]:
+    """The viewer's pictures, their labels and each shown frame's PSNR."""
+    quality: dict[str, Quality] = {q.method: q for q in record.interpolations}
+    for row in record.rows:
+        if (name := shows.get(row.key)) is not None and row.quality is not None:
+            quality[name] = row.quality
+    psnr = {name: [_at(q, frame) for frame in shown.frames] for name, q in quality.items()}
+    return data(shown, panes, psnr)
 
 
 def _at(quality: Quality, frame: int) -> float | None:

@@ -1,12 +1,10 @@
 """The report: a record, and frames where there are some, as one HTML file without a network.
 
 What it says stands in the page as text and tables; the script adds charts, sorting and the viewer.
-The page's own policy forbids every connection, so that it cannot need one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -17,18 +15,22 @@ from teco.benchmark.quality.measure import Gallery
 from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import TITLES, TableRow, column, entries, pareto_front
 from teco.benchmark.report.html import tables
-from teco.benchmark.report.html.data import cold_of, means_of, points_of, series_of, view_of
-from teco.benchmark.report.html.frames import Shown, encode
+from teco.benchmark.report.html.data import (
+    cold_of,
+    means_of,
+    panes_of,
+    points_of,
+    series_of,
+    view_of,
+)
+from teco.benchmark.report.html.frames import encode
 from teco.benchmark.report.html.libraries import Libraries
 from teco.benchmark.report.markdown import conditions
 from teco.core.files import as_json, write_beside
+from teco.page.document import document, picker, scrolling, section
+from teco.page.viewer import SCRIPT, Pane, Shown, viewer
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
 from teco_calibration.records import to_data
-
-_POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 
 
 def write_html(
@@ -63,9 +65,7 @@ def page(
     metrics: list[Metric] = [
         m for m in UNITS if any(e.quality and m in e.quality.means for e in lines)
     ]
-    view = view_of(record, shown, shows) if shown else None
-    if view is not None and not view["middle"]:
-        view = None  # frames of no row: there is nothing to compare
+    panes = panes_of(record, shown, shows) if shown else []
     sections = [
         ("summary-title", "Summary", _summary(lines)),
         ("pareto-title", "Quality against latency", _pareto(record, metrics)),
@@ -74,7 +74,7 @@ def page(
         ("roofline-title", "Distance to the limit", _roofline(record)),
         ("frames-title", "Quality frame by frame", _frames(record, metrics)),
         ("cold-title", "After a reset", _cold_start(lines)),
-        ("viewer-title", "Frames side by side", _viewer(shown, view)),
+        ("viewer-title", "Frames side by side", _viewer(shown, panes)),
         ("distance-title", "Distance from float32", tables.distances(record)),
         ("gate-title", "The temporal gate", tables.gate(record)),
         ("memory-title", "Memory", tables.memory(record)),
@@ -83,26 +83,21 @@ def page(
     ]
     kept = [(ident, title, body) for ident, title, body in sections if body]
     contents = "".join(f'<li><a href="#{i}">{escape(t)}</a></li>' for i, t, _ in kept)
-    body = "".join(
-        f'<section aria-labelledby="{i}"><h2 id="{i}">{escape(t)}</h2>{b}</section>'
-        for i, t, b in kept
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(_title(record))}</title>"
-        f'<link rel="icon" href="data:,"><style>{_resource("page.css")}</style></head><body>'
-        '<a class="skip" href="#main">To the results</a>'
-        f'<header class="top"><h1>{escape(_title(record))}</h1>'
-        f'<p class="lead">{escape(" ".join(conditions(record)))}</p>{_warnings(record)}'
-        f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>'
-        f'<main id="main">{body}</main>{_footer(record, libraries)}'
-        f"{_data('record', as_json(to_data(record)).decode())}"
-        f"{_data('extra', as_json(_extra(record, lines, metrics, view)).decode())}"
-        f"{''.join(f'<script>{script}</script>' for script in libraries.scripts)}"
-        f"<script>{_resource('page.js')}</script>"
-        f"<script>{_resource('viewer.js')}</script></body></html>\n"
+    data = {
+        "record": as_json(to_data(record)).decode(),
+        "extra": as_json(_extra(record, lines, metrics)).decode(),
+    }
+    if shown and panes:
+        data["shown"] = as_json(view_of(record, shown, shows, panes)).decode()
+    return document(
+        title=_title(record),
+        head=f'<p class="lead">{escape(" ".join(conditions(record)))}</p>{_warnings(record)}'
+        f'<nav aria-label="Contents"><ul>{contents}</ul></nav>',
+        main="".join(section(ident, title, body) for ident, title, body in kept),
+        footer=_footer(record, libraries),
+        data=data,
+        scripts=[*libraries.scripts, _resource("page.js"), SCRIPT],
+        style=_resource("report.css"),
     )
 
 
@@ -110,7 +105,6 @@ def _extra(
     record: Record,
     lines: Sequence[TableRow],
     metrics: Sequence[Metric],
-    view: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What the script draws beside the record."""
     return {
@@ -129,18 +123,11 @@ def _extra(
         "fronts": {m: pareto_front(lines, m) for m in metrics},
         "series": series_of(lines),
         "cold": cold_of(lines),
-        "shown": view,
     }
 
 
 def _resource(name: str) -> str:
     return files("teco.benchmark.report.html").joinpath(name).read_text(encoding="utf-8")
-
-
-def _data(ident: str, text: str) -> str:
-    """JSON inside a page: compact, and unable to end its own element."""
-    compact = json.dumps(json.loads(text), separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{ident}">{compact}</script>'
 
 
 def _title(record: Record) -> str:
@@ -165,13 +152,13 @@ def _warnings(record: Record) -> str:
 
 def _footer(record: Record, libraries: Libraries) -> str:
     return (
-        "<footer><p>Made by <code>"
+        "<p>Made by <code>"
         + escape(record.command or "teco bench")
         + '</code></p><p><a class="button" id="save" download="teco-bench.json" href="#record">'
         "Save the record (JSON, every sample)</a></p>"
         "<p>Charts: Observable Plot and D3, both ISC licence, inside this file.</p>"
         "<details class=licences><summary>Licences of both, and of what they bundle</summary>"
-        f"<pre>{escape(libraries.licences)}</pre></details></footer>"
+        f"<pre>{escape(libraries.licences)}</pre></details>"
     )
 
 
@@ -182,18 +169,9 @@ def _summary(lines: Sequence[TableRow]) -> str:
     return (
         "<p>\u2605 marks the best of a column; a dash, what was not measured. Click a heading to "
         "sort.</p>"
-        + tables.scrolling(tables.summary(lines), "Summary table")
+        + scrolling(tables.summary(lines), "Summary table")
         + f"<details><summary>What the columns are</summary>{tables.meanings(lines)}</details>"
     )
-
-
-def _picker(ident: str, label: str, options: Sequence[tuple[str, str]], chosen: str = "") -> str:
-    items = "".join(
-        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>'
-        f"{escape(text)}</option>"
-        for value, text in options
-    )
-    return f'<label>{escape(label)} <select id="{ident}">{items}</select></label>'
 
 
 def _figure(ident: str, label: str, caption: str) -> str:
@@ -206,7 +184,7 @@ def _figure(ident: str, label: str, caption: str) -> str:
 def _metric_picker(ident: str, metrics: Sequence[Metric]) -> str:
     return (
         '<div class="controls">'
-        + _picker(ident, "Quality by", [(m, TITLES[m]) for m in metrics])
+        + picker(ident, "Quality by", [(m, TITLES[m]) for m in metrics])
         + "</div>"
     )
 
@@ -291,40 +269,17 @@ def _cold_start(lines: Sequence[TableRow]) -> str:
     )
 
 
-def _viewer(shown: Shown | None, view: Mapping[str, Any] | None) -> str:
-    if shown is None or view is None:
+def _viewer(shown: Shown | None, panes: Sequence[Pane]) -> str:
+    if shown is None or not panes:
         return ""
+    c = shown.crop
+    cut = (
+        f" The middle {c.width}x{c.height} of {c.full_width}x{c.full_height} is shown, to keep "
+        "this file small."
+    )
+    text = "Lossless frames: left, middle, and the truth on the right."
     frames = [(str(n), str(frame)) for n, frame in enumerate(shown.frames)]
-    labels = view["labels"]
-    left = [(name, labels.get(name, name)) for name in [*view["left"], *view["middle"]]]
-    middle = [(name, labels.get(name, name)) for name in view["middle"]]
-    cut = ""
-    if (shown.height, shown.width) != (shown.full_height, shown.full_width):
-        cut = (
-            f" The middle {shown.width}x{shown.height} of {shown.full_width}x{shown.full_height} "
-            "is shown, to keep this file small."
-        )
-    zooms = "".join(
-        f'<figure><canvas id="zoom-{n}" role="img" aria-label="{what}, magnified"></canvas>'
-        "<figcaption></figcaption></figure>"
-        for n, what in enumerate(("left", "middle", "truth"))
-    )
-    return (
-        f"<p>Lossless frames: left, middle, and the truth on the right.{cut} Move the dividers "
-        "with the sliders or by dragging; the pointer, or the arrow keys on the frame (with "
-        "Shift in larger steps), move the magnifier.</p>"
-        '<div class="viewer"><div class="controls">'
-        + _picker("view-frame", "Frame", frames)
-        + _picker("view-left", "Left", left, "bicubic")
-        + _picker("view-middle", "Middle", middle)
-        + _picker("view-zoom", "Magnify", [(n, f"{n} times") for n in "248"], "4")
-        + '</div><canvas id="view" tabindex="0" role="img" aria-label="Left, middle and truth side '
-        'by side; arrow keys move the magnifier"></canvas><div class="sliders">'
-        '<label><span>left | middle</span><input type="range" id="view-first" min="0" max="100" '
-        'step="0.5" value="33"></label>'
-        '<label><span>middle | truth</span><input type="range" id="view-second" min="0" max="100" '
-        f'step="0.5" value="67"></label></div><div class="zooms">{zooms}</div></div>'
-    )
+    return viewer(panes, frames, text + ("" if c.is_whole else cut))
 
 
 def _method(record: Record) -> str:

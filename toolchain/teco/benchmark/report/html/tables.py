@@ -10,6 +10,7 @@ from itertools import groupby
 from teco.benchmark.record.gate import GateResult
 from teco.benchmark.record.record import Record
 from teco.benchmark.report.columns import MIB, Column, TableRow, shown_columns
+from teco.page.document import table
 
 
 def summary(lines: Sequence[TableRow]) -> str:
@@ -75,37 +76,6 @@ def meanings(lines: Sequence[TableRow]) -> str:
     )
 
 
-def plain(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table of texts, its first column the rows' names; "" without rows.
-
-    A column of dashes alone is left out: nobody measured it, as device memory without a device.
-    """
-    if not rows:
-        return ""
-    told = [n for n in range(len(header)) if n == 0 or any(row[n] != "-" for row in rows)]
-    header, rows = [header[n] for n in told], [[row[n] for n in told] for row in rows]
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
-    body = "".join(
-        "<tr>"
-        + f'<th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    label = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return scrolling(
-        f"<table>{label}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
-        caption or header[0],
-    )
-
-
-def scrolling(table: str, label: str) -> str:
-    """A wide table in a box that scrolls, by keyboard too."""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{table}</div>'
-    )
-
-
 def distances(record: Record) -> str:
     """How far each row is from the float32 step."""
     rows: list[list[str]] = []
@@ -120,7 +90,7 @@ def distances(record: Record) -> str:
         )
     header = ("row", "float32 step on", "frames", "worst frame", "largest difference, steps of 255",
               "values within one step", "growth in 100 frames")  # fmt: skip
-    return plain(header, rows, "Distance from the float32 step of the same weights")
+    return table(header, rows, "Distance from the float32 step of the same weights")
 
 
 def cold_starts(lines: Sequence[TableRow]) -> str:
@@ -136,7 +106,7 @@ def cold_starts(lines: Sequence[TableRow]) -> str:
         ]  # fmt: skip
     header = ("frames of", "missing on a first frame", "pre-roll frames", "may be missing",
               "resets", "LR size run")  # fmt: skip
-    return plain(header, [[name, *cells] for name, cells in rows.items()], "Suggested pre-roll")
+    return table(header, [[name, *cells] for name, cells in rows.items()], "Suggested pre-roll")
 
 
 def ratios(record: Record) -> str:
@@ -147,7 +117,7 @@ def ratios(record: Record) -> str:
     ]
     against = record.ratios[0].against if record.ratios else ""
     header = ("row", "ratio of medians", "interval, 99%", "verdict", "why")
-    return plain(header, rows, f"Against {against}")
+    return table(header, rows, f"Against {against}")
 
 
 def memory(record: Record) -> str:
@@ -164,7 +134,7 @@ def memory(record: Record) -> str:
     ]  # fmt: skip
     header = ("row", "peak", "private", "before opening", "on the GPU", "weights", "activations",
               "growth in 1,000 frames")  # fmt: skip
-    return plain(header, rows, "Memory of a process of its own, MiB")
+    return table(header, rows, "Memory of a process of its own, MiB")
 
 
 def playback(record: Record) -> str:
@@ -180,7 +150,7 @@ def playback(record: Record) -> str:
         )  # fmt: skip
     header = ("row", "frames a second", "played", "in time", "late", "left to bicubic",
               "latest by")  # fmt: skip
-    return plain(header, rows, "Played at the clip's rate")
+    return table(header, rows, "Played at the clip's rate")
 
 
 def gate(record: Record) -> str:
@@ -200,7 +170,7 @@ def gate(record: Record) -> str:
              note if verdict.accepted else "; ".join([*verdict.reasons, *filter(None, [one.note])])]
         )  # fmt: skip
     header = ("row", "bounds", "verdict", "worst frame", "largest difference, steps of 255", "why")
-    return plain(header, rows, "Beside the float32 step, over a sequence and across cuts")
+    return table(header, rows, "Beside the float32 step, over a sequence and across cuts")
 
 
 def static(record: Record) -> str:
@@ -213,7 +183,7 @@ def static(record: Record) -> str:
     ]  # fmt: skip
     header = ("file", "LR size", "GMAC", "file MiB", "weights MiB", "activations MiB", "precision",
               "why it was not run")  # fmt: skip
-    return plain(header, rows, "Not run here: what the files say")
+    return table(header, rows, "Not run here: what the files say")
 
 
 def unavailable(record: Record) -> str:
@@ -221,7 +191,7 @@ def unavailable(record: Record) -> str:
     rows = [
         [f"{u.model} on {u.runtime}" if u.model else u.runtime, u.why] for u in record.unavailable
     ]
-    return plain(("not run", "why"), rows, "What cannot run here")
+    return table(("not run", "why"), rows, "What cannot run here")
 
 
 def ceilings(record: Record) -> str:
@@ -233,4 +203,4 @@ def ceilings(record: Record) -> str:
         for c in record.ceilings
     ]  # fmt: skip
     header = ("limit", "measured with", "device", "precision", "best", "how")
-    return plain(header, rows, "Measured limits of this machine")
+    return table(header, rows, "Measured limits of this machine")

@@ -1,12 +1,15 @@
 "use strict";
-// The viewer of a report: left, middle and truth in one canvas, two dividers, and a magnifier.
+// The viewer of a page: two or three pictures in one canvas, dividers between them, a magnifier.
+// What it shows is the block with the id "shown"; see teco.page.viewer.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const shown = JSON.parse(byId("extra").textContent).shown;
-  if (!shown) return;
+  const block = byId("shown");
+  if (!block) return;
+  const shown = JSON.parse(block.textContent);
   const view = byId("view"), pen = view.getContext("2d");
-  const inputs = ["frame", "left", "middle", "first", "second", "zoom"];
-  const control = Object.fromEntries(inputs.map((name) => [name, byId(`view-${name}`)]));
+  const dividers = ["first", "second"].slice(0, shown.panes.length - 1);
+  const pickers = ["frame", "zoom", ...shown.panes.filter((p) => !p.method).map((p) => p.name)];
+  const control = Object.fromEntries([...pickers, ...dividers].map((name) => [name, byId(`view-${name}`)]));
   const cache = new Map();
   let spot = { x: Math.round(shown.width / 2), y: Math.round(shown.height / 2) };
   view.width = shown.width;
@@ -23,13 +26,13 @@
     return cache.get(name);
   }
   const ready = (image) => image.complete && image.naturalWidth > 0;
-  const caption = (method) => (method === "truth" ? "truth" : shown.labels[method] || method);
+  const caption = (method) => shown.labels[method] || method;
 
   function paint() {
     const n = Number(control.frame.value);
-    const methods = [control.left.value, control.middle.value, "truth"];
+    const methods = shown.panes.map((pane) => pane.method || control[pane.name].value);
     const images = methods.map((method) => imageOf(method, n));
-    const edges = [0, Number(control.first.value), Number(control.second.value), 100]
+    const edges = [0, ...dividers.map((name) => Number(control[name].value)), 100]
       .map((share) => Math.round((share / 100) * shown.width));
     if (!images.every(ready)) return; // its load paints; until then the last frame stays
     images.forEach((image, i) => {
@@ -39,7 +42,7 @@
       }
     });
     const unit = shown.width / Math.max(1, view.clientWidth);
-    for (const edge of edges.slice(1, 3)) {
+    for (const edge of edges.slice(1, -1)) {
       if (edge > 0 && edge < shown.width) {
         pen.fillStyle = "#000";
         pen.fillRect(edge - 1.5 * unit, 0, 3 * unit, shown.height);
@@ -96,7 +99,7 @@
   view.addEventListener("pointerdown", (event) => {
     const [x] = where(event), near = (12 * shown.width) / view.clientWidth;
     const far = (name) => Math.abs((control[name].value / 100) * shown.width - x);
-    const name = far("first") < far("second") ? "first" : "second";
+    const name = dividers.reduce((a, b) => (far(a) < far(b) ? a : b));
     dragged = far(name) <= near ? name : null;
     if (dragged) view.setPointerCapture(event.pointerId);
     else move(...where(event));
@@ -114,18 +117,20 @@
     move(spot.x + way[0], spot.y + way[1]);
   });
 
-  // The first divider pushes the second and the other way round: they never cross.
+  // A divider pushes the others: they never cross.
   function slide(name, share) {
     control[name].value = share;
-    const other = name === "first" ? "second" : "first";
-    const crossed = Number(control.first.value) > Number(control.second.value);
-    if (crossed) control[other].value = control[name].value;
+    const here = Number(control[name].value), at = dividers.indexOf(name);
+    dividers.forEach((other, n) => {
+      const there = Number(control[other].value);
+      if (n < at ? there > here : there < here) control[other].value = here;
+    });
     paint();
   }
-  for (const name of ["first", "second"]) {
+  for (const name of dividers) {
     control[name].addEventListener("input", () => slide(name, control[name].value));
   }
-  for (const name of ["frame", "left", "middle", "zoom"]) control[name].addEventListener("change", paint);
+  for (const name of pickers) control[name].addEventListener("change", paint);
   addEventListener("resize", paint);
   paint();
 })();
