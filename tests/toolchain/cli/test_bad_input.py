@@ -517,7 +517,7 @@ def test_a_clip_judged_where_nothing_runs_in_float32(clip, tiny_onnx, teco, monk
         (("--start", "900"), "no frame in the range"),
         (("--end", "0"), "the range ends at 0 s"),
         (("--start", "0.2", "--end", "0.1"), "give an end later"),
-        (("--start", "soon"), "'soon' is not a valid float"),
+        (("--start", "soon"), "'soon' is no time"),
         (("--frames", "0"), "0 is not in the range"),
         (("--frames", "-3"), "-3 is not in the range"),
         (("--frames", "two"), "'two'"),

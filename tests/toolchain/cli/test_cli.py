@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from teco.cli import COMMANDS, SECTIONS
+from teco.cli import COMMANDS, SECTIONS, options
+from teco.runtimes import auto
+from teco_models import zoo
 
 HEAVY = ("torch", "onnxruntime", "cv2", "av", "openvino", "onnx", "lpips", "numpy")
 
@@ -201,3 +204,78 @@ def test_the_rate_is_that_of_the_steps_not_of_what_came_before(monkeypatch, capf
         "timing: 8 of 54 steps, 0.25/s, 184 s left",
         "training: 5100 of 6000 iterations, 2.00/s, 450 s left",
     ]
+
+
+# --- what people type --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1.5", 1.5), ("0:01", 1), ("1:02.5", 62.5), ("00:00:01", 1), ("1:00:03.25", 3603.25)],
+)
+def test_moments(text: str, seconds: float) -> None:
+    assert options.Moment().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["1:99", "a", "1:2:3:4", ":3", "1:", ""])
+def test_what_is_no_moment(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time"):
+        options.Moment().convert(text, None, None)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_portrait_is_asked_about_on_a_terminal(monkeypatch, answer: bool) -> None:
+    """854x480 is meant width first by nearly everybody."""
+    asked: list[str] = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return answer
+
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(options.click, "confirm", confirm)
+    size = options.Size().convert("854x480", None, None)
+    assert size == ((854, 480) if answer else (480, 854))
+    assert "480 wide and 854 high" in asked[0]
+    assert options.Size().convert("480x854", None, None) == (480, 854)
+    assert len(asked) == 1
+
+
+def test_a_portrait_is_said_elsewhere_and_a_picture_has_a_name(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    assert options.Size().convert("854x480", None, None) == (854, 480)
+    assert "frames 480 wide and 854 high" in capsys.readouterr().err
+    assert options.Size().convert("720p", None, None) == (180, 320)
+    assert "frames 320 wide and 180 high" in capsys.readouterr().err
+
+
+def test_models_lists_what_there_is(teco) -> None:
+    rows = json.loads(teco("models", "--no-time", "--json").stdout)
+    assert {row["purpose"] for row in rows} == {"ordinary clips"}
+    text = teco("models", "--no-time", "--all").stdout.decode()
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert {e.name for e in zoo.entries()} <= set(lines)
+    assert lines["real-cpu"].endswith("the default")
+    assert lines["real-cpu-x2"].endswith("--scale 2")
+    assert lines["real-cpu-textured"].endswith("--look textured")
+
+
+@pytest.mark.slow
+def test_models_are_timed_once(teco, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path))
+    first = json.loads(teco("models", "--json", "--threads", 1).stdout)
+    assert all(row[kind]["ms"] > 0 for row in first for kind in ("float32", "fast"))
+    monkeypatch.setattr(auto, "_trial", lambda *_: pytest.fail("measured again"))
+    assert json.loads(teco("models", "--json", "--threads", 1).stdout) == first
+
+
+def test_completion_knows_models_and_runtimes() -> None:
+    command = click.Command("x", params=[])
+    context = click.Context(command)
+    names = [item.value for item in options.complete_models(context, None, "real-cpu-")]
+    assert names == ["real-cpu-textured", "real-cpu-x2"]
+    assert options.complete_models(context, None, "./")[0].type == "file"
+    assert options.complete_runtimes(context, None, "auto,openv") == [
+        "auto,openvino", "auto,openvino-bf16",
+    ]  # fmt: skip

@@ -20,6 +20,7 @@ SECTIONS = {
         "Enlarge and watch",
         {
             "upscale": "Enlarge a clip four times, or twice.",
+            "models": "List the shipped models: for what, how large, how fast here.",
             "play": "Watch a clip enlarged, in mpv or ffplay.",
             "serve": "Serve a page that plays videos enlarged, in the browser.",
             "emit": "Write what a player needs: script or page, model, README.",
@@ -80,13 +81,11 @@ class _Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        import difflib
+        from teco.core.names import did_you_mean
 
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            ctx.fail(f"there is no command {name!r}.{hint}")
+            ctx.fail(f"there is no command {name!r}. {did_you_mean(name, COMMANDS).capitalize()}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from teco.core.text import printable
-from teco_models.variant import MIN_SIZE
+from teco_models.variant import MIN_SIZE, SCALE
 
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, int] | None]
+    _MomentType = click.ParamType[float]
 else:
-    _SizeType = click.ParamType  # a generic class only in the newest click
+    _SizeType = _MomentType = click.ParamType  # a generic class only in the newest click
 
 
 THREADS = click.IntRange(1, 1024)
@@ -27,7 +28,12 @@ THREADS = click.IntRange(1, 1024)
 
 
 class Size(_SizeType):
-    """``HxW`` as (height, width); the word "dynamic" as None where allowed."""
+    """``HxW`` as (height, width); the word "dynamic" as None where allowed.
+
+    Sizes of tensors are height first, those of screens width first, so that a size which makes a
+    portrait is asked about on a terminal, and said in words elsewhere. "720p" is the picture that
+    comes out of a network which enlarges four times, as in ``teco estimate``.
+    """
 
     name = "HxW"
 
@@ -41,16 +47,53 @@ class Size(_SizeType):
             return value
         if self.dynamic and value == "dynamic":
             return None
+        if lines := re.fullmatch(r"(\d{3,4})[pP]", str(value)):
+            size = int(lines[1]) // SCALE, round(int(lines[1]) * 16 / 9 / SCALE)
+            say(f"note: {value} is what comes out: frames {size[1]} wide and {size[0]} high go in")
+            return size
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
         if match is None:
             also = ' or "dynamic"' if self.dynamic else ""
             self.fail(
-                f"{value!r} is no size; expected HEIGHTxWIDTH such as 180x320{also}", param, ctx
-            )
+                f"{value!r} is no size; expected HEIGHTxWIDTH such as 180x320, or 720p{also}",
+                param, ctx,
+            )  # fmt: skip
         size = int(match[1]), int(match[2])
         if min(size) < MIN_SIZE:
             self.fail(f"{value} is too small, expected {MIN_SIZE}x{MIN_SIZE} or more", param, ctx)
-        return size
+        return self._as_meant(size) if size[0] > size[1] else size
+
+    def _as_meant(self, size: tuple[int, int]) -> tuple[int, int]:
+        h, w = size
+        read = f"{h}x{w} is height x width: frames {w} wide and {h} high"
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            say(f"note: {read}")
+            return size
+        keep = click.confirm(f"{read}. Is that meant? No: {h} wide and {w} high.", err=True)
+        return size if keep else (w, h)
+
+
+def complete_models(
+    _ctx: click.Context, _param: click.Parameter | None, incomplete: str
+) -> list[Any]:
+    """Shell completion: shipped models, and files."""
+    from click.shell_completion import CompletionItem
+
+    from teco_models import zoo
+
+    names = [e.name for e in zoo.entries() if e.name.startswith(incomplete)]
+    found = [CompletionItem(name) for name in names]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_runtimes(
+    _ctx: click.Context, _param: click.Parameter | None, incomplete: str
+) -> list[str]:
+    """Shell completion: runtimes; of a list, its last one."""
+    from teco.runtimes import NAMES
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in ("auto", *NAMES) if name.startswith(last)]
 
 
 def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +101,7 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--model",
         default=None,
         metavar="NAME|FILE",
+        shell_complete=complete_models,
         help="A shipped model, an .onnx file, weights or an engine. [default: real-cpu]",
     )(function)
 
@@ -75,8 +119,55 @@ def runtime_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default="auto",
         show_default=True,
         metavar="NAME",
+        shell_complete=complete_runtimes,
         help="auto, or one that `teco doctor` lists; auto measures which is fastest here.",
     )(function)
+
+
+def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--quality`` and ``--look``, for those who know what they want and no names."""
+    for option in (
+        click.option(
+            "--look", type=click.Choice(["faithful", "textured"]),
+            help="Nothing that is not in the clip, or sharper with invented texture. "
+            "[default: faithful]",
+        ),
+        click.option(
+            "--quality", type=click.Choice(["fast", "balanced", "best"]),
+            help="Which network and runtime: fast may compute in bfloat16, best takes the largest "
+            "network. [default: balanced]",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def seconds_option(flag: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A moment of a clip, ``flag SECONDS`` or as players show it, ``1:02:03.5``."""
+    return click.option(flag, type=Moment(), metavar="TIME", help=help)
+
+
+class Moment(_MomentType):
+    """Seconds, MINUTES:SECONDS or HOURS:MINUTES:SECONDS, as seconds."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?([0-5]?\d(?:\.\d*)?)", text)
+        if match is not None and ":" in text:
+            return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
+        try:
+            return float(text)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time; expected seconds such as 62.5, or 1:02.5 or 0:01:02.5",
+                param, ctx,
+            )  # fmt: skip
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.log import Progress, no_progress
+from teco.core.names import did_you_mean
 from teco.core.pixels import Pixels
 from teco.inference.stream import Stream
 from teco.runtimes.base import Session
@@ -104,7 +105,7 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
         if name not in UNITS:
             raise TecoError(
                 f"there is no metric called {name!r}",
-                hint=f"metrics: {', '.join(UNITS)}",
+                hint=f"{did_you_mean(name, UNITS)}metrics: {', '.join(UNITS)}",
                 exit_code=USAGE,
             )
     if {"lpips", "tlp"} & set(names) and (reason := Lpips.why_unavailable()):

@@ -13,6 +13,7 @@ from typing import cast
 from teco.core import gpu
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import check_target
+from teco.core.names import did_you_mean
 from teco.export.engines.build import SUFFIX, check_engine_target
 from teco.export.engines.rtx import DEFAULT_SM, check_sm, known_sm
 from teco.export.engines.tensorrt import TensorRtOptions, require
@@ -289,7 +290,8 @@ def find_sources(
     if entry is None:
         raise TecoError(
             f"no shipped model is called {name}",
-            hint=f"shipped: {', '.join(e.name for e in shipped)}; "
+            hint=f"{did_you_mean(name, [e.name for e in shipped])}"
+            f"shipped: {', '.join(e.name for e in shipped)}; "
             "or train one (`teco train`) and give --weights",
             exit_code=USAGE,
         )

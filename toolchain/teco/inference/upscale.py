@@ -18,6 +18,7 @@ from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
 from teco.inference.beside import WIDTHS, Comparison, beside
+from teco.inference.output_size import OutputSize, resized
 from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
 from teco.inference.tiles import TiledSession
@@ -59,6 +60,7 @@ class UpscaleOptions:
         encoder: of the output. A pixel format of more than 8 bits takes the clip through the
             network in 16, if the clip has more than 8 itself.
         compare: show bicubic on the left and the network on the right.
+        to: the size that the output ends at; None for what the network makes.
         overwrite: replace an existing output.
     """
 
@@ -71,6 +73,7 @@ class UpscaleOptions:
     deinterlace: bool = True
     encoder: EncoderSettings = USUAL
     compare: Comparison | None = None
+    to: OutputSize | None = None
     overwrite: bool = False
 
 
@@ -167,12 +170,21 @@ def upscale(
         if source.depth > 8 and not deep:
             notices.add(eight_bits(source))
         check_size(source.height, source.width)
+        width, height = source.width * scale, source.height * scale
+        if o.to is not None:
+            width, height = o.to.of(source.width, source.height)
+            if height > source.height * scale:
+                rest = height / (source.height * scale)
+                notices.add(
+                    f"the network enlarges {scale} times, Lanczos the rest, {rest:.3g} times"
+                )
+        across = 1 if o.compare is None else WIDTHS[o.compare]
         resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
             source=source,
-            width=source.width * scale * (1 if o.compare is None else WIDTHS[o.compare]),
-            height=source.height * scale,
+            width=width * across,
+            height=height,
             encoder=o.encoder,
             overwrite=o.overwrite,
         ) as sink:
@@ -187,9 +199,10 @@ def upscale(
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")
-                finish = None
-                if (how := o.compare) is not None:
-                    finish = partial(beside, how, centred=centred, scale=scale)
+                finish = partial(
+                    _finished, how=o.compare, size=(width * across, height), centred=centred,
+                    scale=scale,
+                )  # fmt: skip
                 seconds = pump(stream, source, sink, progress, go_on, plan, finish)
             except BaseException as error:
                 sink.abort()
@@ -212,6 +225,28 @@ def upscale(
         frames=done + stats.frames, resumed=done, scenes=stats.resets, seconds=seconds,
         step_seconds=stats.step_seconds, notices=said,
     )  # fmt: skip
+
+
+def _finished(
+    frame: Pixels,
+    enlarged: Pixels,
+    *,
+    how: Comparison | None,
+    size: tuple[int, int],
+    centred: bool,
+    scale: int,
+) -> Pixels:
+    """What is written of a frame and the frame enlarged.
+
+    Args:
+        frame, enlarged: (h, w, 3) and (scale * h, scale * w, 3).
+        how: beside bicubic, see :func:`teco.inference.beside.beside`; None: alone.
+        size: width and height of what is written.
+        centred, scale: as of :func:`upscale`.
+    """
+    if how is not None:
+        enlarged = beside(how, frame, enlarged, centred=centred, scale=scale)
+    return resized(enlarged, *size)
 
 
 def _job(

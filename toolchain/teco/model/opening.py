@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import sha256_of
+from teco.core.names import did_you_mean
 from teco.model.external_data import external_files
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco_models import zoo
@@ -104,18 +105,19 @@ def open_model(spec: str) -> Model:
             raise TecoError(f"no weights file at {path}", hint="check the path", exit_code=USAGE)
         return Model(path.name, weights_variant(path), weights=path)
     entry = zoo.find(spec)
+    names = [e.name for e in zoo.entries()]
     if entry is None:
-        if path.exists() or os.sep in spec:
+        if path.exists() or os.sep in spec or suffix == ENGINE_SUFFIX:
             state = "is not a model file" if path.exists() else "does not exist"
             raise TecoError(
                 f"{spec} {state}; expected .onnx, {ENGINE_SUFFIX} or "
                 f"{', '.join(WEIGHTS_SUFFIXES)}, or a name",
-                hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}",
+                hint=f"check the path; shipped models: {', '.join(names)}",
                 exit_code=USAGE,
             )
         raise TecoError(
             f"no model is called {spec!r}",
-            hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}; "
+            hint=f"{did_you_mean(spec, names)}shipped models: {', '.join(names)}; "
             "or give an .onnx or .safetensors file",
             exit_code=USAGE,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.names import did_you_mean
 from teco.players.base import EmitTarget
 from teco.players.clibrary import CLibrary
 from teco.players.frei0r import Frei0r
@@ -33,7 +34,9 @@ def find(name: str) -> EmitTarget:
         if target.name == name:
             return target
     raise TecoError(
-        f"no emit target is called {name!r}", hint=f"targets: {', '.join(NAMES)}", exit_code=USAGE
+        f"no emit target is called {name!r}",
+        hint=f"{did_you_mean(name, NAMES)}targets: {', '.join(NAMES)}",
+        exit_code=USAGE,
     )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 
 from teco.core import gpu
 from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.names import did_you_mean
 from teco.model.opening import ENGINE_SUFFIX, Model
 from teco.runtimes.base import Runtime, Session, SessionOptions
 from teco.runtimes.nvidia.onnxruntime_gpu import OnnxRuntimeGpu
@@ -43,7 +44,7 @@ def find(name: str) -> Runtime:
             return runtime
     raise TecoError(
         f"no runtime is called {name!r}",
-        hint=f"runtimes: auto, {', '.join(NAMES)}",
+        hint=f"{did_you_mean(name, NAMES)}runtimes: auto, {', '.join(NAMES)}",
         exit_code=USAGE,
     )
 
@@ -60,21 +61,32 @@ def usable(model: Model) -> list[Runtime]:
     return [r for r in RUNTIMES if r.why_not(model) is None and r.why_unavailable() is None]
 
 
-def open_session(model: Model, name: str, options: SessionOptions) -> Session:
-    """A session of the named runtime; ``auto`` measures which exact one is fastest here.
+def open_session(model: Model, name: str, options: SessionOptions, exact: bool = True) -> Session:
+    """A session of the named runtime; ``auto`` measures which one is fastest here.
 
     An engine has no choice: ``auto`` is the runtime it was built for, whatever its precision.
+
+    Args:
+        model: from :func:`teco.model.opening.open_model`.
+        name: of a runtime, or "auto".
+        options: how it runs.
+        exact: whether "auto" takes those alone that compute in float32.
 
     Raises:
         TecoError: the runtime is unknown, unavailable or cannot open the model.
     """
+    return choose_runtime(model, name, options, exact).open(model, options)
+
+
+def choose_runtime(model: Model, name: str, options: SessionOptions, exact: bool = True) -> Runtime:
+    """The runtime that :func:`open_session` opens; arguments and errors as there."""
     if name != "auto":
-        return find(name).open(model, options)
+        return find(name)
     if (only := of_engine(model)) is not None:
-        return only.open(model, options)
+        return only
     from teco.runtimes.auto import fastest
 
-    candidates = [r for r in usable(model) if r.exact]
+    candidates = [r for r in usable(model) if r.exact or not exact]
     if not candidates:
         require_any()
         reasons = [r.why_not(model) or r.why_unavailable() for r in RUNTIMES if r.exact]
@@ -83,7 +95,7 @@ def open_session(model: Model, name: str, options: SessionOptions) -> Session:
             hint="; ".join(dict.fromkeys(x for x in reasons if x)),
             exit_code=MACHINE,
         )
-    return fastest(candidates, model, options).open(model, options)
+    return fastest(candidates, model, options)
 
 
 def require_any() -> None:
@@ -109,6 +121,7 @@ __all__ = [
     "Runtime",
     "Session",
     "SessionOptions",
+    "choose_runtime",
     "find",
     "of_engine",
     "open_session",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from teco.core.files import sha256_of, write_beside
@@ -50,17 +51,48 @@ def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) ->
     if not times:
         return candidates[0]
     best = min(times, key=lambda name: times[name])
-    try:
+    with suppress(OSError):  # a cache that cannot be written costs a second next time
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"fastest": best, "seconds_per_step": times}
         write_beside(path, json.dumps(record).encode())
-    except OSError:
-        pass  # a cache that cannot be written costs a second next time
     return next(c for c in candidates if c.name == best)
 
 
-def _trial(candidate: Runtime, model: Model, options: SessionOptions) -> float:
-    h, w = model.static_size or TRIAL_SIZE
+def step_seconds(
+    runtime: Runtime,
+    model: Model,
+    size: tuple[int, int],
+    options: SessionOptions,
+    *,
+    again: bool = False,
+) -> float:
+    """Seconds of one step here, the best of a few, measured once and remembered.
+
+    Args:
+        runtime: that runs it.
+        model: what to run.
+        size: (h, w) of the LR frame.
+        options: how it runs.
+        again: measure it whatever is remembered.
+
+    Raises:
+        TecoError: the runtime cannot open it.
+    """
+    path = _cache_file([runtime], model, options, size)
+    if not again:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return float(json.loads(path.read_text())["seconds"])
+    seconds = _trial(runtime, model, options, size)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_beside(path, json.dumps({"seconds": seconds}).encode())
+    return seconds
+
+
+def _trial(
+    candidate: Runtime, model: Model, options: SessionOptions, size: tuple[int, int] | None = None
+) -> float:
+    h, w = size or model.static_size or TRIAL_SIZE
     session = candidate.open(model, options)
     try:
         step = on_noise(model, session, h, w)
@@ -75,7 +107,12 @@ def _trial(candidate: Runtime, model: Model, options: SessionOptions) -> float:
         session.close()
 
 
-def _cache_file(candidates: list[Runtime], model: Model, options: SessionOptions) -> Path:
+def _cache_file(
+    candidates: list[Runtime],
+    model: Model,
+    options: SessionOptions,
+    size: tuple[int, int] | None = None,
+) -> Path:
     machine = inspect()
     key = {
         "model": sha256_of(file) if (file := model.onnx or model.weights) else "",
@@ -83,6 +120,7 @@ def _cache_file(candidates: list[Runtime], model: Model, options: SessionOptions
         "machine": (machine.cpu, machine.cores, machine.gpus),
         "packages": machine.packages,
         "candidates": [c.name for c in candidates],
+        **({} if size is None else {"size": size}),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "auto" / f"{digest}.json"

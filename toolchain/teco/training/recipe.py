@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.names import did_you_mean
 from teco.training.options import TrainOptions
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -39,8 +40,7 @@ def load_recipe(which: str) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        near = difflib.get_close_matches(Path(which).stem, shipped(), n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = did_you_mean(Path(which).stem, shipped())
         raise TecoError(
             f"the recipe {which} cannot be read: {getattr(error, 'strerror', None) or error}",
             hint=f"{meant}give a .toml file, or one of {', '.join(shipped())}",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
 from teco.cli.options import (
+    choice_options,
     model_option,
     progress,
     runtime_option,
     say,
     scale_option,
+    seconds_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from teco.model.choice import Look, Quality
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -26,11 +32,12 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 @click.command("play")
 @click.argument("clip", metavar="CLIP")
 @model_option
+@choice_options
 @scale_option
 @runtime_option
 @threads_option
-@click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
-@click.option("--end", type=float, metavar="SECONDS", help="Stop before this.")
+@seconds_option("--start", "Begin here, in seconds or as 1:02:03.5.")
+@seconds_option("--end", "Stop before this.")
 @click.option("--player", metavar="NAME", help="mpv or ffplay. [default: the first there is]")
 @click.option(
     "--deadline/--no-deadline", default=True,
@@ -47,6 +54,8 @@ def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 def command(
     clip: str,
     model: str | None,
+    quality: Quality | None,
+    look: Look | None,
     scale: int | None,
     runtime: str,
     threads: int | None,
@@ -63,17 +72,19 @@ def command(
     CLIP is a video file, a folder of images, or - for y4m on stdin. A frame that the network
     cannot finish in time is enlarged by bicubic interpolation instead, and counted.
     """
+    from teco.model.choice import choose
     from teco.model.opening import check_frame_size, for_papers, open_for_scale
     from teco.players.playback.play import PlayOptions, play
     from teco.players.playback.programs import find_program
     from teco.runtimes import Session, SessionOptions, open_session
 
     program = find_program(player)
-    opened = open_for_scale(model, scale)
+    choice = choose(model, scale, quality, look)
+    opened = open_for_scale(choice.model, scale)
 
     def make_session(h: int, w: int) -> Session:
         check_frame_size(opened, h, w)
-        session = open_session(opened, runtime, SessionOptions(threads=threads))
+        session = open_session(opened, runtime, SessionOptions(threads=threads), choice.exact)
         say(f"{opened.name} on {session.runtime} ({session.details}), in {program.name}")
         if note := for_papers(opened):
             say(f"note: {note}")

@@ -10,18 +10,22 @@ import click
 
 from teco.cli.options import (
     Size,
+    choice_options,
     model_option,
     progress,
     reverse_warm_up_option,
     runtime_option,
     say,
     scale_option,
+    seconds_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
     from teco.inference.beside import Comparison
+    from teco.inference.output_size import OutputSize
     from teco.inference.upscale import Prospect
+    from teco.model.choice import Look, Quality
 
 
 def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int] | str | None:
@@ -29,6 +33,29 @@ def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     if value in ("auto", "off"):
         return "auto" if value == "auto" else None
     return Size().convert(value, param, ctx)
+
+
+def _to(_ctx: click.Context, _param: click.Parameter, value: str | None) -> OutputSize | None:
+    if value is None:
+        return None
+    from teco.inference.output_size import OutputSize
+
+    return OutputSize.parse(value)
+
+
+def _scale_for(to: OutputSize, source: str) -> int | None:
+    """The smallest scale that reaches a size from a clip; None where the clip cannot be asked."""
+    from teco.model.opening import DEFAULT_OF_SCALE
+    from teco.video.clips import open_source
+
+    if to.factor is not None:
+        factor = float(to.factor)
+    elif source == "-":
+        return None
+    else:
+        with open_source(source, forgiving=True) as clip:
+            factor = to.of(clip.width, clip.height)[1] / clip.height
+    return next((scale for scale in sorted(DEFAULT_OF_SCALE) if factor <= scale), None)
 
 
 def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
@@ -49,11 +76,12 @@ def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @model_option
+@choice_options
 @scale_option
 @runtime_option
 @threads_option
-@click.option("--start", type=float, metavar="SECONDS", help="Begin here.")
-@click.option("--end", type=float, metavar="SECONDS", help="Stop before this.")
+@seconds_option("--start", "Begin here, in seconds or as 1:02:03.5.")
+@seconds_option("--end", "Stop before this.")
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option("--rate", type=float, help="Frames a second of a folder of images. [default: 25]")
 @click.option("--codec", help="Encoder. [default: libx264; libvpx-vp9 for .webm]")
@@ -82,6 +110,10 @@ def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
     "--compare", type=click.Choice(["side", "split"]),
     help="Bicubic left, the network right: side by side, or in one picture.",
 )  # fmt: skip
+@click.option(
+    "--to", callback=_to, metavar="SIZE",
+    help="End at this size: 1080p, 4k, WIDTHxHEIGHT or 2x. [default: what the network makes]",
+)  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")
 @click.option(
     "--force", is_flag=True, help="Replace an existing OUT, and unfinished work of other options."
@@ -90,6 +122,8 @@ def command(
     source: str,
     target: str,
     model: str | None,
+    quality: Quality | None,
+    look: Look | None,
     scale: int | None,
     runtime: str,
     threads: int | None,
@@ -106,6 +140,7 @@ def command(
     reverse_warm_up: int,
     tile: tuple[int, int] | str | None,
     compare: Comparison | None,
+    to: OutputSize | None,
     yes: bool,
     force: bool,
 ) -> None:
@@ -121,6 +156,7 @@ def command(
     from teco.inference.beside import WIDTHS
     from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
+    from teco.model.choice import choose
     from teco.model.opening import (
         check_frame_size,
         for_papers,
@@ -132,7 +168,10 @@ def command(
     from teco.video.frames import FrameSource
     from teco.video.segments import unfinished
 
-    opened = open_for_scale(model, scale)
+    if to is not None and model is None and scale is None:
+        scale = _scale_for(to, source)
+    choice = choose(model, scale, quality, look)
+    opened = open_for_scale(choice.model, scale)
     encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
     will_take: int | None = None
 
@@ -143,7 +182,7 @@ def command(
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if force else unfinished(Path(target))
         chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
-        session = open_session(opened, chosen, SessionOptions(threads=threads))
+        session = open_session(opened, chosen, SessionOptions(threads=threads), choice.exact)
         # What is free is asked when the runtime's libraries are there.
         already = taken_bytes()
         encoding = Encoding.of(
@@ -172,7 +211,7 @@ def command(
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
         reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
-        overwrite=force,
+        to=to, overwrite=force,
     )  # fmt: skip
     with progress("upscaling") as show:
         result = upscale(

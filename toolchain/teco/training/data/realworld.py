@@ -16,7 +16,6 @@ a sequence's length before it: frames are mirrored in time in front, coded, and 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.names import did_you_mean
 
 _LIMITS = {"jpeg": (1, 100), "h264": (0, 51)}
 _NOISE_LIMIT = 100.0
@@ -119,10 +119,9 @@ class RealWorld:
         for given, value in table.items():
             name = given.replace("-", "_")
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
                 raise TecoError(
                     f"real-world degradation has no {given!r}, known are {', '.join(known)}",
-                    hint=f"did you mean {near[0]}?" if near else "",
+                    hint=did_you_mean(name, known).rstrip(),
                     exit_code=USAGE,
                 )
             values[name] = _pair(name, value) if name in _LIMITS else _number(name, value)

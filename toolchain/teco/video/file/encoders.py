@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from teco.core.errors import TecoError
+from teco.core.names import did_you_mean
 
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
@@ -69,6 +70,21 @@ class EncoderSettings:
 
 USUAL = EncoderSettings()
 """What is asked where nothing is said."""
+
+
+_CALLED = {
+    "h264": "libx264", "avc": "libx264", "h265": "libx265", "hevc": "libx265", "av1": "libsvtav1",
+    "vp9": "libvpx-vp9", "vp8": "libvpx", "prores": "prores_ks", "nvenc": "h264_nvenc",
+}  # fmt: skip
+"""What formats are called -> an encoder of theirs, by its name in libavcodec."""
+
+
+def encoder_meant(word: str) -> str:
+    """As :func:`teco.core.names.did_you_mean`, of encoders, by the names of formats too."""
+    plain = word.lower().replace(".", "").replace("-", "").replace("_", "").replace("x26", "h26")
+    if plain in _CALLED:
+        return f"did you mean {_CALLED[plain]}? "
+    return did_you_mean(word, (*_CALLED.values(), "ffv1", "mpeg4", "hevc_nvenc", "av1_nvenc"))
 
 
 def device_of(codec: str) -> str | None:

@@ -31,6 +31,7 @@ from teco.video.file.encoders import (
     USUAL,
     EncoderSettings,
     device_of,
+    encoder_meant,
     encoder_options,
     lookahead,
     lookahead_within,
@@ -225,7 +226,8 @@ class VideoSink(Aborting):
         except (FFmpegError, ValueError) as error:
             raise TecoError(
                 f"there is no encoder called {codec}",
-                hint="common ones: libx264, libx265, libvpx-vp9, libsvtav1, ffv1, h264_nvenc",
+                hint=f"{encoder_meant(codec)}common ones: libx264, libx265, libvpx-vp9, libsvtav1, "
+                "ffv1, h264_nvenc",
                 exit_code=2,
             ) from error
         if encoder.type != "video":

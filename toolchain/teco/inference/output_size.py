@@ -1,0 +1,116 @@
+"""The size that an output ends at, "1080p" or "2x", whatever the network enlarges by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teco.core.errors import USAGE, TecoError
+
+_HEIGHTS = {"4k": 2160, "8k": 4320}
+_OTHER_SHAPE = Fraction(2, 100)
+"""Relative difference of the shapes from which a picture would look stretched: 854x480 and 720x404
+are called 16:9, and are off by 0.08% and 0.2%."""
+_WIDE = Fraction(16, 9)
+
+
+@dataclass(frozen=True)
+class OutputSize:
+    """What was asked for; :meth:`of` says what that is of a clip.
+
+    Attributes:
+        text: as it was given.
+        width: pixels, None where the height decides.
+        height: pixels, None where ``factor`` decides.
+        factor: times the clip's own size.
+    """
+
+    text: str
+    width: int | None = None
+    height: int | None = None
+    factor: Fraction | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> OutputSize:
+        """ "1080p", "4k", "1920x1080" (width x height) or "2x".
+
+        Raises:
+            TecoError: it is none of these; exit code 2.
+        """
+        given = text.strip().lower()
+        if match := re.fullmatch(r"(\d{2,5})p", given):
+            return cls(text, height=int(match[1]))
+        if given in _HEIGHTS:
+            return cls(text, height=_HEIGHTS[given])
+        if match := re.fullmatch(r"(\d{2,5})x(\d{2,5})", given):
+            return cls(text, int(match[1]), int(match[2]))
+        if match := re.fullmatch(r"(\d(?:\.\d{1,3})?)x", given):
+            return cls(text, factor=Fraction(match[1]))
+        raise TecoError(
+            f"--to {text!r} is no size; expected a height such as 1080p or 4k, WIDTHxHEIGHT or a "
+            "factor such as 2x",
+            hint="for example --to 1080p",
+            exit_code=USAGE,
+        )
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the output of a clip of this size, both even.
+
+        Raises:
+            TecoError: the output would be smaller than the clip, or of another shape; exit code 2.
+        """
+        if self.factor is not None:
+            wide, high = _even(width * self.factor), _even(height * self.factor)
+        elif self.width is not None and self.height is not None:
+            wide, high = self.width, self.height
+            shape = Fraction(wide, high) / Fraction(width, height)
+            if abs(shape - 1) > _OTHER_SHAPE:
+                fitting = _even(Fraction(high * width, height))
+                raise TecoError(
+                    f"--to {self.text} is of another shape than the clip, {width}x{height}",
+                    hint=f"--to {high}p makes {fitting}x{high} of it",
+                    exit_code=USAGE,
+                )
+        else:
+            assert self.height is not None
+            high = self.height
+            wide = _even(Fraction(high * width, height))
+            if abs(wide - high * _WIDE) <= 2:  # 854x480 is meant to be 16:9
+                wide = _even(high * _WIDE)
+        if wide < width or high < height:
+            raise TecoError(
+                f"--to {self.text} makes {wide}x{high}, and the clip is {width}x{height} already",
+                hint="ask for more; to make a clip smaller, use ffmpeg's scale filter",
+                exit_code=USAGE,
+            )
+        return wide, high
+
+
+def _even(value: Fraction | int) -> int:
+    return 2 * round(Fraction(value) / 2)
+
+
+def resized(frame: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """A frame in another size, about pixel centres.
+
+    Args:
+        frame: (h, w, 3) uint8 or uint16 RGB.
+        width, height: wanted.
+
+    Returns:
+        (height, width, 3) of the same dtype: the frame itself where it has that size; by area where
+        it shrinks, which averages what the network made of noise and adds no ringing; by Lanczos
+        where it grows.
+    """
+    import cv2
+
+    h, w = frame.shape[:2]
+    if (w, h) == (width, height):
+        return frame
+    how = cv2.INTER_AREA if width <= w and height <= h else cv2.INTER_LANCZOS4
+    return np.ascontiguousarray(cv2.resize(frame, (width, height), interpolation=how))
