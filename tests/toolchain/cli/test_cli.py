@@ -129,7 +129,7 @@ def test_export_prints_the_path_and_the_next_command(teco, tiny_weights, tmp_pat
 def test_export_wants_one_source(teco) -> None:
     for arguments in ((), ("--blocks", "3", "--model", "teco-x4-b3-c64-bp-lk")):
         teco("export", *arguments).refuses(2, "--blocks, --model or --weights")
-    teco("export", "--blocks", "99").refuses(2, "teco-x4-b99-c64", "teco train")
+    teco("export", "--blocks", "99").refuses(2, "99 blocks", "10, 7, 5, 3, 1", "teco train")
 
 
 def test_eval_equals_a_computation_by_hand(teco, tiny_onnx, tmp_path: Path, make_clip) -> None:

@@ -394,6 +394,43 @@ def test_video_to_numbered_pictures(tmp_path, clip):
     assert any("no sound" in n for n in notices)
 
 
+@pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".tif", 16), (".jpg", 8)])
+def test_a_single_picture_and_back(tmp_path, suffix, bits):
+    """It comes out as what its name says, with the bits that this holds."""
+    top = 2**bits - 1
+    picture = np.linspace(0, top, 48 * 64 * 3).reshape(48, 64, 3).astype(f"uint{bits}")
+    cv2.imwrite(str(tmp_path / "in.png"), picture)
+    out = tmp_path / f"out{suffix}"
+    with open_source(tmp_path / "in.png", deep=True) as source:
+        assert (source.count, source.depth, source.width, source.height) == (1, bits, 64, 48)
+        with open_sink(out, source=source, width=64, height=48) as sink:
+            for frame in source:
+                sink.write(frame)
+            assert not out.exists()
+            sink.commit()
+    found = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
+    assert found.dtype == picture.dtype
+    if suffix != ".jpg":
+        np.testing.assert_array_equal(found, picture)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_one_picture_of_a_clip(tmp_path, clip):
+    """A clip of many frames is refused before the work, or where its length is not told, at the
+    second frame; nothing is left under the name."""
+    out = tmp_path / "out.png"
+    with open_source(clip) as source, pytest.raises(TecoError, match="is one picture") as refused:
+        open_sink(out, source=source, width=64, height=48)
+    assert "--frames 1" in refused.value.hint
+    with open_source(clip, max_frames=1) as source:
+        frame = next(iter(source))
+        with open_sink(out, source=source, width=64, height=48) as sink:
+            sink.write(frame)
+            with pytest.raises(TecoError, match="more than one frame"):
+                sink.write(frame)
+    assert not out.exists()
+
+
 def test_a_folder_of_mixed_sizes_names_both_files(tmp_path):
     save(tmp_path / "in", "a.png", moving(1)[0])
     save(tmp_path / "in", "b.png", moving(1, 32, 32)[0])

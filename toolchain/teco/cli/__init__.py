@@ -145,7 +145,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        (_meant(error) if isinstance(error, click.NoSuchOption) else error).show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _complain(_INTERRUPTED)
@@ -167,6 +167,30 @@ def main() -> None:
         else:
             code = _explain(error)
     _leave(code if isinstance(code, int) else 0)
+
+
+_MEANT = {
+    "--size": "--to", "--resolution": "--to", "--res": "--to", "--height": "--to", "-s": "--scale",
+    "--factor": "--scale", "--gpu": "--runtime", "--device": "--runtime", "--cuda": "--runtime",
+    "--provider": "--runtime", "--fps": "--rate", "--output": "-o", "--name": "--model",
+    "--network": "--model", "--weights": "--model", "--overwrite": "--force", "-f": "--force",
+    "-y": "--force", "--precision": "--fp16", "--half": "--fp16", "--begin": "--start",
+    "--from": "--start", "--duration": "--end", "--encoder": "--codec", "--vcodec": "--codec",
+    "-c:v": "--codec", "--quantise": "--int8", "--quantize": "--int8", "--clips": "--data",
+    "--input": "--clip", "--preset-quality": "--quality", "--mode": "--quality",
+}  # fmt: skip
+"""Options as other tools call them -> ours."""
+
+
+def _meant(error: click.NoSuchOption) -> click.UsageError:
+    """The same with the option that people mean who know other tools."""
+    command = error.ctx.command if error.ctx is not None else None
+    known = {flag for p in command.params for flag in p.opts} if command is not None else set[str]()
+    meant = _MEANT.get(error.option_name)
+    if meant not in known:
+        return error
+    text = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+    return click.UsageError(text, ctx=error.ctx)
 
 
 def _explain(error: Exception) -> int:

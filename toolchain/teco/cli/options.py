@@ -19,8 +19,11 @@ from teco_models.variant import MIN_SIZE, SCALE
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, int] | None]
     _MomentType = click.ParamType[float]
+    _TimesType = click.ParamType[int]
 else:
-    _SizeType = _MomentType = click.ParamType  # a generic class only in the newest click
+    _SizeType = _MomentType = _TimesType = (
+        click.ParamType
+    )  # a generic class only in the newest click
 
 
 THREADS = click.IntRange(1, 1024)
@@ -96,6 +99,18 @@ def complete_runtimes(
     return [f"{before}{comma}{name}" for name in ("auto", *NAMES) if name.startswith(last)]
 
 
+class Times(_TimesType):
+    """How many times: 2, or as people write it, 2x and x2."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"[xX]?(\d{1,3})[xX]?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no scale; expected 2 or 4", param, ctx)
+        return int(match[1])
+
+
 def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--model",
@@ -108,7 +123,7 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def scale_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--scale", type=int, metavar="N",
+        "--scale", type=Times(), metavar="N",
         help="How many times as high and wide, 2 or 4. [default: what the model does, 4]",
     )(function)  # fmt: skip
 

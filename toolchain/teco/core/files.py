@@ -79,6 +79,23 @@ def write_errors(name: str | Path) -> Generator[None]:
         raise WriteError(name, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results where there is nothing of its name.
+
+    Raises:
+        TecoError: it cannot be made.
+    """
+    if path.exists():
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TecoError(
+            f"the folder {path} cannot be made: {error.strerror or error}",
+            hint="give another with -o",
+        ) from error
+
+
 def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> None:
     """Refuse, before any work, a place that files cannot or should not be written to.
 

@@ -14,7 +14,7 @@ from teco.estimates.runtimes import fit
 from teco.estimates.tensors import Precision
 from teco.inference.segments import LEAD_IN
 from teco.inference.tiles import largest_window
-from teco.video.clips import is_folder_target
+from teco.video.clips import PICTURE_SUFFIXES, is_folder_target
 from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_within
 from teco.video.frames import FrameSource
 from teco.video.overlap import QUEUE
@@ -56,7 +56,8 @@ class Encoding:
     ) -> Self:
         """Of an output by its name, as :func:`teco.video.clips.open_sink` takes it."""
         suffix = Path(target).suffix.lower()
-        encoded = not (target == "-" or suffix == ".y4m" or is_folder_target(target))
+        pictures = is_folder_target(target) or suffix in PICTURE_SUFFIXES
+        encoded = not (target == "-" or suffix == ".y4m" or pictures)
         codec = settings.codec_for(suffix) if encoded else ""
         return cls(codec, settings.preset, clip.count, clip.depth > 8, held, across)
 

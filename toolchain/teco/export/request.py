@@ -21,6 +21,7 @@ from teco.export.options import ExportOptions, Precision
 from teco.model.engine.api import RtxBindings, is_installed, load
 from teco.model.engine.profile import Profile, parse_profile
 from teco.model.manifest import manifest_path
+from teco.model.opening import shipped_models
 from teco_models import zoo
 from teco_models.errors import ModelError
 from teco_models.variant import Variant
@@ -280,6 +281,14 @@ def find_sources(
     if weights is not None:
         return [WeightsSource(weights)]
     shipped = zoo.entries()
+    if isinstance(blocks, int) and shipped_with(blocks) is None:
+        known = sorted({n for e in shipped if (n := _blocks_of(e.name)) is not None}, reverse=True)
+        raise TecoError(
+            f"no shipped model has {blocks} blocks",
+            hint=f"there are {', '.join(map(str, known))}; or train one (`teco train`) and give "
+            "--weights",
+            exit_code=USAGE,
+        )
     if blocks == "all":
         return [WeightsSource(entry.weights, entry.name) for entry in shipped]
     if isinstance(blocks, int):
@@ -290,12 +299,20 @@ def find_sources(
     if entry is None:
         raise TecoError(
             f"no shipped model is called {name}",
-            hint=f"{did_you_mean(name, [e.name for e in shipped])}"
-            f"shipped: {', '.join(e.name for e in shipped)}; "
-            "or train one (`teco train`) and give --weights",
+            hint=f"{did_you_mean(name, [e.name for e in shipped])}{shipped_models()}; or train one "
+            "(`teco train`) and give --weights",
             exit_code=USAGE,
         )
     return [WeightsSource(entry.weights, entry.name)]
+
+
+def _blocks_of(name: str) -> int | None:
+    """Blocks of a shipped model that --blocks can name; None for others."""
+    try:
+        variant = Variant.parse(name.removesuffix(_GAN))
+    except ModelError:
+        return None
+    return variant.blocks if shipped_with(variant.blocks) is not None else None
 
 
 def shipped_with(blocks: int) -> zoo.Entry | None:

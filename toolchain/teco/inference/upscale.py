@@ -27,6 +27,7 @@ from teco.video.clips import (
     Frame,
     FrameSink,
     FrameSource,
+    holds_16_bits,
     is_folder_target,
     open_sink,
     open_source,
@@ -304,7 +305,7 @@ def eight_bits(source: FrameSource) -> str:
 
 def _is_deep(sink_path: str | Path, pix_fmt: str) -> bool:
     """Whether the output holds more than 8 bits: a pixel format that does, or a folder of PNGs."""
-    if is_folder_target(sink_path):
+    if holds_16_bits(sink_path):
         return True
     try:
         return max((c.bits for c in av.VideoFormat(pix_fmt).components), default=8) > 8

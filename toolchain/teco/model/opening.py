@@ -33,6 +33,7 @@ FORMS = ("openvino",)
 its own."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 ENGINE_SUFFIX = ".plan"
+_CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m")
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,19 @@ def open_model(spec: str) -> Model:
     if entry is None:
         if path.exists() or os.sep in spec or suffix == ENGINE_SUFFIX:
             state = "is not a model file" if path.exists() else "does not exist"
+            hint = f"check the path; {shipped_models()}"
+            if path.exists() and suffix in _CLIPS:
+                hint = f"it is a clip: `teco upscale {spec} OUT`, or `teco bench --clip {spec}`"
             raise TecoError(
                 f"{spec} {state}; expected .onnx, {ENGINE_SUFFIX} or "
                 f"{', '.join(WEIGHTS_SUFFIXES)}, or a name",
-                hint=f"check the path; shipped models: {', '.join(names)}",
+                hint=hint,
                 exit_code=USAGE,
             )
         raise TecoError(
             f"no model is called {spec!r}",
-            hint=f"{did_you_mean(spec, names)}shipped models: {', '.join(names)}; "
-            "or give an .onnx or .safetensors file",
+            hint=f"{did_you_mean(spec, names)}{shipped_models()}; or give an .onnx or .safetensors "
+            "file",
             exit_code=USAGE,
         )
     shipped = _open_onnx(entry.onnx)
@@ -129,6 +133,16 @@ def open_model(spec: str) -> Model:
         entry.weights,
         shipped.manifest,
         forms={target: path for target in FORMS if (path := entry.form(target)).exists()},
+    )
+
+
+def shipped_models() -> str:
+    """ "shipped models: real-cpu, ..." for a hint: those for ordinary clips by name."""
+    names = [e.name for e in zoo.entries()]
+    first = [n for n in names if n.startswith("real-")]
+    return (
+        f"shipped models: {', '.join(first)}, and {len(names) - len(first)} for papers "
+        "(teco models --all)"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from teco.core.errors import USAGE, TecoError
 from teco.core.log import Progress, no_progress
+from teco.model.opening import shipped_models
 from teco.verification.engine_file import verify_engine
 from teco.verification.onnx_file import verify_onnx
 from teco.verification.report import Report, VerifyOptions
@@ -43,7 +44,7 @@ def verify(spec: str, options: VerifyOptions, progress: Progress = no_progress) 
         raise TecoError(
             f"{spec} is nothing that can be verified; expected an .onnx file, an engine (.plan) or "
             "a shipped model's name",
-            hint=f"shipped models: {', '.join(e.name for e in zoo.entries())}",
+            hint=shipped_models(),
             exit_code=USAGE,
         )
     return verify_onnx(path, options, progress)

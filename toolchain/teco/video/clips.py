@@ -1,4 +1,4 @@
-"""Frames in and out: video files, folders of pictures, y4m pipes.
+"""Frames in and out: video files, pictures and folders of them, y4m pipes.
 
     with open_source("in.mp4") as source, open_sink(
         "out.mp4", source=source, width=source.width * 4, height=source.height * 4
@@ -22,7 +22,13 @@ from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.file.sink import CONTAINERS, VideoSink
 from teco.video.file.source import VideoSource
 from teco.video.frames import Frame, FrameSink, FrameSource, Media, Span
-from teco.video.image_folder import PICTURE_SUFFIXES, ImageFolderSink, ImageFolderSource
+from teco.video.image_folder import (
+    DEEP_SUFFIXES,
+    PICTURE_SUFFIXES,
+    ImageFolderSink,
+    ImageFolderSource,
+    PictureSink,
+)
 from teco.video.y4m import Y4MSink, Y4MSource
 
 __all__ = [
@@ -59,7 +65,7 @@ def open_source(
     deinterlace: bool = True,
     forgiving: bool = False,
 ) -> FrameSource:
-    """Open a video file, a folder of pictures, or "-" for y4m on standard input.
+    """Open a video file, a picture, a folder of pictures, or "-" for y4m on standard input.
 
     Args:
         path: what to read.
@@ -84,7 +90,7 @@ def open_source(
     if str(path) == "-":
         return Y4MSource(sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace)
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() or (path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()):
         return ImageFolderSource(path, span, rate=_rate(rate), deep=deep)
     if rate is not None:
         raise TecoError(
@@ -125,8 +131,8 @@ def open_sink(
 ) -> FrameSink:
     """Open an output for the frames of ``source``, enlarged to ``width`` x ``height``.
 
-    A known suffix makes a video file; no suffix or a trailing slash a folder of PNGs; "-" y4m on
-    standard output. Nothing has the final name before commit.
+    A known suffix makes a video file or, of one frame, a picture; no suffix or a trailing slash a
+    folder of PNGs; "-" y4m on standard output. Nothing has the final name before commit.
 
     Args:
         path: what to write.
@@ -155,6 +161,8 @@ def open_sink(
     suffix = path.suffix.lower()
     if is_folder_target(text):
         return ImageFolderSink(path, source, width, height, overwrite=overwrite)
+    if suffix in PICTURE_SUFFIXES:
+        return PictureSink(path, source, width, height, overwrite=overwrite)
     if suffix == ".y4m":
         return Y4MSink(
             path, text, source, width, height,
@@ -164,7 +172,8 @@ def open_sink(
         raise TecoError(
             f"the output {path} ends in {suffix}, expected one of "
             + ", ".join(sorted(OUTPUT_SUFFIXES)),
-            hint="or give a name without a suffix for a folder of PNGs, or - for y4m on stdout",
+            hint="or give a name without a suffix for a folder of PNGs, .png for a single picture, "
+            "or - for y4m on stdout",
             exit_code=2,
         )
     return VideoSink(
@@ -176,6 +185,11 @@ def open_sink(
         overwrite=overwrite,
         rate=_rate(rate),
     )
+
+
+def holds_16_bits(path: str | Path) -> bool:
+    """Whether an output of this name is pictures that hold more than 8 bits."""
+    return is_folder_target(path) or Path(path).suffix.lower() in DEEP_SUFFIXES
 
 
 def is_folder_target(path: str | Path) -> bool:

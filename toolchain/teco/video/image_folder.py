@@ -1,4 +1,4 @@
-"""Folders of pictures, in and out."""
+"""Pictures, one or a folder of them, in and out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from teco.core.errors import TecoError
 from teco.core.files import Output, check_target, link_or_copy, write_errors
+from teco.core.pixels import to_8_bits
 from teco.video.colour import Colour
 from teco.video.frames import (
     Aborting,
@@ -27,11 +28,13 @@ from teco.video.segments import Segment, Segments, drop_unfinished
 from teco.video.side_data import STEREO_IS_LOST
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+"""Pictures that hold 16 bits of a colour."""
 DEFAULT_RATE = Fraction(25)
 
 
 class ImageFolderSource(Closing):
-    """The pictures of a folder, in natural order: frame2 comes before frame10.
+    """The pictures of a folder, in natural order: frame2 comes before frame10; or a single one.
 
     An alpha channel is dropped, EXIF turns are applied; 16-bit pictures come as uint8 unless
     ``deep``.
@@ -51,13 +54,14 @@ class ImageFolderSource(Closing):
         self.colour = Colour("rgb", True)
         self.media: Media | None = None
         self.pixel_aspect: Fraction | None = None
+        folder = path.iterdir() if path.is_dir() else [path]
         files = sorted(
             (
                 f
-                for f in path.iterdir()
+                for f in folder
                 if f.suffix.lower() in PICTURE_SUFFIXES
                 and f.is_file()
-                and not f.name.startswith(".")
+                and (f == path or not f.name.startswith("."))
             ),
             key=lambda f: natural_key(f.name),
         )
@@ -208,7 +212,7 @@ class ImageFolderSink(Aborting):
         name = f"{index:06d}.png"
         if self._names is not None and index < len(self._names):
             name = self._names[index]
-        coded = _png(frame.pixels)
+        coded = _coded(frame.pixels)
         with write_errors(self.name):
             if frame.starts_segment:
                 self._finish_segment()
@@ -250,13 +254,70 @@ class ImageFolderSink(Aborting):
             self.kept = segments.frames
 
 
-def _png(pixels: Pixels) -> bytes:
+class PictureSink(Aborting):
+    """A single picture, which appears on commit.
+
+    Args:
+        path: ends in one of :data:`PICTURE_SUFFIXES`.
+        source: of one frame.
+        width, height: of the picture.
+        overwrite: replace an existing file.
+
+    Raises:
+        TecoError: the source has more frames than one, or a place where nothing can be written.
+    """
+
+    def __init__(
+        self, path: Path, source: FrameSource, width: int, height: int, *, overwrite: bool = False
+    ) -> None:
+        self.name = str(path)
+        self._size = (width, height)
+        self.notices: list[str] = []
+        if source.count is not None and source.count > 1:
+            raise self._too_many(f"about {source.count} frames")
+        check_target(path, overwrite=overwrite, source=Path(source.name))
+        if source.media is not None and source.media.other_streams:
+            self.notices.append("a picture holds no sound")
+        self._written = False
+        self._output = Output(path)
+
+    def _too_many(self, what: str) -> TecoError:
+        return TecoError(
+            f"{self.name} is one picture, and the clip has {what}",
+            hint="--frames 1 takes the first; a name without a suffix makes a folder of pictures",
+            exit_code=2,
+        )
+
+    def write(self, frame: Frame) -> None:
+        """The frame: uint8 or uint16 (height, width, 3) RGB."""
+        check_pixels(frame, *self._size, self.name)
+        if self._written:
+            raise self._too_many("more than one frame")
+        suffix = self._output.path.suffix.lower()
+        pixels = frame.pixels if suffix in DEEP_SUFFIXES else to_8_bits(frame.pixels)
+        coded = _coded(pixels, suffix)
+        with write_errors(self.name):
+            self._output.part.write_bytes(coded)
+        self._written = True
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        self._output.commit()
+
+    def abort(self) -> None:
+        """Remove what was written, unless committed."""
+        self._output.abort()
+
+
+def _coded(pixels: Pixels, suffix: str = ".png") -> bytes:
     import cv2
 
     # Level 1 is four times as fast as the default and about a tenth larger.
+    options = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 1], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 97],
+               ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 97]}  # fmt: skip
     done, coded = cv2.imencode(
-        ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options.get(suffix, [])
     )
     if not done:
-        raise TecoError("OpenCV could not make a PNG of a frame")
+        raise TecoError(f"OpenCV could not make a {suffix[1:].upper()} of a frame")
     return coded.tobytes()

@@ -40,6 +40,7 @@ class _Blocks(_BlocksType):
 
 
 @click.command("export")
+@click.argument("what", metavar="[NAME|FILE]", required=False)
 @click.option(
     "--blocks",
     type=_Blocks(),
@@ -148,7 +149,7 @@ class _Blocks(_BlocksType):
     default=".",
     show_default=True,
     metavar="DIR",
-    help="Folder of the result.",
+    help="Folder of the result; made where it is not there.",
 )
 @click.option(
     "--half-weights",
@@ -173,6 +174,7 @@ class _Blocks(_BlocksType):
 @click.option("--force", is_flag=True, help="Replace files of the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest on stdout.")
 def command(
+    what: str | None,
     blocks: int | str | None,
     model: str | None,
     weights: Path | None,
@@ -201,9 +203,11 @@ def command(
 ) -> None:
     """Make ONNX files and engines, verified against PyTorch before they get their names.
 
+    NAME is a shipped model's, FILE weights; or say which with one of the first three options.
     Several precisions make a file each.
     """
     from teco.core.errors import TecoError
+    from teco.core.files import make_folder
     from teco.export import summary
     from teco.export.formats import Product, Refusal, produce_all
     from teco.export.options import ExportOptions
@@ -219,7 +223,15 @@ def command(
         parse_sizes,
         parse_sm,
     )
+    from teco.model.opening import WEIGHTS_SUFFIXES
 
+    if what is not None:
+        if Path(what).suffix in WEIGHTS_SUFFIXES and weights is None:
+            weights = Path(what)
+        elif model is None:
+            model = what
+        else:
+            raise click.UsageError(f"{what} and --model {model} are two models; give one")
     sources = find_sources(blocks, model, weights)
     if refit is not None:
         put(refit_engine(sources, refit, output, overwrite=force))
@@ -252,6 +264,7 @@ def command(
         form=target,
     )
     requests = request.in_precisions(precisions)
+    make_folder(output)
     products: list[Product] = []
     refusals: list[Refusal] = []
     for made in produce_all(sources, requests, output, overwrite=force):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,11 +147,11 @@ def command(
 ) -> None:
     """Enlarge the clip IN four times, or twice with --scale 2, and write it to OUT.
 
-    IN is a video file, a folder of images, or - for y4m on stdin. OUT is a video file, a name
-    without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
-    are copied. OUT appears only when it is complete.
+    IN is a video file, an image, a folder of images, or - for y4m on stdin. OUT is a video file, an
+    image, a name without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and
+    timestamps are copied. OUT appears only when it is complete.
     """
-    from teco.core.errors import TecoError
+    from teco.core.errors import USAGE, TecoError
     from teco.core.memory import taken_bytes
     from teco.estimates.room import Encoding, need, tiles_for
     from teco.inference.beside import WIDTHS
@@ -168,6 +169,12 @@ def command(
     from teco.video.frames import FrameSource
     from teco.video.segments import unfinished
 
+    if source != "-" and not Path(source).exists() and Path(target).is_file():
+        raise TecoError(
+            f"there is no file {source}, and {target} is there already",
+            hint=f"the clip comes first: teco upscale {shlex.quote(target)} {shlex.quote(source)}",
+            exit_code=USAGE,
+        )
     if to is not None and model is None and scale is None:
         scale = _scale_for(to, source)
     choice = choose(model, scale, quality, look)
