@@ -20,6 +20,7 @@ SECTIONS = {
         "Enlarge and watch",
         {
             "upscale": "Enlarge a clip four times, or twice.",
+            "preview": "Show a moment by every choice, and what the whole would take.",
             "play": "Watch a clip enlarged, in mpv or ffplay.",
             "serve": "Serve a page that plays videos enlarged, in the browser.",
             "emit": "Write what a player needs: script or page, model, README.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from teco.inference.upscale import Prospect
 
 
-def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int] | str | None:
+def _tile(
+    ctx: click.Context, param: click.Parameter, value: str
+) -> tuple[int, int] | Literal["auto"] | None:
     """ "auto", None for off, or (height, width)."""
-    if value in ("auto", "off"):
-        return "auto" if value == "auto" else None
+    if value == "auto":
+        return "auto"
+    if value == "off":
+        return None
     return Size().convert(value, param, ctx)
 
 
@@ -104,7 +108,7 @@ def command(
     scene_cuts: bool,
     deinterlace: bool,
     reverse_warm_up: int,
-    tile: tuple[int, int] | str | None,
+    tile: tuple[int, int] | Literal["auto"] | None,
     compare: Comparison | None,
     yes: bool,
     force: bool,
@@ -115,11 +119,8 @@ def command(
     without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and timestamps
     are copied. OUT appears only when it is complete.
     """
-    from teco.core.errors import TecoError
-    from teco.core.memory import taken_bytes
-    from teco.estimates.room import Encoding, need, tiles_for
+    from teco.estimates.room import Encoding, open_in_room
     from teco.inference.beside import WIDTHS
-    from teco.inference.tiles import tiled, window_of
     from teco.inference.upscale import UpscaleOptions, upscale
     from teco.model.opening import (
         check_frame_size,
@@ -127,7 +128,7 @@ def command(
         identity_of,
         open_for_scale,
     )
-    from teco.runtimes import Session, SessionOptions, open_session
+    from teco.runtimes import Session, SessionOptions
     from teco.video.file.encoders import EncoderSettings
     from teco.video.frames import FrameSource
     from teco.video.segments import unfinished
@@ -143,27 +144,13 @@ def command(
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if force else unfinished(Path(target))
         chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
-        session = open_session(opened, chosen, SessionOptions(threads=threads))
-        # What is free is asked when the runtime's libraries are there.
-        already = taken_bytes()
         encoding = Encoding.of(
             target, encoder, clip, held=reverse_warm_up, across=WIDTHS[compare] if compare else 1
         )
-        window = None
-        if isinstance(tile, tuple):
-            window = window_of(tile, h, w)
-        elif tile == "auto":
-            try:
-                window = begun.window if begun is not None else (
-                    tiles_for(opened.variant, h, w, session.runtime, encoding)
-                )  # fmt: skip
-            except TecoError:
-                session.close()
-                raise
-        if window is not None:
-            session = tiled(session, window)
-        grows = need(opened.variant, h, w, session.runtime, encoding, window)
-        will_take = None if grows is None else already + grows
+        session, will_take = open_in_room(
+            opened, chosen, SessionOptions(threads=threads), (h, w), encoding,
+            begun.window if begun is not None and tile == "auto" else tile,
+        )  # fmt: skip
         say(f"{opened.name} on {session.runtime} ({session.details})")
         if note := for_papers(opened):
             say(f"note: {note}")
