@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teco.core.text import from_json, printable
+from teco.core.text import from_json, printable, spoken
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,13 @@ def test_ordinary_json_is_read() -> None:
     assert from_json('{"a": ["\\ud83d\\ude00", "\\\\ud800", 1.5]}') == {
         "a": ["\U0001f600", "\\ud800", 1.5]
     }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "1 second"), (1.4, "1 second"), (59.4, "59 seconds"), (59.6, "1 minute"),
+     (3599, "1 hour"), (5400, "1 hour 30 minutes"), (86_399, "1 day"), (90_000, "1 day 1 hour"),
+     (86_400 + 300, "1 day")],
+)  # fmt: skip
+def test_times_are_said_as_people_plan(seconds, text) -> None:
+    assert spoken(seconds) == text

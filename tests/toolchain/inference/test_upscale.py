@@ -525,7 +525,15 @@ def test_long_work_says_how_long_and_can_be_given_up(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(4000, "1 hour 7 minutes"), (7200, "2 hours"), (200_000, "2 days 7 hours"), (10, "a minute")],
+    [
+        (4000, "1 hour 7 minutes"),
+        (7200, "2 hours"),
+        (200_000, "2 days 7 hours"),
+        (65, "1 minute"),
+        (10, "10 seconds"),
+        (0.2, "1 second"),
+        (59.7, "1 minute"),
+    ],
 )
 def test_how_long_is_said_in_days_and_hours(seconds, text):
     assert Prospect(3, 160, 96, seconds).time == text

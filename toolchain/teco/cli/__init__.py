@@ -20,6 +20,7 @@ SECTIONS = {
         "Enlarge and watch",
         {
             "upscale": "Enlarge a clip four times, or twice.",
+            "preview": "Show a moment by every choice, and what the whole would take.",
             "models": "List the shipped models: for what, how large, how fast here.",
             "play": "Watch a clip enlarged, in mpv or ffplay.",
             "serve": "Serve a page that plays videos enlarged, in the browser.",

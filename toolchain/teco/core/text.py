@@ -24,6 +24,18 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
+def spoken(seconds: float) -> str:
+    """How long something takes, in the words in which people plan: days and hours, hours and
+    minutes, minutes, or seconds."""
+    if seconds < 59.5:
+        whole = max(1, round(seconds))
+        return f"{whole} second{'s' * (whole != 1)}"
+    days, rest = divmod(round(seconds / 60), 24 * 60)
+    hours, minutes = divmod(rest, 60)
+    parts = [(days, "day"), (hours, "hour"), (minutes if not days else 0, "minute")]
+    return " ".join(f"{n} {unit}{'s' * (n != 1)}" for n, unit in parts if n)
+
+
 def from_json(text: str | bytes, *, parse_int: Callable[[str], Any] | None = None) -> Any:
     """The value that JSON text stands for.
 

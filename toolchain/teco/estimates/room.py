@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from teco.core.errors import MACHINE, TecoError
-from teco.core.memory import free_bytes
+from teco.core.memory import free_bytes, taken_bytes
 from teco.estimates import records as measured
 from teco.estimates.memory import memory
 from teco.estimates.runtimes import fit
 from teco.estimates.tensors import Precision
 from teco.inference.segments import LEAD_IN
-from teco.inference.tiles import largest_window
+from teco.inference.tiles import largest_window, tiled, window_of
+from teco.model.opening import Model
+from teco.runtimes import Session, SessionOptions, open_session
 from teco.video.clips import PICTURE_SUFFIXES, is_folder_target
 from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_within
 from teco.video.frames import FrameSource
@@ -166,6 +168,49 @@ def tiles_for(
             "use a faster --preset, which holds fewer frames, or shrink the clip",
         )  # fmt: skip
     return largest_window(h, w, fits)
+
+
+def open_in_room(
+    model: Model,
+    runtime: str,
+    options: SessionOptions,
+    size: tuple[int, int],
+    encoding: Encoding,
+    tile: tuple[int, int] | Literal["auto"] | None = "auto",
+    *,
+    exact: bool = True,
+) -> tuple[Session, int | None]:
+    """A session for frames of one size, in tiles where the whole frame does not fit.
+
+    Args:
+        model, runtime, options, exact: as :func:`teco.runtimes.open_session` takes them.
+        size: LR (h, w) of the frames.
+        encoding: what else takes memory.
+        tile: LR (h, w) to step frames in, None for whole frames, "auto" for what fits.
+
+    Returns:
+        The session, and bytes that the process will have; None where nothing is known of the
+        runtime's memory.
+
+    Raises:
+        TecoError: the model cannot be opened there, or nothing fits.
+    """
+    h, w = size
+    session = open_session(model, runtime, options, exact)
+    try:
+        # What is free is asked when the runtime's libraries are there.
+        already = taken_bytes()
+        if tile == "auto":
+            window = tiles_for(model.variant, h, w, session.runtime, encoding)
+        else:
+            window = None if tile is None else window_of(tile, h, w)
+        grows = need(model.variant, h, w, session.runtime, encoding, window)
+        if window is not None:
+            session = tiled(session, window)
+    except BaseException:
+        session.close()
+        raise
+    return session, None if grows is None else already + grows
 
 
 def _too_large(h: int, w: int, need: int, free: int, hint: str) -> TecoError:

@@ -17,6 +17,7 @@ from teco.core.errors import Interrupted, TecoError
 from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.core.text import spoken
 from teco.inference.beside import WIDTHS, Comparison, beside
 from teco.inference.output_size import OutputSize, resized
 from teco.inference.segments import SegmentPlan, least_frames
@@ -96,10 +97,7 @@ class Prospect:
     @property
     def time(self) -> str:
         """In days, hours and minutes."""
-        days, rest = divmod(round(self.seconds / MINUTE), 24 * 60)
-        hours, minutes = divmod(rest, 60)
-        parts = [(days, "day"), (hours, "hour"), (minutes if not days else 0, "minute")]
-        return " ".join(f"{n} {unit}{'s' * (n != 1)}" for n, unit in parts if n) or "a minute"
+        return spoken(self.seconds)
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,17 @@ def open_for_scale(spec: str | None, scale: int | None) -> Model:
     return model
 
 
+def ordinary_models(scale: int) -> list[Model]:
+    """Shipped models of a scale for ordinary clips on a processor, the default one first.
+
+    Their names say both (``real-cpu-...``); others are for those who ask for them.
+    """
+    default = DEFAULT_OF_SCALE[scale]
+    names = [e.name for e in zoo.entries() if e.name.startswith("real-cpu")]
+    models = [open_model(name) for name in sorted(names, key=lambda name: name != default)]
+    return [m for m in models if m.variant.scale == scale]
+
+
 def common_scale(models: Iterable[Model], hint: str) -> int:
     """What all of these models enlarge by, so that one clip can be made small for them; the usual
     scale where there are none.

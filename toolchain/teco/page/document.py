@@ -10,11 +10,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
 _POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
+
+_GENERATOR = '<meta name="generator" content="teco">'
 
 STYLE = files("teco.page").joinpath("page.css").read_text(encoding="utf-8")
 """Of every page: colours in both schemes, text, tables, controls, the viewer."""
@@ -44,7 +47,7 @@ def document(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'{_GENERATOR}<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(title)}</title>"
         f'<link rel="icon" href="data:,"><style>{STYLE}{style}</style></head><body>'
         '<a class="skip" href="#main">To the results</a>'
@@ -53,6 +56,12 @@ def document(
         f"{''.join(_block(ident, text) for ident, text in data.items())}"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is such a page."""
+    with path.open("rb") as file:
+        return _GENERATOR.encode() in file.read(1000)
 
 
 def _block(ident: str, text: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -23,52 +21,28 @@ from teco.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from teco.api import Ahead
     from teco.inference.beside import Comparison
-    from teco.inference.output_size import OutputSize
-    from teco.inference.upscale import Prospect
     from teco.model.choice import Look, Quality
 
 
-def _tile(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int] | str | None:
+def _tile(
+    ctx: click.Context, param: click.Parameter, value: str
+) -> tuple[int, int] | Literal["auto"] | None:
     """ "auto", None for off, or (height, width)."""
-    if value in ("auto", "off"):
-        return "auto" if value == "auto" else None
+    if value == "auto":
+        return "auto"
+    if value == "off":
+        return None
     return Size().convert(value, param, ctx)
 
 
-def _to(_ctx: click.Context, _param: click.Parameter, value: str | None) -> OutputSize | None:
-    if value is None:
-        return None
-    from teco.inference.output_size import OutputSize
-
-    return OutputSize.parse(value)
-
-
-def _scale_for(to: OutputSize, source: str) -> int | None:
-    """The smallest scale that reaches a size from a clip; None where the clip cannot be asked."""
-    from teco.model.opening import DEFAULT_OF_SCALE
-    from teco.video.clips import open_source
-
-    if to.factor is not None:
-        factor = float(to.factor)
-    elif source == "-":
-        return None
-    else:
-        with open_source(source, forgiving=True) as clip:
-            factor = to.of(clip.width, clip.height)[1] / clip.height
-    return next((scale for scale in sorted(DEFAULT_OF_SCALE) if factor <= scale), None)
-
-
-def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
+def _go_on(ahead: Ahead, *, ask: bool) -> bool:
     """Say what is ahead; whether to go on with it. Where nobody can be asked, yes."""
     from teco.inference.upscale import HOUR
 
-    memory = "" if took is None else f" and {took / 2**30:.1f} GiB of memory"
-    say(
-        f"about {ahead.frames} frames of {ahead.width}x{ahead.height} will take about "
-        f"{ahead.time}{memory}"
-    )
-    if ahead.seconds <= HOUR or not (ask and sys.stdin.isatty() and sys.stderr.isatty()):
+    say(str(ahead))
+    if ahead.prospect.seconds <= HOUR or not (ask and sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     return click.confirm("Go on?", default=True, err=True)
 
@@ -112,7 +86,7 @@ def _go_on(ahead: Prospect, took: int | None, *, ask: bool) -> bool:
     help="Bicubic left, the network right: side by side, or in one picture.",
 )  # fmt: skip
 @click.option(
-    "--to", callback=_to, metavar="SIZE",
+    "--to", metavar="SIZE",
     help="End at this size: 1080p, 4k, WIDTHxHEIGHT or 2x. [default: what the network makes]",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")
@@ -139,9 +113,9 @@ def command(
     scene_cuts: bool,
     deinterlace: bool,
     reverse_warm_up: int,
-    tile: tuple[int, int] | str | None,
+    tile: tuple[int, int] | Literal["auto"] | None,
     compare: Comparison | None,
-    to: OutputSize | None,
+    to: str | None,
     yes: bool,
     force: bool,
 ) -> None:
@@ -151,83 +125,16 @@ def command(
     image, a name without suffix for a folder of PNGs, or - for y4m on stdout. Sound, subtitles and
     timestamps are copied. OUT appears only when it is complete.
     """
-    from teco.core.errors import USAGE, TecoError
-    from teco.core.memory import taken_bytes
-    from teco.estimates.room import Encoding, need, tiles_for
-    from teco.inference.beside import WIDTHS
-    from teco.inference.tiles import tiled, window_of
-    from teco.inference.upscale import UpscaleOptions, upscale
-    from teco.model.choice import choose
-    from teco.model.opening import (
-        check_frame_size,
-        for_papers,
-        identity_of,
-        open_for_scale,
-    )
-    from teco.runtimes import Session, SessionOptions, open_session
-    from teco.video.file.encoders import EncoderSettings
-    from teco.video.frames import FrameSource
-    from teco.video.segments import unfinished
+    from teco import api
 
-    if source != "-" and not Path(source).exists() and Path(target).is_file():
-        raise TecoError(
-            f"there is no file {source}, and {target} is there already",
-            hint=f"the clip comes first: teco upscale {shlex.quote(target)} {shlex.quote(source)}",
-            exit_code=USAGE,
-        )
-    if to is not None and model is None and scale is None:
-        scale = _scale_for(to, source)
-    choice = choose(model, scale, quality, look)
-    opened = open_for_scale(choice.model, scale)
-    encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
-    will_take: int | None = None
-
-    def make_session(clip: FrameSource) -> Session:
-        nonlocal will_take
-        h, w = clip.height, clip.width
-        check_frame_size(opened, h, w)
-        # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
-        begun = None if force else unfinished(Path(target))
-        chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
-        session = open_session(opened, chosen, SessionOptions(threads=threads), choice.exact)
-        # What is free is asked when the runtime's libraries are there.
-        already = taken_bytes()
-        encoding = Encoding.of(
-            target, encoder, clip, held=reverse_warm_up, across=WIDTHS[compare] if compare else 1
-        )
-        window = None
-        if isinstance(tile, tuple):
-            window = window_of(tile, h, w)
-        elif tile == "auto":
-            try:
-                window = begun.window if begun is not None else (
-                    tiles_for(opened.variant, h, w, session.runtime, encoding)
-                )  # fmt: skip
-            except TecoError:
-                session.close()
-                raise
-        if window is not None:
-            session = tiled(session, window)
-        grows = need(opened.variant, h, w, session.runtime, encoding, window)
-        will_take = None if grows is None else already + grows
-        say(f"{opened.name} on {session.runtime} ({session.details})")
-        if note := for_papers(opened):
-            say(f"note: {note}")
-        return session
-
-    options = UpscaleOptions(
-        start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
-        to=to, overwrite=force,
-    )  # fmt: skip
     with progress("upscaling") as show:
-        result = upscale(
-            make_session, source, target, options, show,
-            tell=lambda text: say(f"note: {text}"),
-            model_id=identity_of(opened),
-            scale=opened.variant.scale,
-            centred=opened.variant.centred,
-            go_on=lambda ahead: _go_on(ahead, will_take, ask=not yes),
+        result = api.upscale(
+            source, target, model=model, quality=quality, look=look, scale=scale, to=to,
+            runtime=runtime, threads=threads, tile=tile, start=start, end=end, frames=frames,
+            rate=rate, codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt, scene_cuts=scene_cuts,
+            deinterlace=deinterlace, reverse_warm_up=reverse_warm_up, compare=compare,
+            overwrite=force, progress=lambda at: show(at.done, at.total), tell=say,
+            go_on=lambda ahead: _go_on(ahead, ask=not yes),
         )  # fmt: skip
     stepped = result.frames - result.resumed
     alone = stepped / result.step_seconds if result.step_seconds else 0.0

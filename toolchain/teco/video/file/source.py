@@ -161,6 +161,12 @@ class VideoSource(Closing):
     def close(self) -> None:
         self._container.close()
 
+    @property
+    def decodes_from_start(self) -> bool:
+        """Whether a range is reached by decoding all that comes before it: AVI does not say which
+        frame a packet is."""
+        return "avi" in self._container.format.name
+
     def _late_start(self) -> Fraction:
         """Where a whole file's clock is cut: a recording may start at any hour of it. Otherwise
         players know what a start a little later than zero means."""
@@ -241,9 +247,8 @@ class VideoSource(Closing):
     def _from_start(self) -> Iterator[av.VideoFrame]:
         """Decoded frames from the range's start or somewhat before it."""
         start = self._start
-        kind = self._container.format.name
-        # A clock that may jump cannot be sought in, and AVI does not say which frame a packet is.
-        sought = not may_jump(self._container) and "avi" not in kind
+        # A clock that may jump cannot be sought in.
+        sought = not may_jump(self._container) and not self.decodes_from_start
         if start is not None and start > _SEEK_FROM and sought:
             with contextlib.suppress(FFmpegError):
                 self._container.seek(int(start / self._time_base), stream=self._stream)

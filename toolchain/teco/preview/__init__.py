@@ -1,0 +1,1 @@
+"""What a film would look like, and how long it would take: one moment of it by every choice."""
