@@ -211,16 +211,23 @@ def test_the_rate_is_that_of_the_steps_not_of_what_came_before(monkeypatch, capf
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1.5", 1.5), ("0:01", 1), ("1:02.5", 62.5), ("00:00:01", 1), ("1:00:03.25", 3603.25)],
+    [
+        ("1.5", 1.5),
+        ("0:01", 1),
+        ("1:02.5", 62.5),
+        ("00:00:01", 1),
+        ("1:00:03.25", 3603.25),
+        ("62:03", 3723),
+    ],
 )
 def test_moments(text: str, seconds: float) -> None:
-    assert options.Moment().convert(text, None, None) == seconds
+    assert options.ClipTime().convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["1:99", "a", "1:2:3:4", ":3", "1:", ""])
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time"):
-        options.Moment().convert(text, None, None)
+        options.ClipTime().convert(text, None, None)
 
 
 @pytest.mark.parametrize("answer", [True, False])

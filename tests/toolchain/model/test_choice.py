@@ -6,7 +6,7 @@ import pytest
 
 from teco.core.errors import TecoError
 from teco.core.names import did_you_mean
-from teco.model.choice import LARGEST, TEXTURED, Choice, choose, shipped
+from teco.model.choice import LARGEST, TEXTURED, ModelChoice, choose, shipped
 from teco.model.opening import DEFAULT_OF_SCALE, open_model
 from teco.video.file.encoders import encoder_meant
 from teco_models import zoo
@@ -21,14 +21,14 @@ def test_words_choose_shipped_models_of_the_right_scale_and_kind() -> None:
 
 
 def test_choices() -> None:
-    assert choose(None, None, None, None) == Choice(None, True)
-    assert choose(None, 2, "balanced", "faithful") == Choice(None, True)
-    assert choose(None, None, "fast", None) == Choice(None, False)
-    assert choose(None, 4, "best", None) == Choice(LARGEST[4], True)
-    assert choose(None, None, "fast", "textured") == Choice(TEXTURED[4], False)
-    assert choose("mine.onnx", None, "fast", None) == Choice("mine.onnx", False)
+    assert choose(None, None, None, None) == ModelChoice(None, True)
+    assert choose(None, 2, "balanced", "faithful") == ModelChoice(None, True)
+    assert choose(None, None, "fast", None) == ModelChoice(None, False)
+    assert choose(None, 4, "best", None) == ModelChoice(LARGEST[4], True)
+    assert choose(None, None, "fast", "textured") == ModelChoice(TEXTURED[4], False)
+    assert choose("mine.onnx", None, "fast", None) == ModelChoice("mine.onnx", False)
     # Of a scale that there is no network for, whoever opens it says so.
-    assert choose(None, 3, "best", "textured") == Choice(None, True)
+    assert choose(None, 3, "best", "textured") == ModelChoice(None, True)
 
 
 @pytest.mark.parametrize(

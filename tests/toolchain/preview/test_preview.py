@@ -375,7 +375,7 @@ def test_what_cannot_work_is_refused_before_the_work(
     teco("preview", sound).refuses(1, "no picture stream")
     teco("preview", tmp_path / "absent.mp4").refuses(1, "there is no file")
     teco("preview", clip, "--at", 99).refuses(2, "is 4.00 s long")
-    teco("preview", clip, "--at", "1:xx").refuses(2, "'1:xx' is no moment")
+    teco("preview", clip, "--at", "1:xx").refuses(2, "'1:xx' is no time")
     teco("preview", clip, "--at", -1).refuses(2)
     teco("preview", clip, "--seconds", 0).refuses(2)
     teco("preview", clip, "--scale", 3).refuses(2, "no network enlarges 3 times")
@@ -390,12 +390,3 @@ def test_what_cannot_work_is_refused_before_the_work(
     teco("preview", clip, "-o", tmp_path / "p.txt").refuses(2, "should end in .html")
     small = make_clip(tmp_path / "small.mp4", 6, 6)
     assert teco("preview", small).code != 0
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("62.5", 62.5), ("1:02.5", 62.5), ("1:01:02", 3662.0), ("0", 0.0)]
-)
-def test_times_as_people_write_them(text, seconds) -> None:
-    from teco.cli.watch.preview import _Time
-
-    assert _Time().convert(text, None, None) == seconds

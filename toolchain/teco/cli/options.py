@@ -159,10 +159,10 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def seconds_option(flag: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A moment of a clip, ``flag SECONDS`` or as players show it, ``1:02:03.5``."""
-    return click.option(flag, type=Moment(), metavar="TIME", help=help)
+    return click.option(flag, type=ClipTime(), metavar="TIME", help=help)
 
 
-class Moment(_MomentType):
+class ClipTime(_MomentType):
     """Seconds, MINUTES:SECONDS or HOURS:MINUTES:SECONDS, as seconds."""
 
     name = "TIME"
@@ -173,7 +173,7 @@ class Moment(_MomentType):
         if isinstance(value, float):
             return value
         text = str(value)
-        match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?([0-5]?\d(?:\.\d*)?)", text)
+        match = re.fullmatch(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?([0-5]?\d(?:\.\d{0,9})?)", text)
         if match is not None and ":" in text:
             return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
         try:

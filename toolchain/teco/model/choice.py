@@ -71,7 +71,7 @@ def _described(name: str) -> Shipped:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """What was chosen.
 
     Attributes:
@@ -85,7 +85,7 @@ class Choice:
 
 def choose(
     model: str | None, scale: int | None, quality: Quality | None, look: Look | None
-) -> Choice:
+) -> ModelChoice:
     """The model for a wish.
 
     Args:
@@ -105,7 +105,7 @@ def choose(
                 hint="leave one of both out",
                 exit_code=USAGE,
             )
-        return Choice(model, exact)
+        return ModelChoice(model, exact)
     known = SCALE if scale is None else scale
     if look == "textured" and known in DEFAULT_OF_SCALE:
         if known not in TEXTURED:
@@ -114,7 +114,7 @@ def choose(
                 hint=f"leave --look out, or use --scale {next(iter(TEXTURED))}",
                 exit_code=USAGE,
             )
-        return Choice(TEXTURED[known], exact)
+        return ModelChoice(TEXTURED[known], exact)
     if quality == "best":
-        return Choice(LARGEST.get(known), exact)
-    return Choice(None, exact)
+        return ModelChoice(LARGEST.get(known), exact)
+    return ModelChoice(None, exact)

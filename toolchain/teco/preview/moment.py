@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from teco.core.errors import USAGE, TecoError
-from teco.video.clips import PICTURE_SUFFIXES, FrameSource, open_source
+from teco.video.clips import FrameSource, open_source
 from teco.video.file.source import VideoSource
 from teco.video.image_folder import ImageFolderSource
 from teco.video.y4m import Y4MSource
@@ -74,9 +74,7 @@ def find(path: Path, *, at: float | None, seconds: float, frames: int | None) ->
         check_size(source.height, source.width)
         kind = "clip"
         if isinstance(source, ImageFolderSource):
-            kind = "folder"
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
-            kind = "picture"
+            kind = "folder" if path.is_dir() else "picture"
         rate = source.rate or Fraction(25)
         count = 1 if kind == "picture" else source.count
         wanted = frames or max(1, round(seconds * rate))

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import put, report_option, runtime_option, say, scale_option
-
-if TYPE_CHECKING:
-    _TimeType = click.ParamType[float]
-else:
-    _TimeType = click.ParamType
-
-
-class _Time(_TimeType):
-    """Seconds, also as 1:02:03.5 or 62:03.5."""
-
-    name = "TIME"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        match = re.fullmatch(
-            r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,7}(?:\.\d{0,6})?)", str(value), re.ASCII
-        )
-        if match is None:
-            self.fail(f"{value!r} is no moment; expected seconds, or 1:02:03", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        return 3600 * hours + 60 * minutes + seconds
+from teco.cli.options import (
+    put,
+    report_option,
+    runtime_option,
+    say,
+    scale_option,
+    seconds_option,
+)
 
 
 def _page_of(path: Path, asked: Path | None) -> Path:
@@ -68,7 +51,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 @click.command("preview")
 @click.argument("source", metavar="IN")
 @report_option("-o", "page", ".html", "The page. [default: IN-preview.html in this folder]")
-@click.option("--at", type=_Time(), help="Which moment, as 62.5 or 1:02.5. [default: the middle]")
+@seconds_option("--at", "Which moment, as 62.5 or 1:02.5. [default: the middle]")
 @click.option(
     "--seconds", type=click.FloatRange(0, 60, min_open=True), default=2.0, show_default=True,
     help="How much of it.",
