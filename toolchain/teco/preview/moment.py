@@ -70,6 +70,8 @@ def find(path: Path, *, at: float | None, seconds: float, frames: int | None) ->
             hint="save some of it as a file first, and give that",
             exit_code=USAGE,
         )
+    if at is not None and not 0 <= at < float("inf"):
+        raise TecoError(f"the moment is at {at:g} s, expected 0 or more", exit_code=USAGE)
     with open_source(path, forgiving=True) as source:
         check_size(source.height, source.width)
         kind = "clip"
