@@ -120,19 +120,25 @@ def judge_float16(
     return verdict, f"{h}x{w}"
 
 
-def time_int8(candidate: Model, in_float: ModelProto, target: str) -> tuple[Timing, ...]:
-    """How fast a file in int8 is beside the same one in float32.
+def time_int8(
+    candidate: Model, in_float: ModelProto, options: ExportOptions
+) -> tuple[Timing, ...]:
+    """How fast a file in int8 is beside the same one in float32; nothing where a CPU cannot tell,
+    as of a file whose other layers are in float16.
 
     Args:
         candidate: the file.
         in_float: the graph that was quantised.
-        target: runtime that the file is for.
+        options: that it was made with.
     """
     from teco.export.quantisation.timing import compare_speed
 
+    if options.inner != "fp32":
+        logger.info("not timed beside float32: it is for engines, which a GPU times")
+        return ()
     logger.info("timing it beside float32")
     with _temporarily(in_float, candidate) as fp32:
-        timings = compare_speed(fp32, candidate, target)
+        timings = compare_speed(fp32, candidate, options.target)
     for timing in timings:
         logger.info(timing.sentence)
     return timings

@@ -87,7 +87,7 @@ def export_onnx(
             verdict, size = judge_float16(candidate, weights, form, options)
             manifest = replace(manifest, gate=verdict, gate_size=size)
         if quantised is not None:
-            timings = time_int8(candidate, in_float, options.target)
+            timings = time_int8(candidate, in_float, options)
             record = replace(quantised.record, timings=timings)
             manifest = replace(manifest, gate=quantised.verdict, gate_size=record.size, int8=record)
         manifest = replace(manifest, sha256=sha256_of(output.part))

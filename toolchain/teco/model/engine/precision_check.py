@@ -76,12 +76,15 @@ class Proof:
     ports: dict[str, str]
 
     def text(self, asked: str) -> str:
-        """One line, such as "fp16 in 41 of 47 layers (20 of 21 convolutions), GridSample fp32"."""
+        """One line, such as "fp16 in 41 of 47 layers (20 of 21 convolutions), GridSample fp32"; of
+        int8 also how many layers are in float16."""
         words = [
             f"{asked} in {self.layers.get(asked, 0)} of {sum(self.layers.values())} layers"
             f" ({self.convolutions.get(asked, 0)} of {sum(self.convolutions.values())}"
             " convolutions)"
         ]
+        if asked == "int8" and (half := self.layers.get("fp16")):
+            words.append(f"fp16 in {half}")
         if self.warps:
             words.append(f"GridSample {_names(self.warps)}")
         if self.grids and self.grids != self.warps:
