@@ -169,6 +169,11 @@ class Counter:
         if name in self._makers:
             self.passes[self._makers[name]].kept.add(name)
 
+    def _read(self, run: Pass, name: str, size: int) -> None:
+        """Bytes of a tensor that a pass reads besides; parts add up to the whole and no more."""
+        whole = self._bytes.get(name, size)
+        run.inputs[name] = min(whole, run.inputs.get(name, 0) + size)
+
     def _add(self, layer: Any) -> None:
         kind, made = layer.type.name, [t.name for t in _outputs(layer)]
         reads = [self._root(t.name) for t in _inputs(layer)]
@@ -181,10 +186,8 @@ class Counter:
             run = self.passes[at]
             for name in reads:
                 if self._makers.get(name) != at:
-                    taken = self._bytes[name]
-                    if kind in ("SLICE", "GATHER"):  # a part; several may take several
-                        taken = min(taken, self._bytes[made[0]] + run.inputs.get(name, 0))
-                    run.inputs[name] = max(run.inputs.get(name, 0), taken)
+                    part = kind in ("SLICE", "GATHER")
+                    self._read(run, name, self._bytes[made[0] if part else name])
                     self._keep(name)
             for name in made:
                 self._makers[name] = at
@@ -238,7 +241,7 @@ class Counter:
                 for name in run.kept:
                     del reader.inputs[name]
                 for name, size in run.inputs.items():
-                    reader.inputs[name] = max(reader.inputs.get(name, 0), size)
+                    self._read(reader, name, size)
                 del self.passes[at]
 
     @property
