@@ -258,14 +258,11 @@ class Counter:
         taps = prod(convolution.kernel_size_nd) * pair
         places = result.shape if kind == "IConvolutionLayer" else picture.shape
         run.flop = 2 * taps * prod(places[2:]) * places[0]
-        whole = self._same.get(picture.name, picture.name) != picture.name and self._is_int8(picture)
+        # A dequantised tensor is the integers it is made from.
+        whole = self._bytes[self._root(picture.name)] == prod(picture.shape)
         run.precision = "int8" if whole else PRECISIONS[picture.dtype.name]
         if len(list(_inputs(layer))) == 1:
             run.inputs[f"{layer.name} kernel"] = taps * WIDTHS[picture.dtype.name]
-
-    def _is_int8(self, tensor: Any) -> bool:
-        elements = prod(tensor.shape)
-        return self._bytes[self._root(tensor.name)] == elements
 
     def _as(self, layer: Any, kind: str) -> Any:
         """The layer as what it is: the bindings give the base class alone."""

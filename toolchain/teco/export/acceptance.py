@@ -120,9 +120,7 @@ def judge_float16(
     return verdict, f"{h}x{w}"
 
 
-def time_int8(
-    candidate: Model, in_float: ModelProto, options: ExportOptions
-) -> tuple[Timing, ...]:
+def time_int8(candidate: Model, in_float: ModelProto, options: ExportOptions) -> tuple[Timing, ...]:
     """How fast a file in int8 is beside the same one in float32; nothing where a CPU cannot tell,
     as of a file whose other layers are in float16.
 
