@@ -26,7 +26,8 @@ float16 tensors, and what lies between them (ReLU, pooling, bilinear upsampling,
 follows. Everything that is a position, a picture or a state stays float32: FNet's normalisation
 (means over a whole frame) and its tanh, the flow and its refinement, the grid and the warp, the
 error and correction of back-projection, the upsampled frame, the mask and the sum that makes the
-picture. Casts stand where the two meet and nowhere else; ports are float32.
+picture. Casts stand where the two meet and nowhere else; ports are float32. What an engine in int8
+does not quantise is arranged likewise.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
 """

@@ -7,7 +7,8 @@ and inputs and not that of every tensor. Rounding all of them, as a GPU does, wa
 PyTorch's own float16 on a CPU (a minute a frame): teco-x4-b3-c64 at 180x320 is then 0.019 steps of
 255 RMS from float32, its largest difference 0.20, where ONNX Runtime shows 0.0015 and 0.023.
 
-Files in int8 have passed the gate while they were quantised; here they are timed beside float32.
+Files in int8 have passed the gate while they were quantised; here they are timed beside float32,
+unless they are for engines.
 """
 
 from __future__ import annotations

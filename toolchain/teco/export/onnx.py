@@ -1,9 +1,9 @@
 """Weights to a verified ONNX file with its manifest.
 
-One step with explicit state, opset 18, weights inside the file, no traces of the machine that made
-it. The file gets its name only after ONNX Runtime has run it beside the float32 PyTorch step for a
-recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says what that means in each
-precision.
+One step with explicit state, opset 18 (19 for an engine in int8), weights inside the file, no traces
+of the machine that made it. The file gets its name only after ONNX Runtime has run it beside the
+float32 PyTorch step for a recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says
+what that means in each precision.
 """
 
 from __future__ import annotations
