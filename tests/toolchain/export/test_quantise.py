@@ -27,7 +27,8 @@ from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_s
 from teco.export.trace import trace
 from teco.inference.stream import to_tensor
 from teco.model.contract import StreamContract
-from teco.model.engine import precision_check
+from teco.model.engine import api, precision_check
+from teco.model.engine.network import make_logger, parse
 from teco.model.int8 import Int8, Kept, Timing
 from teco.model.manifest import Manifest
 from teco.model.opening import Model, open_model
@@ -206,6 +207,23 @@ def test_what_an_engine_keeps_in_float_is_float16(generator: Generator, scene: G
     found = OnnxRollout(whole, StreamContract()).hr_frames(few)
     error = np.mean([(a - b) ** 2 for a, b in zip(found, expected, strict=True)])
     assert 30 < -10 * np.log10(error) < 80
+
+
+@pytest.mark.skipif(not api.is_installed("rtx"), reason="pip install 'teco[rtx]'")
+def test_a_transposed_convolution_is_not_int8_in_an_engine(
+    step: onnx.ModelProto, scene: GateClip
+) -> None:
+    """OpenVINO computes it in int8, TensorRT-RTX in float between conversions."""
+    whole = insert(step, thresholds_of(step, scene))
+    trt = api.load("rtx", "the test")
+    parsed = parse(trt, whole.SerializeToString(), make_logger(trt), Path("step.onnx"))
+    found = precision_check.of_network(parsed.network).convolutions
+    told = precision_check.of_onnx(whole).convolutions
+    transposed = sum(node.op_type == "ConvTranspose" for node in whole.graph.node)
+    assert transposed > 0
+    assert told["int8"] == len(learned(step))
+    assert found["int8"] == told["int8"] - transposed
+    assert found["fp32"] == told["fp32"] + transposed
 
 
 def test_scales_are_compared_by_weight(step: onnx.ModelProto, scene: GateClip) -> None:

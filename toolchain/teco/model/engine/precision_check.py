@@ -62,7 +62,8 @@ class Proof:
         layers: computing layers (not constants, casts and moves, nor shape arithmetic) by the
             precision of what they write; an int8 convolution counts as int8.
         convolutions: convolutions and transposed convolutions among them. int8 are those whose
-            picture and whose weights both come straight from a dequantisation of int8.
+            picture and whose weights both come straight from a dequantisation of int8; of a parsed
+            network only plain ones, as TensorRT-RTX 1.7.1 builds a transposed one in float.
         warps: GridSample layers by the precision of what they sample.
         grids: the same layers by the precision of their coordinates.
         ports: type of each input and output, by name.
@@ -108,7 +109,7 @@ def of_network(network: Network) -> Proof:
         if kind in _MOVES or precision not in _COMPUTED:
             continue
         if kind in _CONVOLUTIONS:
-            if all(_from_int8(layer, n, source) for n in (0, 1)):
+            if kind == "CONVOLUTION" and all(_from_int8(layer, n, source) for n in (0, 1)):
                 precision = "int8"
             convolutions[precision] += 1
         elif kind == "GRID_SAMPLE":
