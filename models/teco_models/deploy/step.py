@@ -96,7 +96,7 @@ TARGETS: dict[str, Rewrites] = {
     # stacking writes it once more. Without stacking TensorRT-RTX also builds the same bytes each
     # time for SM 75, see teco.export.engines.rtx.
     "tensorrt": EngineRewrites(phase_up=False, phase_tail=False, stack_pixels=False),
-    # Nor in a browser: a WebGPU shader reads 8 tensors or so, and stacking takes 16.
+    # No stacking in a browser either: a WebGPU shader reads 8 tensors or so, and that takes 16.
     # teco.export.web_graph does the rest of what browsers want.
     "web": Rewrites(stack_pixels=False),
 }

@@ -44,7 +44,7 @@ def forms() -> Iterator[Any]:
         for precision in ("fp32", "fp16", "int8"):
             if variant is REAL and precision != "fp32":
                 continue  # has a float32 form only
-            for io in ("fp32", "fp16", "uint8"):
+            for io in ("fp32", "fp16", "uint8") if variant is FULL else ("fp32", "uint8"):
                 for size in (SIZE, None):
                     words = (variant.name, precision, f"{io}io", "static" if size else "dynamic")
                     yield pytest.param(variant, precision, io, size, id="-".join(words))
