@@ -10,26 +10,41 @@ from torch import nn
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.arch.generator import Generator
 from teco_models.deploy.aligned import ALIGNED_TARGETS, AlignedRewrites, AlignedStep
-from teco_models.deploy.step import TARGETS, Precision, Rewrites, deploy_step
+from teco_models.deploy.step import (
+    TARGETS,
+    EngineRewrites,
+    Precision,
+    Rewrites,
+    deploy_step,
+)
 from teco_models.errors import ModelError
 from teco_models.variant import Variant
 
 AnyRewrites = Rewrites | AlignedRewrites
 
 
-def rewrites_for(variant: Variant, target: str, without: Iterable[str] = ()) -> AnyRewrites:
+def rewrites_for(
+    variant: Variant, target: str, without: Iterable[str] = (), *, int8: bool = False
+) -> AnyRewrites:
     """What measured fastest on a runtime.
 
     Args:
         variant: decides which rewrites there are.
         target: a key of :data:`teco_models.deploy.step.TARGETS`.
         without: names of rewrites to switch off.
+        int8: whether convolutions will be quantised.
 
     Raises:
         ModelError: there is no rewrite of that name.
     """
     off = dict.fromkeys(without, False)
-    found = ALIGNED_TARGETS[target] if variant.computed_alignment else TARGETS[target]
+    found: AnyRewrites = TARGETS[target]
+    if variant.computed_alignment:
+        found = ALIGNED_TARGETS[target]
+    elif int8 and isinstance(found, EngineRewrites):
+        # TensorRT-RTX 1.7.1 builds a quantised transposed convolution as one in float between
+        # conversions, so in int8 the phases are worth their reads.
+        found = replace(found, phase_up=True, phase_tail=True)
     known = [field.name for field in fields(found)]
     if odd := [name for name in off if name not in known]:
         raise ModelError(

@@ -17,13 +17,17 @@ rewrite is exact (differences are rounding only; :func:`teco.export.onnx` proves
    picture, the LR residual included, becomes pixels in one go with it.
 6. Phases become pixels by stacking and concatenation, which ONNX Runtime does faster than
    DepthToSpace; OpenVINO does not, see TARGETS.
+7. Where the past is sampled is the flow plus a position, whose x depends on the column alone and
+   whose y on the row; so a row and a column are added rather than a table of the grid's size, which
+   a builder stores in the engine and every step reads (66 MB for a picture of 4K).
 
 Half precision, which is no rewrite: convolutions of FNet and SRNet have float16 weights and run on
 float16 tensors, and what lies between them (ReLU, pooling, bilinear upsampling, the blocks' sums)
 follows. Everything that is a position, a picture or a state stays float32: FNet's normalisation
 (means over a whole frame) and its tanh, the flow and its refinement, the grid and the warp, the
 error and correction of back-projection, the upsampled frame, the mask and the sum that makes the
-picture. Casts stand where the two meet and nowhere else; ports are float32.
+picture. Casts stand where the two meet and nowhere else; ports are float32. What an engine in int8
+does not quantise is arranged likewise.
 
 Shape legend: h x w the LR size, s = 4, C channels. Batch is 1.
 """
@@ -72,14 +76,27 @@ class Rewrites:
     split_input: bool = True
 
 
-TARGETS = {
+@dataclass(frozen=True, kw_only=True)
+class EngineRewrites(Rewrites):
+    """What engines have besides.
+
+    Attributes:
+        grid_by_axes: 7 above.
+    """
+
+    grid_by_axes: bool = True
+
+
+TARGETS: dict[str, Rewrites] = {
     "onnxruntime": Rewrites(),
     # OpenVINO has a fast transposed convolution and a fast DepthToSpace; stacking is slow there.
     "openvino": Rewrites(phase_up=False, stack_pixels=False),
-    # For determinism, not for speed, which nobody has measured on a GPU yet: TensorRT-RTX builds
-    # the same bytes each time for SM 75 only without stacking, see teco.export.engines.rtx.
-    "tensorrt": Rewrites(stack_pixels=False),
-    # Nor in a browser: a WebGPU shader reads 8 tensors or so, and stacking takes 16.
+    # By bytes counted (scripts/count_traffic.py), which decide on a GPU; nobody has measured its
+    # speed yet. A transposed convolution reads its input once, four phases read it four times, and
+    # stacking writes it once more. Without stacking TensorRT-RTX also builds the same bytes each
+    # time for SM 75, see teco.export.engines.rtx.
+    "tensorrt": EngineRewrites(phase_up=False, phase_tail=False, stack_pixels=False),
+    # No stacking in a browser either: a WebGPU shader reads 8 tensors or so, and that takes 16.
     # teco.export.web_graph does the rest of what browsers want.
     "web": Rewrites(stack_pixels=False),
 }
@@ -423,6 +440,9 @@ class DeployStep(_Step):
         scale = 2 / (torch.cat((x[-1:], y[-1:])) + SCALE - 1)
         flow = F.pad(flow * scale.view(1, 2, 1, 1), self.phase_pad, mode="replicate")
         flow = F.conv2d(flow, self.flow_phases, groups=2)  # (1, 2 * 16, h, w)
+        if isinstance(self.rewrites, EngineRewrites) and self.rewrites.grid_by_axes:
+            grid = _grid_by_axes(flow, phase, x, y, scale)
+            return self._sampled(hr_prev, grid, h, w)
         # Where each phase of each LR pixel lies at HR: (dy, dx, h, w), the order of the phases.
         x = (phase.view(1, SCALE, 1, 1) + x.view(1, 1, 1, -1)).expand(SCALE, SCALE, h, w)
         y = (phase.view(SCALE, 1, 1, 1) + y.view(1, 1, -1, 1)).expand(SCALE, SCALE, h, w)
@@ -430,7 +450,11 @@ class DeployStep(_Step):
         # Stacked rather than permuted, for the reason of rewrite 6.
         flow_x, flow_y = (f.view(1, PHASES * h, w) for f in flow.chunk(2, dim=1))
         grid = torch.stack((flow_x, flow_y), dim=-1)  # (1, 16h, w, 2)
-        grid = grid + (base * scale - 1)
+        return self._sampled(hr_prev, grid + (base * scale - 1), h, w)
+
+    @staticmethod
+    def _sampled(hr_prev: Tensor, grid: Tensor, h: int, w: int) -> Tensor:
+        """(1, 3, 4h, 4w) at (1, 16h, w, 2) -> (1, 48, h, w)."""
         past = F.grid_sample(
             hr_prev, grid, mode="bilinear", padding_mode="border", align_corners=True
         )  # (1, 3, 16h, w)
@@ -534,6 +558,26 @@ def _warped(frame: Tensor, flow: Tensor) -> Tensor:
     gy = (flow[:, 1] + y[:, None]) * (2 / y[-1:]) - 1
     grid = torch.stack((gx, gy), dim=-1)
     return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _grid_by_axes(flow: Tensor, phase: Tensor, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    """Where to sample the past by phases, in grid_sample's [-1, 1].
+
+    Args:
+        flow: (1, 2 * 16, h, w), in that unit.
+        phase: (4,), HR pixels.
+        x, y: (w,) and (h,), the first phase of each column and row in HR pixels.
+        scale: (2,), that unit of a pixel across and down.
+
+    Returns:
+        (1, 16h, w, 2).
+    """
+    h, w = flow.shape[-2:]
+    across = (phase.view(1, SCALE, 1, 1) + x) * scale[:1] - 1  # (1, 4, 1, w)
+    down = (phase.view(SCALE, 1, 1, 1) + y.view(h, 1)) * scale[1:] - 1  # (4, 1, h, 1)
+    flow_x, flow_y = (f.view(SCALE, SCALE, h, w) for f in flow.chunk(2, dim=1))
+    places = (flow_x + across, flow_y + down)
+    return torch.stack([p.view(1, PHASES * h, w) for p in places], dim=-1)
 
 
 def interleave(phases: list[Tensor]) -> Tensor:

@@ -29,7 +29,9 @@ from teco.verification.parity import ParityError, measure_parity
 from teco_models.arch.generator import Generator
 from teco_models.checkpoint import Weights, infer, load_weights, save_weights
 from teco_models.deploy.step import (
+    TARGETS,
     DeployStep,
+    EngineRewrites,
     Rewrites,
     deploy_step,
     interleave,
@@ -87,7 +89,10 @@ def test_rewrites_are_exact(variant: Variant, size: tuple[int, int]) -> None:
     generator = generator_of(variant)
     plain = Rewrites(**dict.fromkeys((f.name for f in fields(Rewrites)), False))
     singles = [replace(Rewrites(), **{f.name: False}) for f in fields(Rewrites)]
-    forms = [DeployStep(generator, r) for r in (Rewrites(), plain, *singles)]
+    engine = TARGETS["tensorrt"]
+    assert isinstance(engine, EngineRewrites)
+    all_of_them = (Rewrites(), plain, *singles, engine, replace(engine, grid_by_axes=False))
+    forms = [DeployStep(generator, r) for r in all_of_them]
     frames = torch.rand(5, 1, 3, *size)
     with torch.inference_mode():
         for form in forms:

@@ -27,7 +27,8 @@ from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_s
 from teco.export.trace import trace
 from teco.inference.stream import to_tensor
 from teco.model.contract import StreamContract
-from teco.model.engine import precision_check
+from teco.model.engine import api, precision_check
+from teco.model.engine.network import make_logger, parse
 from teco.model.int8 import Int8, Kept, Timing
 from teco.model.manifest import Manifest
 from teco.model.opening import Model, open_model
@@ -39,7 +40,8 @@ from teco_calibration.int8_ranges import MinMax, observe
 from teco_calibration.temporal_gate.verdict import INT8
 from teco_models.arch.generator import Generator
 from teco_models.checkpoint import Weights, build, infer, save_weights
-from teco_models.deploy.step import TARGETS, deploy_step
+from teco_models.deploy.form import rewrites_for
+from teco_models.deploy.step import TARGETS, Rewrites, deploy_step
 from teco_models.variant import Variant
 
 VARIANT = Variant(blocks=1, channels=16, flow_channels=8, back_projection=True, lucas_kanade=True)
@@ -160,6 +162,68 @@ def test_integers_per_channel() -> None:
         assert error <= scales[n] / 2 * 1.0001
     # Written to and fro, so that a whole number is never clipped: -128 would be another scale.
     assert whole.min() >= -127
+
+
+def test_integers_of_float16_weights() -> None:
+    """A scale that is rounded down would clip the largest weight."""
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(0, 1, (40, 5, 3, 3)) * np.logspace(-4, 1, 40)[:, None, None, None]).astype(
+        np.float16
+    )
+    weight[7] = 0
+    whole, scales = integers(weight, axis=0)
+    assert scales.dtype == np.float16
+    assert (scales > 0).all()
+    for n in range(40):
+        exact = weight[n].astype(np.float64)
+        assert np.abs(exact).max() <= 127 * float(scales[n]) or n == 7
+        assert np.abs(whole[n] * float(scales[n]) - exact).max() <= float(scales[n]) / 2 * 1.001
+
+
+def test_what_an_engine_keeps_in_float_is_float16(generator: Generator, scene: GateClip) -> None:
+    rewrites = rewrites_for(VARIANT, "tensorrt", int8=True)
+    assert isinstance(rewrites, Rewrites)
+    form = deploy_step(generator, rewrites, "fp16")
+    half = trace(form, StreamContract(), SIZE)
+    whole = insert(half, thresholds_of(half, scene))
+    assert [(x.domain, x.version) for x in half.opset_import] == [("", 18)]
+    assert [(x.domain, x.version) for x in whole.opset_import] == [("", 19)]
+    onnx.checker.check_model(whole, full_check=True)
+    # TensorRT-RTX would compute it in float, whatever it reads.
+    assert not any(node.op_type == "ConvTranspose" for node in whole.graph.node)
+    stored = {t.name: t.data_type for t in whole.graph.initializer}
+    scales = {
+        stored[node.input[1]] for node in whole.graph.node if node.op_type.endswith("izeLinear")
+    }
+    assert scales == {onnx.TensorProto.FLOAT16}
+    proof = precision_check.of_onnx(whole)
+    assert proof.convolutions["int8"] == len(learned(half))
+    assert proof.convolutions["fp16"] == 1  # the mask of back-projection
+    assert proof.grids == {"fp32": 2}
+    precision_check.check_precision(proof, "int8")
+    assert f"convolutions), fp16 in {proof.layers['fp16']}, GridSample fp32" in proof.text("int8")
+    few = scene.frames[:4]
+    expected = OnnxRollout(half, StreamContract()).hr_frames(few)
+    found = OnnxRollout(whole, StreamContract()).hr_frames(few)
+    error = np.mean([(a - b) ** 2 for a, b in zip(found, expected, strict=True)])
+    assert 30 < -10 * np.log10(error) < 80
+
+
+@pytest.mark.skipif(not api.is_installed("rtx"), reason="pip install 'teco[rtx]'")
+def test_a_transposed_convolution_is_not_int8_in_an_engine(
+    step: onnx.ModelProto, scene: GateClip
+) -> None:
+    """OpenVINO computes it in int8, TensorRT-RTX in float between conversions."""
+    whole = insert(step, thresholds_of(step, scene))
+    trt = api.load("rtx", "the test")
+    parsed = parse(trt, whole.SerializeToString(), make_logger(trt), Path("step.onnx"))
+    found = precision_check.of_network(parsed.network).convolutions
+    told = precision_check.of_onnx(whole).convolutions
+    transposed = sum(node.op_type == "ConvTranspose" for node in whole.graph.node)
+    assert transposed > 0
+    assert told["int8"] == len(learned(step))
+    assert found["int8"] == told["int8"] - transposed
+    assert found["fp32"] == told["fp32"] + transposed
 
 
 def test_scales_are_compared_by_weight(step: onnx.ModelProto, scene: GateClip) -> None:
@@ -342,6 +406,20 @@ def test_an_exported_file(
     data["int8"]["judged_on"] = 3
     with pytest.raises(TecoError, match="judged_on"):
         Manifest.from_json(json.dumps(data), source="x")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_a_file_for_an_engine(weights: Weights, tmp_path: Path) -> None:
+    options = ExportOptions(size=SIZE, precision="int8", target="tensorrt")
+    manifest = open_model(str(export_onnx(weights, tmp_path, options))).manifest
+    assert manifest is not None
+    assert manifest.int8 is not None
+    assert manifest.int8.timings == ()  # a CPU's would say nothing
+    assert manifest.precision_found["float16"] > manifest.precision_found["int8"] > 0
+    assert manifest.rewrites["phase_tail"]
+    assert manifest.gate is not None
+    assert manifest.gate.accepted
 
 
 def test_what_people_are_told() -> None:

@@ -36,10 +36,11 @@ convolutions is stored in 8 bits. A layer that measured sensitivity keeps in flo
 FORMS: Mapping[str, Mapping[str, bool]] = {
     "onnxruntime": {},
     "openvino": {"phase_up": False, "stack_pixels": False},
-    "tensorrt": {"stack_pixels": False},
+    "tensorrt": {"phase_up": False, "phase_tail": False, "stack_pixels": False},
+    "web": {"stack_pixels": False},
 }
 """The deploy forms that were recorded, by name in :data:`teco_models.deploy.step.TARGETS`, and the
-rewrites that each leaves out."""
+rewrites that each leaves out. An engine in int8 leaves out what "web" does."""
 
 PORTS = (
     "lr", "lr_prev", "hr_prev", "phases_prev", "latent_prev", "hr", "phases", "latent",
@@ -79,7 +80,7 @@ class Op:
 def key_of(variant: Variant, form: str) -> str:
     """The name in ``graphs.json`` of a kind of network in one deploy form."""
     if form == "openvino" and variant.tail != "transposed":
-        form = "tensorrt"  # they differ in transposed convolutions alone
+        form = "web"  # they differ in transposed convolutions alone
     flow = (
         [variant.flow_norm, *["lk"] * variant.lucas_kanade, *["bp"] * variant.back_projection]
         if variant.has_flow

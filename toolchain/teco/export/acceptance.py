@@ -7,7 +7,8 @@ and inputs and not that of every tensor. Rounding all of them, as a GPU does, wa
 PyTorch's own float16 on a CPU (a minute a frame): teco-x4-b3-c64 at 180x320 is then 0.019 steps of
 255 RMS from float32, its largest difference 0.20, where ONNX Runtime shows 0.0015 and 0.023.
 
-Files in int8 have passed the gate while they were quantised; here they are timed beside float32.
+Files in int8 have passed the gate while they were quantised; here they are timed beside float32,
+unless they are for engines.
 """
 
 from __future__ import annotations
@@ -120,19 +121,23 @@ def judge_float16(
     return verdict, f"{h}x{w}"
 
 
-def time_int8(candidate: Model, in_float: ModelProto, target: str) -> tuple[Timing, ...]:
-    """How fast a file in int8 is beside the same one in float32.
+def time_int8(candidate: Model, in_float: ModelProto, options: ExportOptions) -> tuple[Timing, ...]:
+    """How fast a file in int8 is beside the same one in float32; nothing where a CPU cannot tell,
+    as of a file whose other layers are in float16.
 
     Args:
         candidate: the file.
         in_float: the graph that was quantised.
-        target: runtime that the file is for.
+        options: that it was made with.
     """
     from teco.export.quantisation.timing import compare_speed
 
+    if options.inner != "fp32":
+        logger.info("not timed beside float32: it is for engines, which a GPU times")
+        return ()
     logger.info("timing it beside float32")
     with _temporarily(in_float, candidate) as fp32:
-        timings = compare_speed(fp32, candidate, target)
+        timings = compare_speed(fp32, candidate, options.target)
     for timing in timings:
         logger.info(timing.sentence)
     return timings

@@ -1,9 +1,9 @@
 """Weights to a verified ONNX file with its manifest.
 
-One step with explicit state, opset 18, weights inside the file, no traces of the machine that made
-it. The file gets its name only after ONNX Runtime has run it beside the float32 PyTorch step for a
-recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says what that means in each
-precision.
+One step with explicit state, opset 18 (19 for an int8 engine), weights inside the file, no traces of
+the machine that made it. The file gets its name only after ONNX Runtime has run it beside the
+float32 PyTorch step for a recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says
+what that means in each precision.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def export_onnx(
             verdict, size = judge_float16(candidate, weights, form, options)
             manifest = replace(manifest, gate=verdict, gate_size=size)
         if quantised is not None:
-            timings = time_int8(candidate, in_float, options.target)
+            timings = time_int8(candidate, in_float, options)
             record = replace(quantised.record, timings=timings)
             manifest = replace(manifest, gate=quantised.verdict, gate_size=record.size, int8=record)
         manifest = replace(manifest, sha256=sha256_of(output.part))

@@ -83,6 +83,17 @@ class ExportOptions:
             )
 
     @property
+    def inner(self) -> Literal["fp32", "fp16"]:
+        """What convolutions compute in that are not in int8.
+
+        float32 on runtimes of CPUs, which have no faster float16; in an engine float32 would move
+        twice the bytes of float16 between every two layers in int8.
+        """
+        if self.precision == "int8":
+            return "fp16" if self.target == "tensorrt" else "fp32"
+        return self.precision
+
+    @property
     def rounds_to_float16(self) -> bool:
         """Whether float16 is what changes values most, so that the gate judges by its bounds."""
         return self.precision != "int8" and "fp16" in (self.precision, self.io)

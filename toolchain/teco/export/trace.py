@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from teco_models.checkpoint import Weights
 
 OPSET = 18
-"""Highest opset whose GridSample mode is still called "bilinear"; TensorRT's importer silently
+"""One whose GridSample mode is still called "bilinear", as up to 19; TensorRT's importer silently
 takes NEAREST for opset 20's "linear" (TensorRT#4646). Browsers get 17
-(:mod:`teco.export.web_graph`)."""
+(:mod:`teco.export.web_graph`), int8 engines 19 (:mod:`teco.export.quantisation.qdq`)."""
 
 IR_VERSION = 8
 """Of the file. torch.onnx writes 10, which ONNX Runtime 1.17 refuses (it reads up to 9) though it
@@ -50,14 +50,15 @@ class DeployForm:
 
     @classmethod
     def of(cls, weights: Weights, options: ExportOptions) -> DeployForm:
-        """The form that the options ask for; for int8 the float32 one, which is quantised later."""
+        """The form that the options ask for; for int8 the one that is quantised later."""
         from teco_models.checkpoint import build_any
         from teco_models.deploy.form import deploy_form, rewrites_for
         from teco_models.deploy.ports import with_ports
 
-        rewrites = rewrites_for(weights.variant, options.target, options.without)
-        inner = "fp16" if options.precision == "fp16" else "fp32"
-        step = with_ports(deploy_form(build_any(weights), rewrites, inner), options.io)
+        rewrites = rewrites_for(
+            weights.variant, options.target, options.without, int8=options.precision == "int8"
+        )
+        step = with_ports(deploy_form(build_any(weights), rewrites, options.inner), options.io)
         contract = StreamContract.of(weights.variant, options.io)
         return cls(step, contract, asdict(rewrites))
 

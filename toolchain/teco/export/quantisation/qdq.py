@@ -1,11 +1,14 @@
 """Explicit quantisation of an ONNX graph: QuantizeLinear and DequantizeLinear before convolutions.
 
 Pictures are symmetric int8 per tensor, weights symmetric int8 per output channel, zero points 0
-throughout, as TensorRT wants them; biases stay float32. A pair stands at the input of a convolution
+throughout, as TensorRT wants them; biases stay floats. A pair stands at the input of a convolution
 and nowhere else: what else reads the tensor (a block's skip, a warp, the next state) goes on
 reading floats. That is why this is not onnxruntime.quantization's QDQQuantizer, which (in 1.32)
 gives the rounded tensor to every reader, so that the frame itself came to the float flow net in
 eight bits. OpenVINO and TensorRT fold the pair into what makes the tensor.
+
+What lies between convolutions has the type it had: scales are of the type of the layer's weight, as
+a pair must be for floats of 16 bits to go in and come out. That is since opset 19.
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ _FLOAT_ISLANDS = ("back.", "refine.")
 
 _PORTED = "step."
 """What comes before them where other ports were put around the step."""
+
+_HALF_OPSET = 19
+"""First of which QuantizeLinear takes and DequantizeLinear gives float16. GridSample is still that
+of :data:`teco.export.trace.OPSET` there, and all that changed of our operators are attributes whose
+defaults are the old behaviour (onnx's changelog)."""
 
 _AXIS = {"Conv": 0, "ConvTranspose": 1}
 """Of the output channels in the weight."""
@@ -53,7 +61,8 @@ def insert(
     """A copy with convolutions in int8.
 
     Args:
-        model: float32 graph at opset 13 or later; not changed.
+        model: graph in float32, or with convolutions in float16, at opset 13 or later; not
+            changed. With float16 the copy is at opset 19 at least.
         thresholds: for each weight of :func:`learned`, the largest magnitude of the convolution's
             input that is kept. Of one tensor that several read, the largest counts.
         float_layers: weights whose convolutions stay as they are.
@@ -88,9 +97,10 @@ def insert(
         weight = node.input[1] if node.op_type in _AXIS else ""
         if weight in chosen:
             source = node.input[0]
+            value = numpy_helper.to_array(stored[weight])
             if source not in ready:
                 ready.add(source)
-                scale = constant(f"{source}.scale", np.float32(limits[source] / 127))
+                scale = constant(f"{source}.scale", _scale(limits[source] / 127, value.dtype))
                 zero = constant(f"{source}.zero", np.int8(0))
                 whole = f"{source}.int8"
                 nodes.append(
@@ -100,7 +110,7 @@ def insert(
                 )
                 nodes.append(dequantised(source, whole, scale, zero, None))
             axis = _AXIS[node.op_type]
-            whole, scales = integers(numpy_helper.to_array(stored[weight]), axis)
+            whole, scales = integers(value, axis)
             scale = constant(f"{weight}.scale", scales)
             zero = constant(f"{weight}.zero", np.zeros(len(scales), np.int8))
             name = constant(f"{weight}.int8", whole)
@@ -112,21 +122,34 @@ def insert(
     del result.graph.node[:], result.graph.initializer[:]
     result.graph.node.extend(copies)
     result.graph.initializer.extend([*kept, *constants])
+    if any(stored[weight].data_type == onnx.TensorProto.FLOAT16 for weight in chosen):
+        for opset in result.opset_import:
+            if not opset.domain:
+                opset.version = max(opset.version, _HALF_OPSET)
     return result
+
+
+def _scale(value: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """In another type; in float16 no smaller, so that what was the largest is not clipped."""
+    found = np.asarray(value, dtype)
+    if found.dtype == np.float32:
+        return found
+    return np.where(found < np.asarray(value), np.nextafter(found, found.dtype.type(np.inf)), found)
 
 
 def integers(
     weight: np.ndarray[Any, Any], axis: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A weight as int8 from -127 to 127 and the float32 scale of each output channel.
+    """A weight as int8 from -127 to 127 and the scale of each output channel.
 
     Args:
-        weight: float32.
+        weight: float32 or float16, which the scales are as well.
         axis: of the output channels.
     """
     others = tuple(n for n in range(weight.ndim) if n != axis)
+    dtype, weight = weight.dtype, weight.astype(np.float32)
     peaks = np.abs(weight).max(axis=others, keepdims=True)
-    scales = (np.where(peaks > 0, peaks, 1) / 127).astype(np.float32)
+    scales = _scale((np.where(peaks > 0, peaks, 1) / 127).astype(np.float32), dtype)
     whole = np.clip(np.rint(weight / scales), -127, 127).astype(np.int8)
     return whole, scales.ravel()
 

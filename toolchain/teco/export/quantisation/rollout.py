@@ -67,7 +67,7 @@ class OnnxRollout:
             self.hr = np.full_like(self.hr, np.nan)  # as floats would show it
         values = {**feeds, **fetched}
         self._state = {s.input: values[s.source] for s in contract.states}
-        return {name: values[tensor] for name, tensor in self._shown.items()}
+        return {name: np.asarray(values[t], np.float32) for name, t in self._shown.items()}
 
     def hr_frames(self, frames: Sequence[Pixels]) -> list[Array]:
         """The HR frames of a scene from a cold start."""

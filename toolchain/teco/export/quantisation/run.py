@@ -1,4 +1,4 @@
-"""A float32 graph to one in eight-bit integers that has passed the temporal gate.
+"""A graph in floats to one in eight-bit integers that has passed the temporal gate.
 
     ranges from a rollout -> each layer tried alone -> the worst stay in float -> the gate
 
@@ -80,7 +80,7 @@ def quantise(
     """Choose ranges and layers, and judge.
 
     Args:
-        model: float32 deploy form; not changed.
+        model: the deploy form in floats; not changed.
         trace: the same form for frames of another size.
         about: name, variant and, in the manifest, how the step is driven.
         reference: the float32 step, for the gate.

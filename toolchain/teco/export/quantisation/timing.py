@@ -15,10 +15,7 @@ USUAL_SIZE = (180, 320)
 
 
 def runtimes_of(target: str) -> tuple[str, ...]:
-    """Names of the runtimes that a form is timed on here, as far as they can run.
-
-    A TensorRT form is timed on ONNX Runtime, which says little of a GPU; its own timing needs one.
-    """
+    """Names of the runtimes that a form is timed on here, as far as they can run."""
     names = ("openvino", "openvino-bf16") if target == "openvino" else ("onnxruntime",)
     return tuple(n for n in names if find(n).why_unavailable() is None) or ("onnxruntime",)
 

@@ -62,7 +62,8 @@ class Proof:
         layers: computing layers (not constants, casts and moves, nor shape arithmetic) by the
             precision of what they write; an int8 convolution counts as int8.
         convolutions: convolutions and transposed convolutions among them. int8 are those whose
-            picture and whose weights both come straight from a dequantisation of int8.
+            picture and whose weights both come straight from a dequantisation of int8; of a parsed
+            network only plain ones, as TensorRT-RTX 1.7.1 builds a transposed one in float.
         warps: GridSample layers by the precision of what they sample.
         grids: the same layers by the precision of their coordinates.
         ports: type of each input and output, by name.
@@ -76,12 +77,15 @@ class Proof:
     ports: dict[str, str]
 
     def text(self, asked: str) -> str:
-        """One line, such as "fp16 in 41 of 47 layers (20 of 21 convolutions), GridSample fp32"."""
+        """One line, such as "fp16 in 41 of 47 layers (20 of 21 convolutions), GridSample fp32"; of
+        int8 also how many layers are in float16."""
         words = [
             f"{asked} in {self.layers.get(asked, 0)} of {sum(self.layers.values())} layers"
             f" ({self.convolutions.get(asked, 0)} of {sum(self.convolutions.values())}"
             " convolutions)"
         ]
+        if asked == "int8" and (half := self.layers.get("fp16")):
+            words.append(f"fp16 in {half}")
         if self.warps:
             words.append(f"GridSample {_names(self.warps)}")
         if self.grids and self.grids != self.warps:
@@ -105,7 +109,7 @@ def of_network(network: Network) -> Proof:
         if kind in _MOVES or precision not in _COMPUTED:
             continue
         if kind in _CONVOLUTIONS:
-            if all(_from_int8(layer, n, source) for n in (0, 1)):
+            if kind == "CONVOLUTION" and all(_from_int8(layer, n, source) for n in (0, 1)):
                 precision = "int8"
             convolutions[precision] += 1
         elif kind == "GRID_SAMPLE":
