@@ -42,7 +42,3 @@ BEFORE = 3
 DOWN_ACROSS = tuple(cubic(n / 2) / 2 for n in range(-BEFORE, 4))
 DOWN_DOWN = tuple(cubic((n - 0.5) / 2) / 2 for n in range(-BEFORE, 5))
 """What sample k of a row takes of pixels 2k - 3 to 2k + 3, and j of a column of 2j - 3 to 2j + 4."""
-
-TO_LEFT = tuple(cubic(-0.25 - k) for k in range(-UP_REACH, UP_REACH + 1))
-"""What a left-sited sample takes of samples k - 2 to k + 2 that lie half a pixel further right, as
-those of JPEG do."""

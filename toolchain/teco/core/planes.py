@@ -50,7 +50,8 @@ def planes_of(packed: Pixels, layout: Layout) -> tuple[Pixels, ...]:
 def packed(*planes: NDArray[Any]) -> Pixels:
     """Inverse of :func:`planes_of`, for planes with or without an axis of 1 before them."""
     w = planes[0].shape[-2]
-    return np.concatenate([plane.reshape(-1, w) for plane in planes])
+    # A plane of chroma may end in the middle of a row.
+    return np.concatenate([plane.reshape(-1) for plane in planes]).reshape(-1, w)
 
 
 def chroma_of(picture: Pixels, layout: Layout) -> NDArray[np.uint8]:
@@ -61,9 +62,8 @@ def chroma_of(picture: Pixels, layout: Layout) -> NDArray[np.uint8]:
 
 def with_chroma(luma: NDArray[Any], chroma: NDArray[Any], layout: Layout) -> Pixels:
     """(h, w) luma and (h/2, w/2, 2) Cb and Cr, uint8, as a packed picture."""
-    parts = [chroma] if layout == "NV12" else [chroma[..., n] for n in (0, 1)]
-    w = luma.shape[1]
-    return np.concatenate([luma, *(part.reshape(-1, w) for part in parts)])
+    parts = [chroma] if layout == "NV12" else [chroma[..., :1], chroma[..., 1:]]
+    return packed(luma[..., None], *parts)
 
 
 def require_even(h: int, w: int, what: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from teco.core.errors import USAGE, TecoError
 from teco.core.pixels import Pixels, to_pixels, to_tensor
+from teco.core.planes import frame_size
 from teco.inference.deadline import Deadline
 from teco.inference.recurrence import Kind, Recurrence, StreamStats
 from teco.inference.segments import FramePlace, SegmentPlan
@@ -371,7 +372,7 @@ class Stream(Closing):
             kind = self._core.look(frame, cut)
             if kind is Kind.STARTS and self._check_size is not None:
                 try:
-                    self._check_size(*frame.shape[:2])
+                    self._check_size(*frame_size(frame))
                 except Exception:
                     self._core.reset()  # the same frame again is no repeat of one that was shown
                     raise

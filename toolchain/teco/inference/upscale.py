@@ -16,10 +16,12 @@ from teco.core.errors import Interrupted, TecoError
 from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.core.planes import Layout, frame_size, require_even
 from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
 from teco.inference.tiles import TiledSession
-from teco.runtimes.base import Session
+from teco.model.conversion import Conversion, as_planes
+from teco.runtimes.base import PlaneSession, Session
 from teco.video.clips import (
     Frame,
     FrameSink,
@@ -28,6 +30,7 @@ from teco.video.clips import (
     open_sink,
     open_source,
 )
+from teco.video.colour import output_colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.frames import ResumableSink
 from teco.video.overlap import Reader, Writer
@@ -129,6 +132,7 @@ def upscale(
     model_id: str = "",
     go_on: Callable[[Prospect], bool] | None = None,
     scale: int = SCALE,
+    planes: Layout | None = None,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
@@ -144,6 +148,8 @@ def upscale(
         model_id: what tells the model from others, such as a hash: unfinished work of another one
             is not gone on with.
         scale: of the model.
+        planes: how those of the model lie, if it takes planes: then the decoder's go to it as they
+            are, and its own to the encoder.
         tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:
@@ -155,12 +161,14 @@ def upscale(
     deep = _is_deep(sink_path, o.encoder.pix_fmt)
     with open_source(
         source_path, start=o.start, end=o.end, max_frames=o.max_frames, rate=o.rate, deep=deep,
-        deinterlace=o.deinterlace, forgiving=True,
+        deinterlace=o.deinterlace, planes=planes, forgiving=True,
     ) as source:  # fmt: skip
         notices = _Notices(tell)
         if source.depth > 8 and not deep:
             notices.add(eight_bits(source))
         check_size(source.height, source.width)
+        if planes is not None:
+            require_even(source.height, source.width, source.name)
         resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
@@ -169,10 +177,13 @@ def upscale(
             height=source.height * scale,
             encoder=o.encoder,
             overwrite=o.overwrite,
+            planes=planes,
         ) as sink:
             notices.add(*source.notices, *sink.notices)
             session = make_session(source)
             try:
+                if isinstance(session, PlaneSession):
+                    session.convert_by(conversion_of(source))
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
                 plan = None
                 if resumable and isinstance(sink, ResumableSink):
@@ -250,6 +261,21 @@ class _Notices:
                     self._tell(text)
 
 
+def conversion_of(source: FrameSource) -> Conversion:
+    """How the planes of a clip stand for RGB; a clip in RGB is given some."""
+    colour = output_colour(source.colour, "yuv420p", source.width, source.height)
+    return Conversion.of(colour.matrix, colour.full_range)
+
+
+def as_taken(frame: Frame, session: Session) -> Frame:
+    """The frame as planes, where the session takes planes and the decoder had none."""
+    if frame.layout is not None or not isinstance(session, PlaneSession):
+        return frame
+    assert session.conversion is not None
+    packed = as_planes(frame.pixels, session.layout, session.conversion)
+    return replace(frame, pixels=packed, layout=session.layout)
+
+
 def eight_bits(source: FrameSource) -> str:
     """That a clip loses bits, and how it would not."""
     return (
@@ -287,7 +313,8 @@ def _pump(
     with Reader(source) as reader, Writer(sink) as writer:
 
         def frames() -> Iterator[Pixels]:
-            for frame in reader:
+            for given in reader:
+                frame = as_taken(given, stream.session)
                 if frame.index >= done:
                     inside.append(frame)
                 yield frame.pixels
@@ -302,9 +329,8 @@ def _pump(
                 timed = perf_counter()
             elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
                 left = source.count - done - count
-                ahead = Prospect(
-                    left, enlarged.shape[1], enlarged.shape[0], (perf_counter() - timed) / 2 * left
-                )
+                height, width = frame_size(enlarged)
+                ahead = Prospect(left, width, height, (perf_counter() - timed) / 2 * left)
                 if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
             writer.put(replace(inside.popleft(), pixels=enlarged, starts_segment=begins))

@@ -17,7 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from teco.core.errors import TecoError
-from teco.video.colour import Colour
+from teco.core.planes import Layout
+from teco.video.colour import OF_PLANES, Colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.file.sink import CONTAINERS, VideoSink
 from teco.video.file.source import VideoSource
@@ -57,6 +58,7 @@ def open_source(
     threads: int = 0,
     deep: bool = False,
     deinterlace: bool = True,
+    planes: Layout | None = None,
     forgiving: bool = False,
 ) -> FrameSource:
     """Open a video file, a folder of pictures, or "-" for y4m on standard input.
@@ -70,6 +72,8 @@ def open_source(
         threads: decoder threads, 0 for one per core.
         deep: give uint16 where the clip has more than 8 bits.
         deinterlace: make progressive frames of interlaced ones.
+        planes: give the decoder's own planes in this layout where it has such, see
+            :attr:`teco.video.frames.Frame.layout`; RGB else.
         forgiving: of a video file that is cut short, take what there is; scale a picture that
             changes size in the middle; note both. Else they are errors.
 
@@ -82,7 +86,9 @@ def open_source(
     """
     span = Span.of(start, end, max_frames)
     if str(path) == "-":
-        return Y4MSource(sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace)
+        return Y4MSource(
+            sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace, planes=planes
+        )
     path = Path(path)
     if path.is_dir():
         return ImageFolderSource(path, span, rate=_rate(rate), deep=deep)
@@ -104,13 +110,16 @@ def open_source(
     if path.suffix.lower() == ".y4m" and path.is_file():
         stream = path.open("rb")
         try:
-            return Y4MSource(stream, str(path), span, deep=deep, deinterlace=deinterlace)
+            return Y4MSource(
+                stream, str(path), span, deep=deep, deinterlace=deinterlace, planes=planes
+            )
         except BaseException:
             stream.close()
             raise
     return VideoSource(
-        path, span, threads=threads, deep=deep, deinterlace=deinterlace, forgiving=forgiving
-    )
+        path, span, threads=threads, deep=deep, deinterlace=deinterlace, planes=planes,
+        forgiving=forgiving,
+    )  # fmt: skip
 
 
 def open_sink(
@@ -122,6 +131,7 @@ def open_sink(
     encoder: EncoderSettings = USUAL,
     overwrite: bool = False,
     rate: Fraction | float | None = None,
+    planes: Layout | None = None,
 ) -> FrameSink:
     """Open an output for the frames of ``source``, enlarged to ``width`` x ``height``.
 
@@ -134,6 +144,8 @@ def open_sink(
         width, height: of the frames to come.
         encoder: which one, how good and how fast; y4m heeds its pixel format alone.
         overwrite: replace an existing output.
+        planes: frames come as packed pictures of this layout, see
+            :attr:`teco.video.frames.Frame.layout`.
         rate: a constant rate instead of the source's timestamps; copied sound is not stretched.
 
     Raises:
@@ -141,6 +153,8 @@ def open_sink(
             fills up.
     """
     text = str(path)
+    if planes is not None:
+        _check_planes(text, encoder.pix_fmt, planes)
     if text == "-":
         return Y4MSink(
             sys.stdout.buffer,
@@ -175,6 +189,23 @@ def open_sink(
         encoder=encoder,
         overwrite=overwrite,
         rate=_rate(rate),
+        planes=planes,
+    )
+
+
+def _check_planes(path: str, pix_fmt: str, planes: Layout) -> None:
+    """Raise TecoError for an output that 8-bit planes cannot be written to as they are."""
+    if is_folder_target(path):
+        what = f"{path} is a folder of PNGs, which are RGB"
+    elif pix_fmt not in OF_PLANES:
+        what = f"--pix-fmt {pix_fmt} is not 8-bit 4:2:0"
+    else:
+        return
+    raise TecoError(
+        f"{what}, and the model gives {planes} planes",
+        hint="write a video with --pix-fmt yuv420p, or take a model with RGB ports "
+        "(teco export --io uint8, or fp32 for more than 8 bits)",
+        exit_code=2,
     )
 
 
