@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.planes import require_even
 from teco.verification.parity import FRAMES
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ class ExportOptions:
                 f"the file could not be called {self.precision}",
                 hint=f"leave --{self.precision} out; --io fp16 halves what crosses a bus, and "
                 "--runtime openvino-bf16 computes in bfloat16",
+                exit_code=USAGE,
+            )
+        if self.size is not None and self.io in ("nv12", "i420"):
+            require_even(*self.size, "--size")
+        if self.precision == "int8" and self.io in ("nv12", "i420"):
+            raise TecoError(
+                f"--int8 measures its ranges and its cost on RGB, and --io {self.io} takes planes",
+                hint=f"leave --io {self.io} out, or --int8; --io uint8 goes with it",
                 exit_code=USAGE,
             )
         if self.frames < 10:

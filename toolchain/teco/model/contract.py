@@ -328,10 +328,14 @@ class StreamContract:
         return dict(zip(names, shapes, strict=False))
 
     @property
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """Shape of every graph input but the state's, in the graph's order."""
+        return {**self.frames, **dict.fromkeys(self.conversion, CONVERSION[1])}
+
+    @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """Shape of every graph input, in the graph's order."""
-        given = dict.fromkeys(self.conversion, CONVERSION[1])
-        return {**self.frames, **given, **{s.input: s.shape for s in self.states}}
+        return {**self.given, **{s.input: s.shape for s in self.states}}
 
     @property
     def dtypes(self) -> dict[str, str]:
