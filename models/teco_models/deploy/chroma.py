@@ -41,4 +41,4 @@ BEFORE = 3
 
 DOWN_ACROSS = tuple(cubic(n / 2) / 2 for n in range(-BEFORE, 4))
 DOWN_DOWN = tuple(cubic((n - 0.5) / 2) / 2 for n in range(-BEFORE, 5))
-"""What sample k of a row takes of pixels 2k - 3 to 2k + 3, and j of a column of 2j - 3 to 2j + 4."""
+"""What sample k of a row takes of pixels 2k - 3 to 2k + 3; j of a column of 2j - 3 to 2j + 4."""

@@ -117,7 +117,7 @@ class Nv12Ports(_PlanePorts):
         second: Tensor,
         third: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """(1, h, w, 1) and (1, h/2, w/2, 2) uint8, two (3, 4), the states -> planes, states, sum."""
+        """(1, h, w, 1), (1, h/2, w/2, 2) uint8, two (3, 4), the states -> planes, states, sum."""
         past = (x for x in (first, second, third) if x is not None)
         (luma, chroma), rest = self.run(y, uv.to(torch.float32), to_rgb, from_rgb, *past)
         return _bytes(luma), _bytes(chroma), *rest

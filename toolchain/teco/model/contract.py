@@ -216,7 +216,9 @@ class StreamContract:
             if not isinstance(found := fields.get(name, []), list):
                 raise ValueError(f"{name} is no list")
             rows = cast("list[Any]", found)
-            fields[name] = tuple(tuple(x) if isinstance(x, list) else x for x in rows)
+            if name == "chroma" and not all(isinstance(x, list) for x in rows):
+                raise ValueError("chroma holds something else than pairs")
+            fields[name] = tuple(tuple(x) if name == "chroma" else x for x in rows)
         if isinstance(scale := fields["scale"], float) and scale.is_integer():
             fields["scale"] = int(scale)  # 4.0 is a whole number in JSON
         fields["states"], fields["range"] = tuple(ports), tuple(fields["range"])
@@ -231,7 +233,8 @@ class StreamContract:
         layouts = [layout for dtype, layout in PORTS if dtype == self.dtype]
         if not layouts:
             raise ValueError(f"dtype is {self.dtype!r}, which this teco cannot do")
-        whole, planes = self.dtype == "uint8", self.planes
+        whole = self.dtype == "uint8"
+        planes = self.planes if whole else None
         for name in ("frame", "picture"):
             if not _is_name(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a port's name")
@@ -256,15 +259,14 @@ class StreamContract:
     def _check_planes(self, layout: Layout | None) -> None:
         count = len(CHROMA[layout]) if layout else 0
         if len(self.chroma) != count or not all(
-            isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_name, pair))
-            for pair in self.chroma
+            len(pair) == 2 and all(map(_is_name, pair)) for pair in self.chroma
         ):
             raise ValueError(f"chroma is {list(self.chroma)}, with the layout {self.layout}")
         if len(self.conversion) != (2 if layout else 0) or not all(map(_is_name, self.conversion)):
             raise ValueError(f"conversion is {list(self.conversion)} with {self.layout}")
         taken = (*self.frames, *self.pictures, *self.conversion)
         if len(set(taken)) != len(taken):
-            raise ValueError(f"two ports of the planes have one name: {', '.join(taken)}")
+            raise ValueError(f"chroma or conversion names a port twice: {', '.join(taken)}")
 
     def _check_states(self) -> None:
         taken = {*self.frames, *self.conversion}

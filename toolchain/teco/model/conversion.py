@@ -150,9 +150,7 @@ def _doubled(
     """Twice as many samples along an axis."""
     n = x.shape[axis]
     x = _edged(x, axis, UP_REACH, UP_REACH)
-    made = [
-        sum(tap * x.take(range(k, k + n), axis) for k, tap in enumerate(taps)) for taps in phases
-    ]
+    made = [_filtered(x, axis, taps, range(n)) for taps in phases]
     shape = list(made[0].shape)
     shape[axis] *= 2
     return np.stack(made, axis=axis + 1).reshape(shape)
@@ -162,10 +160,18 @@ def _halved(x: NDArray[np.float64], axis: int, taps: tuple[float, ...]) -> NDArr
     """Half as many."""
     n = x.shape[axis]
     x = _edged(x, axis, BEFORE, len(taps) - 1 - BEFORE)
-    return sum(
-        (tap * x.take(range(k, k + n, 2), axis) for k, tap in enumerate(taps)),
-        np.zeros(1),
-    )
+    return _filtered(x, axis, taps, range(0, n, 2))
+
+
+def _filtered(
+    x: NDArray[np.float64], axis: int, taps: tuple[float, ...], places: range
+) -> NDArray[np.float64]:
+    """Sums of taps times the samples from each place on."""
+    begin = np.array(places)
+    total = taps[0] * x.take(begin, axis)
+    for k, tap in enumerate(taps[1:], start=1):
+        total += tap * x.take(begin + k, axis)
+    return total
 
 
 def _edged(x: NDArray[np.float64], axis: int, before: int, after: int) -> NDArray[np.float64]:

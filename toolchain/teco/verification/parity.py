@@ -5,8 +5,8 @@ does it afterwards.
 
 Pictures are compared as the file gives them: floats as floats, 8-bit pictures with the reference's,
 rounded; planes with the exact conversion of it (:mod:`teco.verification.planes`), in one matrix and
-range at each size. A file with 8-bit ports cannot show in its pictures what its state has lost, so there the
-state itself is compared as well.
+range at each size. A file with 8-bit ports cannot show in its pictures what its state has lost, so
+there the state itself is compared as well.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def compare(
             given: Any = lr
             if exact is not None and picture is not None:
                 given = picture = as_planes(picture, exact.layout, conversion)
-            expect = reference.step if exact is None else exact.enlarge_planes
+            expect: Any = reference.step if exact is None else exact.enlarge_planes
             running = beside and beside.submit(expect, given, expected_state)
             made, state = _step(candidate, lr, picture, state, model.name)
             step = running.result() if running else expect(given, expected_state)

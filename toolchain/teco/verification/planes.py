@@ -75,7 +75,7 @@ class ThroughPlanes:
             TecoError: a frame of odd sides.
         """
         layout = self._session.layout
-        require_even(*frame.shape[:2], "the frame")
+        require_even(frame.shape[0], frame.shape[1], "the frame")
         given = exact_planes(frame.transpose(2, 0, 1) / 255, layout, USUAL)
         made, state = self._session.enlarge_planes(given, state)
         if self._samples:
@@ -96,4 +96,3 @@ def even(size: tuple[int, int], layout: Layout | None) -> tuple[int, int]:
     """A size (h, w), or the next that has planes where there is a layout."""
     h, w = size
     return (h, w) if layout is None else (h + h % 2, w + w % 2)
-

@@ -187,7 +187,8 @@ class Converter:
                 frame, format=PIX_FMT[layout], src_colorspace=matrix, dst_colorspace=matrix,
                 src_color_range=ends, dst_color_range=ends, threads=1,
             )  # fmt: skip
-        return np.ascontiguousarray(frame.to_ndarray())
+        packed: Any = frame.to_ndarray()
+        return np.ascontiguousarray(packed)
 
     def frame_of(
         self, pixels: npt.NDArray[Any], layout: Layout | None, pix_fmt: str

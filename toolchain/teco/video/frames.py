@@ -192,9 +192,9 @@ def check_pixels(frame: Frame, width: int, height: int, name: str) -> None:
     """Raise TecoError unless the frame is uint8 or uint16 (height, width, 3), or planes of that
     size."""
     pixels = frame.pixels
-    if frame.layout is not None and pixels.dtype == np.uint8 and are_planes(pixels):
-        if frame_size(pixels) == (height, width):
-            return
+    planes = frame.layout is not None and pixels.dtype == np.uint8 and are_planes(pixels)
+    if planes and frame_size(pixels) == (height, width):
+        return
     if pixels.dtype.name not in ("uint8", "uint16") or pixels.shape != (height, width, 3):
         raise TecoError(
             f"frame {frame.index} for {name} is {pixels.dtype} {pixels.shape}, "

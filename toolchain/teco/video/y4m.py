@@ -117,7 +117,7 @@ class Y4MSource(Closing):
                 hint="add -pix_fmt yuv420p to the command that feeds the pipe",
             )
         self._format = _FORMATS[tag]
-        self._planes = planes if tag in _LEFT_SITED else None
+        self._planes: Layout | None = planes if tag in _LEFT_SITED else None
         self.colour = Colour(
             guess_matrix(self.width, self.height), colour_range == "FULL", tagged=False
         )

@@ -170,7 +170,7 @@ def command(
             tell=lambda text: say(f"note: {text}"),
             model_id=identity_of(opened),
             scale=opened.variant.scale,
-            planes=opened.manifest.contract.planes if opened.manifest is not None else None,
+            planes=opened.planes,
             go_on=lambda ahead: _go_on(ahead, will_take, ask=not yes),
         )  # fmt: skip
     stepped = result.frames - result.resumed

@@ -65,7 +65,7 @@ class VideoSource(Closing):
         forgiving: bool = False,
     ) -> None:
         self._path = path
-        self._planes = planes
+        self._planes: Layout | None = planes
         self._span = span or Span()
         self._threads = threads
         self._deinterlace = deinterlace
@@ -220,9 +220,7 @@ class VideoSource(Closing):
             if self._raw_size is None:
                 self.hdr10, self.stereo = side_data.hdr10(frame), side_data.stereo(frame)
             pixels, layout = self._pixels(frame, index, seconds)
-            yield Frame(
-                pixels, index, pts, self._time_base, frame.duration or None, layout=layout
-            )
+            yield Frame(pixels, index, pts, self._time_base, frame.duration or None, layout=layout)
             index += 1
             if index == self._span.max_frames:
                 return
@@ -412,9 +410,10 @@ class VideoSource(Closing):
         self._last_size = size
         as_it_is = size == self._raw_size and self._turn == _UPRIGHT and not any(self._crop)
         # JPEG's chroma lies elsewhere; through RGB it is put where that of planes is to lie.
-        if self._planes is not None and as_it_is and self._stream.codec_context.name != "mjpeg":
-            if (packed := self._converter.to_planes(frame, self._planes)) is not None:
-                return packed, self._planes
+        layout = self._planes if self._stream.codec_context.name != "mjpeg" else None
+        packed = self._converter.to_planes(frame, layout) if layout and as_it_is else None
+        if packed is not None:
+            return packed, layout
         pixels = self._converter.to_rgb(frame, deep=self._deep, size=self._raw_size)
         top, bottom, left, right = self._crop
         height, width = pixels.shape[:2]
