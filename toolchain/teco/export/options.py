@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.planes import require_even
 from teco.verification.parity import FRAMES
 
 if TYPE_CHECKING:
@@ -72,8 +71,13 @@ class ExportOptions:
                 "--runtime openvino-bf16 computes in bfloat16",
                 exit_code=USAGE,
             )
-        if self.size is not None and self.io in ("nv12", "i420"):
-            require_even(*self.size, "--size")
+        h, w = self.size or (0, 0)
+        if self.io in ("nv12", "i420") and (h % 2 or w % 2):
+            raise TecoError(
+                f"--size is {h}x{w}, and 4:2:0 planes (--io {self.io}) have even sizes",
+                hint=f"--size {h + h % 2}x{w + w % 2}, or --io uint8",
+                exit_code=USAGE,
+            )
         if self.precision == "int8" and self.io in ("nv12", "i420"):
             raise TecoError(
                 f"--int8 measures its ranges and its cost on RGB, and --io {self.io} takes planes",

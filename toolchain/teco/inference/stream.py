@@ -46,7 +46,8 @@ class Stream(Closing):
     not flicker, and do not make the flow of the next movement zero.
 
     Args:
-        session: the model.
+        session: the model. Of one that takes planes (:class:`teco.runtimes.base.PlaneSession`),
+            which was told their colours, frames are packed pictures wherever pixels are spoken of.
         scene_cuts: start a new scene where :class:`teco.inference.scene_cuts.SceneCutDetector`
             finds a cut. Without it the last shot's frame is warped into the next one.
         reverse_warm_up: at the start of a scene, first run so many of the coming frames backwards

@@ -29,8 +29,9 @@ from teco.video.clips import (
     is_folder_target,
     open_sink,
     open_source,
+    written_colour,
 )
-from teco.video.colour import output_colour
+from teco.video.colour import Colour, output_colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.frames import ResumableSink
 from teco.video.overlap import Reader, Writer
@@ -165,7 +166,11 @@ def upscale(
     ) as source:  # fmt: skip
         notices = _Notices(tell)
         if source.depth > 8 and not deep:
-            notices.add(eight_bits(source))
+            notices.add(
+                eight_bits(source)
+                if planes is None
+                else f"the {source.depth} bits of the clip become 8, as the model's planes have"
+            )
         check_size(source.height, source.width)
         if planes is not None:
             require_even(source.height, source.width, source.name)
@@ -183,7 +188,9 @@ def upscale(
             session = make_session(source)
             try:
                 if isinstance(session, PlaneSession):
-                    session.convert_by(conversion_of(source))
+                    size = source.width * scale, source.height * scale
+                    written = written_colour(sink_path, source, o.encoder, *size)
+                    session.convert_by(conversion_of(source, written))
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
                 plan = None
                 if resumable and isinstance(sink, ResumableSink):
@@ -261,10 +268,18 @@ class _Notices:
                     self._tell(text)
 
 
-def conversion_of(source: FrameSource) -> Conversion:
-    """How the planes of a clip stand for RGB; a clip in RGB is given some."""
-    colour = output_colour(source.colour, "yuv420p", source.width, source.height)
-    return Conversion.of(colour.matrix, colour.full_range)
+def conversion_of(source: FrameSource, written: Colour | None = None) -> Conversion:
+    """How the planes of a clip stand for RGB.
+
+    Args:
+        source: the clip; one in RGB is given a matrix.
+        written: what the enlarged ones are to be in; None for the same.
+    """
+    own = output_colour(source.colour, "yuv420p", source.width, source.height)
+    conversion = Conversion.of(own.matrix, own.full_range)
+    if written is None or (written.matrix, written.full_range) == (own.matrix, own.full_range):
+        return conversion
+    return conversion.into(Conversion.of(written.matrix, written.full_range))
 
 
 def as_taken(frame: Frame, session: Session) -> Frame:

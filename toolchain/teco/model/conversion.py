@@ -75,6 +75,10 @@ class Conversion:
         back = np.linalg.inv(from_rgb[:, :3])
         return cls(np.column_stack((back, -back @ from_rgb[:, 3])), from_rgb)
 
+    def into(self, other: Conversion) -> Conversion:
+        """From planes of this matrix and range to planes of another's."""
+        return Conversion(self.to_rgb, other.from_rgb)
+
     @property
     def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """``to_rgb`` and ``from_rgb`` as the graph takes them."""
@@ -100,11 +104,12 @@ def exact_planes(rgb: NDArray[Any], layout: Layout, conversion: Conversion) -> P
 
 
 def as_planes(pixels: Pixels, layout: Layout, conversion: Conversion) -> Pixels:
-    """(h, w, 3) uint8 RGB of even sides -> a packed picture; :func:`exact_planes` in float32, in a
-    few milliseconds."""
+    """(h, w, 3) uint8 RGB of even sides -> the packed picture that ``conversion.to_rgb`` is for; as
+    :func:`exact_planes`, in float32, in a few milliseconds."""
     import cv2
 
-    matrix = conversion.from_rgb * [1 / 255, 1 / 255, 1 / 255, 1]
+    back = np.linalg.inv(conversion.to_rgb[:, :3])
+    matrix = np.column_stack((back / 255, -back @ conversion.to_rgb[:, 3]))
     samples = np.asarray(cv2.transform(pixels.astype(np.float32), matrix))
     rows, columns = (np.array(taps, np.float32) for taps in (DOWN_DOWN, DOWN_ACROSS))
     edge = cv2.BORDER_REPLICATE

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from teco.core.errors import TecoError
 from teco.core.planes import Layout
-from teco.video.colour import OF_PLANES, Colour
+from teco.video.colour import OF_PLANES, Colour, output_colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.file.sink import CONTAINERS, VideoSink
 from teco.video.file.source import VideoSource
 from teco.video.frames import Frame, FrameSink, FrameSource, Media, Span
 from teco.video.image_folder import PICTURE_SUFFIXES, ImageFolderSink, ImageFolderSource
-from teco.video.y4m import Y4MSink, Y4MSource
+from teco.video.y4m import Y4MSink, Y4MSource, y4m_colour
 
 __all__ = [
     "OUTPUT_SUFFIXES",
@@ -207,6 +207,15 @@ def _check_planes(path: str, pix_fmt: str, planes: Layout) -> None:
         "(teco export --io uint8, or fp32 for more than 8 bits)",
         exit_code=2,
     )
+
+
+def written_colour(
+    path: str | Path, source: FrameSource, encoder: EncoderSettings, width: int, height: int
+) -> Colour:
+    """In what colour :func:`open_sink` writes a clip as Y'CbCr."""
+    if str(path) == "-" or Path(path).suffix.lower() == ".y4m":
+        return y4m_colour(source.colour, width, height)
+    return output_colour(source.colour, encoder.pix_fmt, width, height)
 
 
 def is_folder_target(path: str | Path) -> bool:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from teco.core.errors import TecoError
-from teco.core.planes import PIX_FMT, Layout
+from teco.core.planes import PIX_FMT, Layout, frame_size
 
 UNSPECIFIED = 2
 """The "not said" of H.273 for matrix, primaries and transfer alike."""
@@ -195,11 +195,13 @@ class Converter:
     ) -> av.VideoFrame:
         """RGB pixels, or the packed picture of a layout in this colour, as a frame of pix_fmt.
 
-        Of planes, pix_fmt must be one of :data:`OF_PLANES`; samples stay what they are.
+        Of planes, pix_fmt must be one of :data:`OF_PLANES`; samples stay what they are. Their
+        height is a multiple of 4, as that of every enlarged picture is: PyAV rounds others down.
         """
         if layout is None:
             return self.from_rgb(pixels, pix_fmt)
         given = PIX_FMT[layout]
+        assert frame_size(pixels)[0] % 4 == 0
         frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), given)
         if pix_fmt != given:
             frame = self._sws.reformat(frame, format=pix_fmt, threads=1)

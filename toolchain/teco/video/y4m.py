@@ -245,8 +245,8 @@ class Y4MSink(Aborting):
             self.notices.append("y4m holds no sound or subtitles; only pictures are written")
         if source.media is not None and source.media.stereo is not None:
             self.notices.append(STEREO_IS_LOST)
-        full = source.colour.full_range and source.colour.matrix != "rgb"
-        colour = replace(source.colour, matrix=guess_matrix(width, height), full_range=full)
+        colour = y4m_colour(source.colour, width, height)
+        full = colour.full_range
         self._converter = Converter(colour)
         self._output: Output | None = None
         if isinstance(target, Path):
@@ -331,6 +331,12 @@ class Y4MSink(Aborting):
             if self._output is None:
                 _let_go(self._stream)
             raise
+
+
+def y4m_colour(colour: Colour, width: int, height: int) -> Colour:
+    """What a clip's colour becomes in y4m, which names the range and no matrix."""
+    full = colour.full_range and colour.matrix != "rgb"
+    return replace(colour, matrix=guess_matrix(width, height), full_range=full)
 
 
 def _rows(plane: Any) -> Pixels:
