@@ -205,6 +205,20 @@ def as_i420(picture: np.ndarray, layout: str) -> np.ndarray:
     return with_chroma(planes_of(picture, layout)[0][..., 0], chroma_of(picture, layout), "I420")
 
 
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuvj420p"])
+def test_a_decoders_samples_are_moved_and_not_changed(pix_fmt, full):
+    if pix_fmt == "yuvj420p" and not full:
+        return  # the old way to say full range
+    given = np.random.default_rng(0).integers(0, 256, (72, 64), np.uint8)
+    frame = av.VideoFrame.from_ndarray(given, pix_fmt)
+    own = "NV12" if pix_fmt == "nv12" else "I420"
+    for layout in ("NV12", "I420"):
+        found = Converter(Colour("bt709", full)).to_planes(frame, layout)
+        assert found is not None
+        assert np.array_equal(as_i420(found, layout), as_i420(given, own))
+
+
 # --- the graph -------------------------------------------------------------------------------
 
 
