@@ -28,6 +28,7 @@ class ContractCase:
         text: the manifest.
         dtype: of the ports that the unchanged manifest has; a reader that does not drive such
             refuses it for ``dtype``.
+        planes: whether they are planes; a reader that drives none refuses it for ``layout``.
         reason: the member that is wrong; "" where nothing is.
     """
 
@@ -35,12 +36,16 @@ class ContractCase:
     text: str
     dtype: str
     reason: str
+    planes: bool = False
 
     def reason_for(self, drives: tuple[str, ...]) -> str:
-        """What a reader that drives these types must name."""
+        """What a reader that drives these types, and perhaps "planes", must name."""
         before = ("manifest", "schema", "variant", "size", "contract", "frame", "picture")
-        known = self.dtype in drives or self.reason in before
-        return self.reason if known else "dtype"
+        if self.reason in before:
+            return self.reason
+        if self.dtype not in drives:
+            return "dtype"
+        return "layout" if self.planes and "planes" not in drives else self.reason
 
 
 def whole(name: str) -> dict[str, Any]:
@@ -63,12 +68,17 @@ def cases() -> list[ContractCase]:
     def dtype(name: str) -> str:
         return whole(name)["contract"].get("dtype", "float32")
 
-    found = [ContractCase(name, json.dumps(whole(name)), dtype(name), "") for name in WHOLE]
+    def planes(name: str) -> bool:
+        return "chroma" in whole(name)["contract"]
+
+    found = [
+        ContractCase(name, json.dumps(whole(name)), dtype(name), "", planes(name)) for name in WHOLE
+    ]
     for table in ("accepted", "refused"):
         for row in json.loads((FOLDER / f"{table}.json").read_text()):
             of, at = row["of"], row["at"]
             name = f"{of}-{at}-{json.dumps(row['value']) if 'value' in row else 'absent'}"
             text, reason = _changed(of, at, row), row.get("reason", "")
-            found += [ContractCase(name[:70], text, dtype(of), reason)]
+            found += [ContractCase(name[:70], text, dtype(of), reason, planes(of))]
     damaged = ("", "{", "nul", '{"schema": 1} x')
     return found + [ContractCase(f"text-{x}", x, "float32", "manifest") for x in damaged]

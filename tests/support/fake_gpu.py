@@ -181,6 +181,8 @@ def grown(x: np.ndarray) -> np.ndarray:
 
 def step(values: dict[str, np.ndarray], contract: StreamContract) -> dict[str, np.ndarray]:
     """What the fake network computes: every state takes part, each with its own weight."""
+    if contract.planes is not None:
+        return step_on_planes(values, contract)
     if contract.dtype == "uint8":
         return step_on_pictures(values, contract)
     frame = values[contract.frame].astype(np.float32)
@@ -212,6 +214,26 @@ def step_on_pictures(
         contract.states[1].source: hr,
         contract.check: hr.sum(axis=(1, 2, 3)) + bad,
     }
+
+
+def step_on_planes(
+    values: dict[str, np.ndarray], contract: StreamContract
+) -> dict[str, np.ndarray]:
+    """The same between planes: every plane enlarged, the luma with a share of the past, chroma with
+    a share of what the conversion's inputs add up to."""
+    y = values[contract.frame].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    past = values[contract.states[1].input]
+    hr = 0.5 * grown(np.repeat(y, 3, axis=1)) + 0.25 * past
+    told = sum(values[name].sum() for name in contract.conversion)
+    luma = np.rint(hr[:, :1] * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    out = {contract.picture: luma, contract.states[1].source: hr}
+    out[contract.states[0].source] = np.repeat(y, 3, axis=1)
+    for given, made in contract.chroma:
+        out[made] = (grown(values[given].transpose(0, 3, 1, 2)) + np.uint8(told)).transpose(
+            0, 2, 3, 1
+        )
+    bad = np.float32(np.nan) if (values[contract.frame] == 13).all() else np.float32(0)
+    return out | {contract.check: hr.sum(axis=(1, 2, 3)) + bad}
 
 
 class Kind(enum.Enum):
@@ -283,7 +305,11 @@ class Context:
     def infer_shapes(self) -> list[str]:
         if self.made.size is not None:
             return []
-        return [n for n, mode, _ in self.made.ports if mode is Mode.INPUT and n not in self.shapes]
+        return [
+            name
+            for name, mode, shape in self.made.ports
+            if mode is Mode.INPUT and -1 in shape and name not in self.shapes
+        ]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         fixed = next(shape for n, _, shape in self.made.ports if n == name)

@@ -192,6 +192,7 @@ def upscale(
         model_id=identity_of(opened),
         scale=opened.variant.scale,
         centred=opened.variant.centred,
+        planes=opened.planes,
         go_on=None if go_on is None else lambda ahead: go_on(Ahead(ahead, will_take)),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a deployed step takes and gives at its borders: float32, float16 or 8-bit pictures.
+"""What a deployed step takes and gives at its borders: float32, float16, 8-bit pictures or planes.
 
 The wrappers here stand around a deploy form (:mod:`teco_models.deploy.step`) and are traced with
 it, so that scaling, rounding and clipping are part of the graph:
@@ -18,6 +18,8 @@ number, and a black pixel would hide it: such a file also gives ``check``, the s
 picture, (1,) float32, which is finite exactly where all of the picture is (a picture that
 overflows float32 when it is summed is none either).
 
+``nv12`` and ``i420`` take and give planes, see :mod:`teco_models.deploy.planes`.
+
 Casts stand right at the ports and 8-bit tensors nowhere else: TensorRT knows uint8 only there, and
 only between a port and a cast to or from float.
 """
@@ -30,9 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from teco_models.deploy.aligned import AlignedStep
+from teco_models.deploy.planes import I420Ports, Nv12Ports
 from teco_models.deploy.step import DeployStep
 
-Io = Literal["fp32", "fp16", "uint8"]
+Io = Literal["fp32", "fp16", "uint8", "nv12", "i420"]
 """Type of frames and pictures at the ports; see the module's description."""
 
 LEVELS = 255
@@ -48,10 +51,17 @@ def with_ports(step: nn.Module, io: Io) -> nn.Module:
 
     Returns:
         A module whose results are, for "fp16", those of ``step`` in float16; for "uint8" the 8-bit
-        picture, then every float32 result that becomes state, then ``check``.
+        picture, or its planes, then every float32 result that becomes state, then ``check``.
     """
     if io == "fp32":
         return step
+    if io in ("nv12", "i420"):
+        planes = Nv12Ports if io == "nv12" else I420Ports
+        return planes(
+            step,
+            carries_picture=isinstance(step, DeployStep),
+            carries_frame=not isinstance(step, AlignedStep),
+        ).eval()
     kind = _FlowPorts if isinstance(step, DeployStep) else _FreePorts
     if isinstance(step, AlignedStep):
         kind = _AlignedPorts

@@ -158,12 +158,12 @@ def test_parity_sees_a_state_that_was_rounded(files, kind, monkeypatch):
     honest = measure_parity(model, weights, (SIZE,), 10)
     run = module._CpuSession._run
 
-    def rounded(self, frame, state):
+    def rounded(self, given, state):
         if state is not None:
             rounding = {k: v for k, v in state.items() if k in ("hr_prev", "phases_prev")}
             worn = {k: np.rint(v * 255).astype(np.float32) / 255 for k, v in rounding.items()}
             state = {**state, **worn}
-        return run(self, frame, state)
+        return run(self, given, state)
 
     monkeypatch.setattr(module._CpuSession, "_run", rounded)
     worn = measure_parity(model, weights, (SIZE,), 10)

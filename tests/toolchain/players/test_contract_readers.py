@@ -39,7 +39,7 @@ def test_python(case) -> None:
         said = ""
     except TecoError as error:
         said = error.message
-    hold(case, ("float32", "float16", "uint8"), said)
+    hold(case, ("float32", "float16", "uint8", "planes"), said)
 
 
 @pytest.fixture(scope="module")

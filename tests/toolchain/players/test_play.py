@@ -13,16 +13,19 @@ import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from paths import SCRIPTS
 
 from teco.core.errors import TecoError
+from teco.inference.deadline import cheap_planes
 from teco.players.playback import play as playing
 from teco.players.playback.play import MARGIN, PlayOptions, Schedule, play, written_on
 from teco.players.playback.programs import MpvControl, Program, find_program
 from teco.video.clips import open_source
+from teco.video.colour import Converter
 from teco_models.errors import ModelError
 
 PLAYER = """#!{python}
@@ -92,6 +95,44 @@ def test_every_frame_its_moment_and_the_sound_reach_the_player(
     assert notes["audio"] > 5
     assert notes["format"] == "yuv420p"
     assert (result.stats.frames, result.closed, result.late_share) == (8, False, 0.0)
+
+
+def test_planes_go_to_the_player_as_they_come(
+    tmp_path: Path, player, make_clip, monkeypatch
+) -> None:
+    """A model with planes; text on them is in the luma."""
+
+    class Planes:
+        layout = "NV12"
+        runtime = details = "fake"
+        conversion = None
+        asked: ClassVar[list[tuple[int, ...]]] = []
+
+        def convert_by(self, conversion) -> None:
+            self.conversion = conversion
+
+        def step(self, lr, state):
+            raise AssertionError
+
+        def enlarge_planes(self, picture, state):
+            self.asked.append(picture.shape)
+            return cheap_planes(picture, "NV12"), ()
+
+        def close(self) -> None: ...
+
+    pictures = [np.full((16, 24, 3), 20 * n + 30, np.uint8) for n in range(8)]
+    clip = make_clip(tmp_path / "in.mp4", pixels=pictures)
+    for name in ("to_rgb", "from_rgb"):
+        monkeypatch.setattr(Converter, name, None)
+    options = PlayOptions(deadline=False, planes="NV12", osd=False)
+    result = play(lambda h, w: Planes(), clip, player(), options)
+    notes = player.notes()
+    assert set(Planes.asked) == {(24, 24)}
+    assert (result.stats.frames, len(set(notes["greys"])), notes["format"]) == (8, 8, "yuv420p")
+    assert notes["greys"] == sorted(notes["greys"])
+    marked = written_on(np.zeros((300, 400), np.uint8), "teco 24.0 fps")
+    assert marked[:200].any()
+    assert not marked[200:].any()
 
 
 def test_a_cut_range_begins_at_zero_with_its_sound(

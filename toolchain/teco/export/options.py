@@ -71,6 +71,19 @@ class ExportOptions:
                 "--runtime openvino-bf16 computes in bfloat16",
                 exit_code=USAGE,
             )
+        h, w = self.size or (0, 0)
+        if self.io in ("nv12", "i420") and (h % 2 or w % 2):
+            raise TecoError(
+                f"--size is {h}x{w}, and 4:2:0 planes (--io {self.io}) have even sizes",
+                hint=f"--size {h + h % 2}x{w + w % 2}, or --io uint8",
+                exit_code=USAGE,
+            )
+        if self.precision == "int8" and self.io in ("nv12", "i420"):
+            raise TecoError(
+                f"--int8 measures its ranges and its cost on RGB, and --io {self.io} takes planes",
+                hint=f"leave --io {self.io} out, or --int8; --io uint8 goes with it",
+                exit_code=USAGE,
+            )
         if self.frames < 10:
             raise TecoError(f"verification needs at least 10 frames, got {self.frames}")
         if self.target == WEB and (self.precision != "fp32" or self.io != "fp32"):

@@ -79,21 +79,18 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
         TecoError: PyTorch wrote what other importers misread.
     """
     import torch
-    from torch.export import Dim
 
     # 45 x 75 as the example of a dynamic size: no multiple of 8, so the mirroring is traced.
     h, w = size or DYNAMIC_SIZES[0]
     ports = contract.inputs
-    kinds = (contract.dtype, *(state.dtype for state in contract.states))
+    h, w = (-(-side // contract.multiple_of) * contract.multiple_of for side in (h, w))
     example = tuple(
-        torch.zeros(shape_of(shape, h, w), dtype=getattr(torch, kind))
-        for shape, kind in zip(ports.values(), kinds, strict=True)
+        torch.zeros(shape_of(shape, h, w), dtype=getattr(torch, contract.dtypes[name]))
+        for name, shape in ports.items()
     )
     shapes: Any = None
     if size is None:
-        dims = {"h": Dim("h", min=MIN_SIZE), "w": Dim("w", min=MIN_SIZE)}
-        s = contract.scale
-        dims |= {f"{s}*{name}": s * dim for name, dim in dims.items()}
+        dims = _dimensions(contract)
         shapes = tuple({n: dims[x] for n, x in enumerate(s) if x in dims} for s in ports.values())
     with _without_exporters_chatter(), no_collection():
         program = torch.onnx.export(
@@ -112,6 +109,20 @@ def trace(step: nn.Module, contract: StreamContract, size: tuple[int, int] | Non
     model.ir_version = IR_VERSION
     _check_graph(model)
     return model
+
+
+def _dimensions(contract: StreamContract) -> dict[str, Any]:
+    """The symbolic extents by the expressions of the contract's shapes."""
+    from torch.export import Dim
+
+    sides = {name: Dim(name, min=MIN_SIZE) for name in "hw"}
+    halves: dict[str, Any] = {}
+    if contract.multiple_of == 2:
+        # PyTorch knows multiples of a size, and no halves.
+        halves = {f"{n}/2": Dim(f"half_{n}", min=MIN_SIZE // 2) for n in sides}
+        sides = {name: 2 * halves[f"{name}/2"] for name in sides}
+    s = contract.scale
+    return {**halves, **sides, **{f"{s}*{name}": s * dim for name, dim in sides.items()}}
 
 
 def forget_origins(model: ModelProto) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 from teco.core.errors import MACHINE, TecoError
 from teco.core.memory import is_refused_memory
 from teco.core.pixels import Pixels, to_8_bits, to_deep_pixels, to_pixels, to_tensor
-from teco.inference.deadline import cheap, cheap_centred
-from teco.runtimes.base import FrameSession, Session, State
+from teco.core.planes import are_planes, frame_size
+from teco.inference.deadline import cheap, cheap_centred, cheap_planes
+from teco.model.conversion import sketch_of
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State
 from teco_models.variant import SCALE, check_size
 
 STALE = 4
@@ -65,7 +67,8 @@ class Recurrence:
     """One session's state over frames in order. Not for several threads.
 
     Args:
-        session: the model.
+        session: the model. Of one that takes planes, frames are packed pictures
+            (:mod:`teco.core.planes`) wherever pixels are spoken of here.
         scene_cuts: look for cuts.
         recurrent: False zeroes the state before every frame.
         centred: the network's frames lie about pixel centres, and so must what stands in for them.
@@ -82,6 +85,10 @@ class Recurrence:
         scale: int = SCALE,
     ) -> None:
         self._enlarge = partial(cheap_centred, scale=scale) if centred else cheap
+        if isinstance(session, PlaneSession):
+            self._enlarge = partial(
+                cheap_planes, layout=session.layout, scale=scale, centred=centred
+            )
         self.session = session
         self.stats = StreamStats()
         self._recurrent = recurrent
@@ -123,7 +130,7 @@ class Recurrence:
         Raises:
             ModelError: it is smaller than 8x8.
         """
-        check_size(*frame.shape[:2])
+        check_size(*frame_size(frame))
         seen, self._seen = self._seen, None  # whatever fails below, nothing repeats this frame
         kind = self._kind(frame, seen, cut)
         self._seen = seen if kind is Kind.REPEATS else frame.copy()
@@ -135,9 +142,16 @@ class Recurrence:
         if seen is not None and not cut and np.array_equal(seen, frame):
             return Kind.REPEATS
         # The detector is shown every frame but repeats, also where its answer is not needed.
-        found = self._detector is not None and self._detector.is_cut(to_8_bits(frame))
+        found = self._detector is not None and self._detector.is_cut(self._sketch(frame))
         starts = seen is None or (found if cut is None else cut)
         return Kind.STARTS if starts else Kind.GOES_ON
+
+    def _sketch(self, frame: Pixels) -> Pixels:
+        """Of a frame, RGB for the detector of cuts."""
+        if not are_planes(frame) or not isinstance(self.session, PlaneSession):
+            return to_8_bits(frame)
+        assert self.session.conversion is not None
+        return sketch_of(frame, self.session.layout, self.session.conversion)
 
     def needs_step(self, kind: Kind) -> bool:
         """Whether :meth:`emit` would run the network."""
@@ -184,12 +198,16 @@ class Recurrence:
         """One step with the session's best kind of output, so that a scene's state is of one kind.
 
         Returns:
-            Pixels of an 8-bit frame from a FrameSession, else a tensor that was not looked at.
+            Pixels of an 8-bit frame from a FrameSession, planes of planes, else a tensor that was
+            not looked at.
         """
         if self._state is None and (self._recurrent or not self.stats.steps):
             self.stats.resets += 1
         try:
-            if isinstance(self.session, FrameSession) and frame.dtype == np.uint8:
+            if isinstance(self.session, PlaneSession) and are_planes(frame):
+                began = perf_counter()
+                out, state = self.session.enlarge_planes(frame, self._state)
+            elif isinstance(self.session, FrameSession) and frame.dtype == np.uint8:
                 began = perf_counter()
                 out, state = self.session.enlarge(frame, self._state)
             else:
@@ -201,7 +219,7 @@ class Recurrence:
         except Exception as error:
             if not is_refused_memory(error):
                 raise
-            h, w = frame.shape[:2]
+            h, w = frame_size(frame)
             raise TecoError(
                 f"the system has too little memory for a frame of {w}x{h}",
                 hint=f"see what it takes: teco estimate --size {h}x{w}",

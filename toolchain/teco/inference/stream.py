@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from teco.core.errors import USAGE, TecoError
 from teco.core.pixels import Pixels, to_pixels, to_tensor
+from teco.core.planes import frame_size
 from teco.inference.deadline import Deadline
 from teco.inference.recurrence import Kind, Recurrence, StreamStats
 from teco.inference.segments import FramePlace, SegmentPlan
@@ -45,7 +46,8 @@ class Stream(Closing):
     not flicker, and do not make the flow of the next movement zero.
 
     Args:
-        session: the model.
+        session: the model. Of one that takes planes (:class:`teco.runtimes.base.PlaneSession`),
+            which was told their colours, frames are packed pictures wherever pixels are spoken of.
         scene_cuts: start a new scene where :class:`teco.inference.scene_cuts.SceneCutDetector`
             finds a cut. Without it the last shot's frame is warped into the next one.
         reverse_warm_up: at the start of a scene, first run so many of the coming frames backwards
@@ -371,7 +373,7 @@ class Stream(Closing):
             kind = self._core.look(frame, cut)
             if kind is Kind.STARTS and self._check_size is not None:
                 try:
-                    self._check_size(*frame.shape[:2])
+                    self._check_size(*frame_size(frame))
                 except Exception:
                     self._core.reset()  # the same frame again is no repeat of one that was shown
                     raise

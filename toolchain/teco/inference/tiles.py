@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.pixels import Array, Pixels
+from teco.core.planes import packed, planes_of
 from teco.model.contract import StreamContract
-from teco.runtimes.base import FrameSession, Session, State
+from teco.model.conversion import Conversion
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.ports import TakesPlanes
 
 OVERLAP = 32
 """LR pixels that a window sees beyond the part that is kept of it, at each side."""
@@ -154,18 +157,19 @@ class TiledSession:
 
     def step(self, lr: Array, state: State | None) -> tuple[Array, State]:
         """See :class:`teco.runtimes.base.Session`."""
-        return self._whole(lr, (2, 3), state, self._session.step)
+        (picture,), state = self._whole((lr,), (2, 3), state, _alone(self._session.step))
+        return picture, state
 
     def _whole(
         self,
-        frame: NDArray[Any],
+        frames: tuple[NDArray[Any], ...],
         axes: tuple[int, int],
         state: dict[str, NDArray[Any]] | None,
-        step: Callable[[Any, State | None], tuple[NDArray[Any], State]],
-    ) -> tuple[Any, dict[str, NDArray[Any]]]:
-        """Step every window of a frame and put together what comes out."""
-        h, w = (frame.shape[axis] for axis in axes)
-        picture: NDArray[Any] | None = None
+        step: Callable[[tuple[Any, ...], State | None], tuple[tuple[Any, ...], State]],
+    ) -> tuple[tuple[Any, ...], dict[str, NDArray[Any]]]:
+        """Step every window of a frame, or of its planes, and put together what comes out."""
+        h, w = (frames[0].shape[axis] for axis in axes)
+        pictures: list[NDArray[Any]] = []
         following: dict[str, NDArray[Any]] = {}
         for y, x in self._places(h, w):
             sizes = (min(self.window[0], h), min(self.window[1], w))
@@ -179,21 +183,20 @@ class TiledSession:
                         for name, value in state.items()
                     }
                 )
-            window = np.ascontiguousarray(frame[_seen(frame, axes, (h, w), (y, x), sizes)])
-            out, after = step(window, given)
-            if picture is None:
-                picture = _empty_like(out, axes, (self.scale * h, self.scale * w))
-            _put(picture, out, axes, (h, w), (y, x))
+            seen = (
+                np.ascontiguousarray(part[_seen(part, axes, (h, w), (y, x), sizes)])
+                for part in frames
+            )
+            outs, after = step(tuple(seen), given)
+            if not pictures:
+                pictures = [_whole_like(out, axes, sizes, (h, w)) for out in outs]
+            for picture, out in zip(pictures, outs, strict=True):
+                _put(picture, out, axes, (h, w), (y, x))
             for name, value in self._arrays.to_arrays(after).items():
                 if name not in following:
-                    own = self._axes[name]
-                    size = tuple(
-                        value.shape[a] // s * n for a, s, n in zip(own, sizes, (h, w), strict=True)
-                    )
-                    following[name] = _empty_like(value, own, (size[0], size[1]))
+                    following[name] = _whole_like(value, self._axes[name], sizes, (h, w))
                 _put(following[name], value, self._axes[name], (h, w), (y, x))
-        assert picture is not None
-        return picture, following
+        return tuple(pictures), following
 
     def _places(self, h: int, w: int) -> Iterator[tuple[_Window, _Window]]:
         for y in windows(h, min(self.window[0], h)):
@@ -207,7 +210,34 @@ class TiledFrameSession(TiledSession):
     def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
         """See :class:`teco.runtimes.base.FrameSession`."""
         assert isinstance(self._session, FrameSession)
-        return self._whole(frame, (0, 1), state, self._session.enlarge)
+        (picture,), state = self._whole((frame,), (0, 1), state, _alone(self._session.enlarge))
+        return picture, state
+
+
+class TiledPlaneSession(TakesPlanes, TiledSession):
+    """The same for sessions that take and give planes, whose windows begin at even places."""
+
+    def __init__(self, session: Session, window: tuple[int, int]) -> None:
+        super().__init__(session, window)
+        self._contract = self._arrays.contract
+
+    def convert_by(self, conversion: Conversion) -> None:
+        """See :class:`teco.runtimes.base.PlaneSession`."""
+        super().convert_by(conversion)
+        assert isinstance(self._session, PlaneSession)
+        self._session.convert_by(conversion)
+
+    def enlarge_planes(self, picture: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :class:`teco.runtimes.base.PlaneSession`."""
+        session, layout = self._session, self.layout
+        assert isinstance(session, PlaneSession)
+
+        def step(planes: tuple[Any, ...], state: State | None) -> tuple[tuple[Any, ...], State]:
+            made, state = session.enlarge_planes(packed(*planes), state)
+            return planes_of(made, layout), state
+
+        planes, state = self._whole(planes_of(picture, layout), (0, 1), state, step)
+        return packed(*planes), state
 
 
 def window_of(asked: tuple[int, int], h: int, w: int) -> tuple[int, int]:
@@ -223,6 +253,7 @@ def tiled(session: Session, window: tuple[int, int]) -> Session:
         TecoError: its runtime keeps a state that cannot be taken apart.
     """
     kind = TiledFrameSession if isinstance(session, FrameSession) else TiledSession
+    kind = TiledPlaneSession if isinstance(session, PlaneSession) else kind
     return kind(session, window)
 
 
@@ -231,8 +262,16 @@ def _axis(shape: tuple[str, ...], name: str) -> int:
     return next(n for n, text in enumerate(shape) if name in text.split("*"))
 
 
-def _scales(array: NDArray[Any], axes: tuple[int, int], size: tuple[int, int]) -> list[int]:
-    return [array.shape[a] // s for a, s in zip(axes, size, strict=True)]
+def _alone(
+    step: Callable[[Any, State | None], tuple[Any, State]],
+) -> Callable[[tuple[Any, ...], State | None], tuple[tuple[Any, ...], State]]:
+    """A step on one array as one on a tuple of it."""
+
+    def on_tuples(given: tuple[Any, ...], state: State | None) -> tuple[tuple[Any, ...], State]:
+        out, after = step(given[0], state)
+        return (out,), after
+
+    return on_tuples
 
 
 def _seen(
@@ -242,10 +281,12 @@ def _seen(
     place: tuple[_Window, _Window],
     window: tuple[int, int],
 ) -> tuple[slice, ...]:
-    """What a window sees of an array of the whole frame's ``size``, at any scale."""
+    """What a window sees of an array of the whole frame's ``size``, at any scale, that of chroma
+    included: windows begin, and planes end, at even places."""
     index = [slice(None)] * array.ndim
-    for a, k, p, n in zip(axes, _scales(array, axes, size), place, window, strict=True):
-        index[a] = slice(k * p.at, k * (p.at + n))
+    for a, s, p, n in zip(axes, size, place, window, strict=True):
+        extent = array.shape[a]
+        index[a] = slice(p.at * extent // s, (p.at + n) * extent // s)
     return tuple(index)
 
 
@@ -258,14 +299,18 @@ def _put(
 ) -> None:
     """Copy what is kept of a window's array into the whole frame's."""
     there, here = [slice(None)] * whole.ndim, [slice(None)] * part.ndim
-    for a, k, p in zip(axes, _scales(whole, axes, size), place, strict=True):
-        there[a] = slice(k * p.first, k * p.last)
-        here[a] = slice(k * (p.first - p.at), k * (p.last - p.at))
+    for a, s, p in zip(axes, size, place, strict=True):
+        extent = whole.shape[a]
+        first, last, at = (n * extent // s for n in (p.first, p.last, p.at))
+        there[a], here[a] = slice(first, last), slice(first - at, last - at)
     whole[tuple(there)] = part[tuple(here)]
 
 
-def _empty_like(part: NDArray[Any], axes: tuple[int, int], size: tuple[int, int]) -> NDArray[Any]:
+def _whole_like(
+    part: NDArray[Any], axes: tuple[int, int], window: tuple[int, int], size: tuple[int, int]
+) -> NDArray[Any]:
+    """Room for the whole frame's array, of which ``part`` is a window's."""
     shape = list(part.shape)
-    for a, n in zip(axes, size, strict=True):
-        shape[a] = n
+    for a, s, n in zip(axes, window, size, strict=True):
+        shape[a] = part.shape[a] * n // s
     return np.empty(shape, part.dtype)

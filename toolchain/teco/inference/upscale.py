@@ -13,17 +13,19 @@ from time import perf_counter
 import av
 
 from teco import __version__
-from teco.core.errors import Interrupted, TecoError
+from teco.core.errors import USAGE, Interrupted, TecoError
 from teco.core.files import content_stamp
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.core.planes import Layout, frame_size, require_even
 from teco.core.text import spoken
 from teco.inference.beside import WIDTHS, Comparison, beside
 from teco.inference.output_size import OutputSize, resized
 from teco.inference.segments import SegmentPlan, least_frames
 from teco.inference.stream import Stream
 from teco.inference.tiles import TiledSession
-from teco.runtimes.base import Session
+from teco.model.conversion import Conversion, as_planes
+from teco.runtimes.base import PlaneSession, Session
 from teco.video.clips import (
     Frame,
     FrameSink,
@@ -32,7 +34,9 @@ from teco.video.clips import (
     is_folder_target,
     open_sink,
     open_source,
+    written_colour,
 )
+from teco.video.colour import Colour, output_colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.frames import ResumableSink
 from teco.video.overlap import Reader, Writer
@@ -136,6 +140,7 @@ def upscale(
     go_on: Callable[[Prospect], bool] | None = None,
     scale: int = SCALE,
     centred: bool = True,
+    planes: Layout | None = None,
 ) -> UpscaleResult:
     """Enlarge a clip.
 
@@ -152,6 +157,8 @@ def upscale(
             is not gone on with.
         scale: of the model.
         centred: the model's frames lie about pixel centres (all but those of BD networks).
+        planes: how those of the model lie, if it takes planes: then the decoder's go to it as they
+            are, and its own to the encoder.
         tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:
@@ -163,33 +170,34 @@ def upscale(
     deep = _is_deep(sink_path, o.encoder.pix_fmt)
     with open_source(
         source_path, start=o.start, end=o.end, max_frames=o.max_frames, rate=o.rate, deep=deep,
-        deinterlace=o.deinterlace, forgiving=True,
+        deinterlace=o.deinterlace, planes=planes, forgiving=True,
     ) as source:  # fmt: skip
         notices = _Notices(tell)
         if source.depth > 8 and not deep:
-            notices.add(eight_bits(source))
+            notices.add(
+                eight_bits(source)
+                if planes is None
+                else f"the {source.depth} bits of the clip become 8, as the model's planes have"
+            )
         check_size(source.height, source.width)
-        width, height = source.width * scale, source.height * scale
-        if o.to is not None:
-            width, height = o.to.of(source.width, source.height)
-            if height > source.height * scale:
-                rest = height / (source.height * scale)
-                notices.add(
-                    f"the network enlarges {scale} times, Lanczos the rest, {rest:.3g} times"
-                )
-        across = 1 if o.compare is None else WIDTHS[o.compare]
+        width, height = _written_size(o, source, scale, planes, notices)
         resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
             source=source,
-            width=width * across,
+            width=width,
             height=height,
             encoder=o.encoder,
             overwrite=o.overwrite,
+            planes=planes,
         ) as sink:
             notices.add(*source.notices, *sink.notices)
             session = make_session(source)
             try:
+                if isinstance(session, PlaneSession):
+                    size = source.width * scale, source.height * scale
+                    written = written_colour(sink_path, source, o.encoder, *size)
+                    session.convert_by(conversion_of(source, written))
                 stream = Stream(session, scene_cuts=o.scene_cuts, reverse_warm_up=o.reverse_warm_up)
                 plan = None
                 if resumable and isinstance(sink, ResumableSink):
@@ -198,8 +206,8 @@ def upscale(
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")
-                finish = partial(
-                    _finished, how=o.compare, size=(width * across, height), centred=centred,
+                finish = None if planes is not None else partial(
+                    _finished, how=o.compare, size=(width, height), centred=centred,
                     scale=scale,
                 )  # fmt: skip
                 seconds = pump(stream, source, sink, progress, go_on, plan, finish)
@@ -224,6 +232,28 @@ def upscale(
         frames=done + stats.frames, resumed=done, scenes=stats.resets, seconds=seconds,
         step_seconds=stats.step_seconds, notices=said,
     )  # fmt: skip
+
+
+def _written_size(
+    o: UpscaleOptions, source: FrameSource, scale: int, planes: Layout | None, notices: _Notices
+) -> tuple[int, int]:
+    """Width and height of what is written; arguments and errors as of :func:`upscale`."""
+    width, height = source.width * scale, source.height * scale
+    if planes is not None:
+        require_even(source.height, source.width, source.name)
+        if o.compare is not None or o.to is not None:
+            raise TecoError(
+                f"{'--compare' if o.compare else '--to'} works on RGB pictures, and the model "
+                f"gives {planes} planes",
+                hint="take a model with RGB ports (teco export --io uint8)",
+                exit_code=USAGE,
+            )
+    if o.to is not None:
+        width, height = o.to.of(source.width, source.height)
+        if height > source.height * scale:
+            rest = f"{height / (source.height * scale):.3g}"
+            notices.add(f"the network enlarges {scale} times, Lanczos the rest, {rest} times")
+    return width * (1 if o.compare is None else WIDTHS[o.compare]), height
 
 
 def _finished(
@@ -293,6 +323,29 @@ class _Notices:
                     self._tell(text)
 
 
+def conversion_of(source: FrameSource, written: Colour | None = None) -> Conversion:
+    """How the planes of a clip stand for RGB.
+
+    Args:
+        source: the clip; one in RGB is given a matrix.
+        written: what the enlarged ones are to be in; None for the same.
+    """
+    own = output_colour(source.colour, "yuv420p", source.width, source.height)
+    conversion = Conversion.of(own.matrix, own.full_range)
+    if written is None or (written.matrix, written.full_range) == (own.matrix, own.full_range):
+        return conversion
+    return conversion.into(Conversion.of(written.matrix, written.full_range))
+
+
+def as_taken(frame: Frame, session: Session) -> Frame:
+    """The frame as planes, where the session takes planes and the decoder had none."""
+    if frame.layout is not None or not isinstance(session, PlaneSession):
+        return frame
+    assert session.conversion is not None
+    packed = as_planes(frame.pixels, session.layout, session.conversion)
+    return replace(frame, pixels=packed, layout=session.layout)
+
+
 def eight_bits(source: FrameSource) -> str:
     """That a clip loses bits, and how it would not."""
     return (
@@ -340,7 +393,8 @@ def pump(
     with Reader(source) as reader, Writer(sink) as writer:
 
         def frames() -> Iterator[Pixels]:
-            for frame in reader:
+            for given in reader:
+                frame = as_taken(given, stream.session)
                 if frame.index >= done:
                     inside.append(frame)
                 yield frame.pixels
@@ -355,9 +409,8 @@ def pump(
                 timed = perf_counter()
             elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
                 left = source.count - done - count
-                ahead = Prospect(
-                    left, enlarged.shape[1], enlarged.shape[0], (perf_counter() - timed) / 2 * left
-                )
+                height, width = frame_size(enlarged)
+                ahead = Prospect(left, width, height, (perf_counter() - timed) / 2 * left)
                 if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
             frame = inside.popleft()

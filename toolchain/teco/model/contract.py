@@ -7,15 +7,26 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from teco.core.planes import Layout
 from teco_models.variant import MIN_SIZE, SCALE, SCALES, Variant
 
 if TYPE_CHECKING:
     from teco_models.deploy.ports import Io
 
 
-DTYPES: dict[Io, str] = {"fp32": "float32", "fp16": "float16", "uint8": "uint8"}
-"""Element type of frames and pictures by what ``teco export --io`` calls it."""
+PORTS: dict[tuple[str, str], Io] = {
+    ("float32", "NCHW"): "fp32", ("float16", "NCHW"): "fp16", ("uint8", "NHWC"): "uint8",
+    ("uint8", "NV12"): "nv12", ("uint8", "I420"): "i420",
+}  # fmt: skip
+"""What ``teco export --io`` calls ports of an element type and a layout."""
 
+CHROMA: dict[Layout, tuple[tuple[str, int], ...]] = {
+    "NV12": (("uv", 2),), "I420": (("u", 1), ("v", 1)),
+}  # fmt: skip
+"""Names, and samples of a place, of the planes after the luma."""
+
+CONVERSION = (("to_rgb", "from_rgb"), ("3", "4"))
+"""Inputs of a model with planes, and their shape: :class:`teco.model.conversion.Conversion`."""
 
 MOST_STATES = 8
 MOST_NAME = 63
@@ -27,7 +38,7 @@ _MOST_FACTOR = 2**20
 # What is in a contract's and in a state's JSON; a reader refuses what it does not know.
 _FIELDS = {"frame", "picture", "states", "scale", "warm_up", "multiple_of", "minimum", "colour",
            "range"}  # fmt: skip
-_LATER_FIELDS = {"reset", "dtype", "layout", "check"}
+_LATER_FIELDS = {"reset", "dtype", "layout", "check", "chroma", "conversion"}
 _STATE_FIELDS = {"input", "source", "shape"}
 _LATER_STATE_FIELDS = {"zero", "dtype"}
 
@@ -74,7 +85,8 @@ class StreamContract:
     a file that has them, for fields it does not know.
 
     Attributes:
-        frame: graph input for the frame, (1, 3, h, w) or, with layout NHWC, (1, h, w, 3).
+        frame: graph input for the frame, (1, 3, h, w) or, with layout NHWC, (1, h, w, 3); of
+            planes, for its luma, (1, h, w, 1).
         picture: graph output, the same scaled; floats are not clamped.
         states: the recurrent state.
         scale: upsampling factor.
@@ -82,15 +94,19 @@ class StreamContract:
         warm_up: 0: every frame is shown, also the first one after a reset. Readers refuse anything
             else, since none drops frames by itself; how many a player runs before the frame it
             shows after a seek is the player's choice (pre-roll).
-        multiple_of: h and w must be multiples of this.
+        multiple_of: h and w must be multiples of this; 2 for planes.
         minimum: smallest h and w.
-        colour: channel order.
+        colour: channel order; YCbCr for planes.
         range: values of black and white.
         dtype: element type of the frame and the picture: float32, float16 or uint8.
-        layout: order of their axes: NCHW, or NHWC for uint8, as decoders and screens have pictures.
-            A state's shape says its own.
+        layout: order of their axes: NCHW, or NHWC for uint8, as screens have pictures; or NV12 or
+            I420, which are several planes. A state's shape says its own.
         check: graph output, (1,) float32, that is finite exactly where the whole picture consists
             of numbers; for uint8, which cannot show it. "" where the picture itself does.
+        chroma: of planes, graph input and output of each plane after the luma: (1, h/2, w/2, 2) of
+            Cb and Cr for NV12; Cb, then Cr, (1, h/2, w/2, 1), for I420. Left-sited, as in H.264.
+        conversion: of planes, the graph inputs of :class:`teco.model.conversion.Conversion`: to RGB
+            and from it, (3, 4) float32.
     """
 
     frame: str = "lr"
@@ -109,6 +125,8 @@ class StreamContract:
     dtype: str = "float32"
     layout: str = "NCHW"
     check: str = ""
+    chroma: tuple[tuple[str, str], ...] = ()
+    conversion: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, variant: Variant, io: Io = "fp32") -> StreamContract:
@@ -124,6 +142,21 @@ class StreamContract:
         if io == "fp16":
             states = tuple(replace(s, dtype="float16") for s in plain.states)
             return replace(plain, dtype="float16", states=states)
+        if io in ("nv12", "i420"):
+            layout: Layout = "NV12" if io == "nv12" else "I420"
+            return replace(
+                plain,
+                frame="y8",
+                picture="hr_y8",
+                multiple_of=2,
+                colour="YCbCr",
+                range=(0.0, 255.0),
+                dtype="uint8",
+                layout=layout,
+                check="check",
+                chroma=tuple((f"{name}8", f"hr_{name}8") for name, _ in CHROMA[layout]),
+                conversion=CONVERSION[0],
+            )
         previous = StatePort("lr8_prev", "lr8", ("1", "h", "w", "3"), "no previous frame", "uint8")
         # Where the frame itself is state, it stays the 8-bit frame that it was.
         states = tuple(previous if s.source == plain.frame else s for s in plain.states)
@@ -179,6 +212,13 @@ class StreamContract:
                 raise ValueError(f"states has {port['input']!r} without a shape")
             port["shape"] = tuple(port["shape"])
             ports.append(StatePort(**port))
+        for name in ("chroma", "conversion"):
+            if not isinstance(found := fields.get(name, []), list):
+                raise ValueError(f"{name} is no list")
+            rows = cast("list[Any]", found)
+            if name == "chroma" and not all(isinstance(x, list) for x in rows):
+                raise ValueError("chroma holds something else than pairs")
+            fields[name] = tuple(tuple(x) if name == "chroma" else x for x in rows)
         if isinstance(scale := fields["scale"], float) and scale.is_integer():
             fields["scale"] = int(scale)  # 4.0 is a whole number in JSON
         fields["states"], fields["range"] = tuple(ports), tuple(fields["range"])
@@ -190,7 +230,11 @@ class StreamContract:
         C and JavaScript read contracts too (``players/c/src/contract.c``,
         ``players/web/page/contract.js``), by the same rules: ``tests/fixtures/contract``.
         """
-        whole = self.io == "uint8"
+        layouts = [layout for dtype, layout in PORTS if dtype == self.dtype]
+        if not layouts:
+            raise ValueError(f"dtype is {self.dtype!r}, which this teco cannot do")
+        whole = self.dtype == "uint8"
+        planes = self.planes if whole else None
         for name in ("frame", "picture"):
             if not _is_name(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a port's name")
@@ -198,29 +242,42 @@ class StreamContract:
         if self.scale not in SCALES or _has_bool(self.scale):
             raise ValueError(f"scale is {self.scale!r}, this teco can only do 2 and 4")
         for name, usual in (
-            ("multiple_of", 1), ("minimum", MIN_SIZE), ("warm_up", 0),
-            ("colour", "RGB"), ("range", (0.0, 255.0 if whole else 1.0)),
-            ("layout", "NHWC" if whole else "NCHW"),
+            ("multiple_of", 2 if planes else 1), ("minimum", MIN_SIZE), ("warm_up", 0),
+            ("colour", "YCbCr" if planes else "RGB"), ("range", (0.0, 255.0 if whole else 1.0)),
         ):  # fmt: skip
             found = getattr(self, name)
             if found != usual or _has_bool(found):
                 raise ValueError(f"{name} is {found!r}, this teco can only do {usual!r}")
+        if self.layout not in layouts:
+            expected = " and ".join(map(repr, layouts))
+            raise ValueError(f"layout is {self.layout!r}, this teco can only do {expected}")
         if not _is_name(self.check) if whole else self.check != "":
             raise ValueError(f"check is {self.check!r} with {self.dtype} ports")
+        self._check_planes(planes)
         self._check_states()
 
+    def _check_planes(self, layout: Layout | None) -> None:
+        count = len(CHROMA[layout]) if layout else 0
+        if len(self.chroma) != count or not all(
+            len(pair) == 2 and all(map(_is_name, pair)) for pair in self.chroma
+        ):
+            raise ValueError(f"chroma is {list(self.chroma)}, with the layout {self.layout}")
+        if len(self.conversion) != (2 if layout else 0) or not all(map(_is_name, self.conversion)):
+            raise ValueError(f"conversion is {list(self.conversion)} with {self.layout}")
+        taken = (*self.frames, *self.pictures, *self.conversion)
+        if len(set(taken)) != len(taken):
+            raise ValueError(f"chroma or conversion names a port twice: {', '.join(taken)}")
+
     def _check_states(self) -> None:
-        h, w = (f"{self.scale}*{side}" for side in "hw")
-        enlarged = ("1", h, w, "3") if self.layout == "NHWC" else ("1", "3", h, w)
-        taken = {self.frame}
+        taken = {*self.frames, *self.conversion}
         for n, state in enumerate(self.states):
             if not _is_name(state.input) or not _is_name(state.source) or state.input in taken:
                 raise ValueError(f"states[{n}] has no name of its own or no source")
             taken.add(state.input)
         # What a state is taken from must fit, since its bytes go over as they are.
         known = {
-            self.frame: (self.dtype, tuple(map(extent, self.inputs[self.frame]))),
-            self.picture: (self.dtype, tuple(map(extent, enlarged))),
+            name: (self.dtype, tuple(map(extent, shape)))
+            for name, shape in (*self.frames.items(), *self.pictures.items())
         }
         carried = "float16" if self.dtype == "float16" else "float32"
         for n, state in enumerate(self.states):
@@ -241,21 +298,52 @@ class StreamContract:
         Raises:
             ValueError: no teco writes such.
         """
-        for io, dtype in DTYPES.items():
-            if dtype == self.dtype:
+        for (dtype, layout), io in PORTS.items():
+            if (dtype, layout) == (self.dtype, self.layout):
                 return io
-        raise ValueError(f"dtype is {self.dtype!r}, which this teco cannot do")
+        raise ValueError(f"{self.dtype!r} in {self.layout!r} is no port that this teco knows")
 
     @property
-    def inputs(self) -> dict[str, tuple[str, str, str, str]]:
+    def planes(self) -> Layout | None:
+        """How planes lie; None where frames and pictures are one tensor each."""
+        return next((layout for layout in CHROMA if layout == self.layout), None)
+
+    @property
+    def frames(self) -> dict[str, tuple[str, ...]]:
+        """Shape of every graph input that takes the frame or a plane of it."""
+        return self._pictures("1", (self.frame, *(given for given, _ in self.chroma)))
+
+    @property
+    def pictures(self) -> dict[str, tuple[str, ...]]:
+        """The same of the outputs that are the picture."""
+        return self._pictures(str(self.scale), (self.picture, *(made for _, made in self.chroma)))
+
+    def _pictures(self, scale: str, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        h, w = (side if scale == "1" else f"{scale}*{side}" for side in "hw")
+        if self.planes is None:
+            return {names[0]: ("1", h, w, "3") if self.layout == "NHWC" else ("1", "3", h, w)}
+        # Half of it: at the scale of 1 there is no number for that.
+        half = {"1": "{}/2", "2": "{}", "4": "2*{}"}[scale]
+        low, left = (half.format(side) for side in "hw")
+        channels = [str(count) for _, count in CHROMA[self.planes]]
+        shapes = [("1", h, w, "1"), *(("1", low, left, c) for c in channels)]
+        return dict(zip(names, shapes, strict=False))
+
+    @property
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """Shape of every graph input but the state's, in the graph's order."""
+        return {**self.frames, **dict.fromkeys(self.conversion, CONVERSION[1])}
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
         """Shape of every graph input, in the graph's order."""
-        frame = ("1", "h", "w", "3") if self.layout == "NHWC" else ("1", "3", "h", "w")
-        return {self.frame: frame, **{s.input: s.shape for s in self.states}}
+        return {**self.given, **{s.input: s.shape for s in self.states}}
 
     @property
     def dtypes(self) -> dict[str, str]:
         """Element type, a NumPy name, of every port that pictures and state pass."""
-        found = {self.frame: self.dtype, self.picture: self.dtype}
+        found = dict.fromkeys((*self.frames, *self.pictures), self.dtype)
+        found |= dict.fromkeys(self.conversion, "float32")
         for state in self.states:
             found |= {state.input: state.dtype, state.source: state.dtype}
         return found
@@ -263,18 +351,18 @@ class StreamContract:
     @property
     def carried(self) -> tuple[str, ...]:
         """Graph outputs that only become state."""
-        known = (self.frame, self.picture)
+        known = (*self.frames, *self.pictures)
         return tuple(s.source for s in self.states if s.source not in known)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Graph outputs a step must fetch: the picture, what only becomes state, the check."""
-        return (self.picture, *self.carried, *((self.check,) if self.check else ()))
+        return (*self.pictures, *self.carried, *((self.check,) if self.check else ()))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the later fields where they are what they always were."""
         data = asdict(self)
-        usual = {"dtype": "float32", "layout": "NCHW", "check": ""}
+        usual = {"dtype": "float32", "layout": "NCHW", "check": "", "chroma": (), "conversion": ()}
         for part in (data, *data["states"]):
             for name, value in usual.items():
                 if part.get(name) == value:

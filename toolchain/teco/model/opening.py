@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.names import did_you_mean
+from teco.core.planes import Layout
 from teco.model.external_data import external_files
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco_models import zoo
@@ -78,6 +79,11 @@ class Model:
         if self.engine is not None:
             return "an engine"
         return "an ONNX file" if self.onnx is not None else "weights"
+
+    @property
+    def planes(self) -> Layout | None:
+        """How the planes lie that it takes; None where it takes RGB."""
+        return None if self.manifest is None else self.manifest.contract.planes
 
     @property
     def static_size(self) -> tuple[int, int] | None:

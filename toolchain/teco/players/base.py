@@ -116,8 +116,15 @@ def model_files(model: Model) -> dict[str, Path]:
     """Everything of a model that must lie together, by name; the file to open comes first.
 
     Raises:
-        TecoError: it is a weights file, which players cannot open.
+        TecoError: it is a weights file, which players cannot open, or takes planes, which none of
+            them hands over.
     """
+    if model.manifest is not None and model.planes is not None:
+        raise TecoError(
+            f"{model.name} has {model.manifest.contract.io} ports, and players hand over RGB",
+            hint="export it with --io uint8 or fp32; `teco upscale` and `teco play` take this one",
+            exit_code=USAGE,
+        )
     main = model.onnx or model.engine
     if main is None:
         raise TecoError(

@@ -18,6 +18,8 @@ from teco.core.errors import TecoError
 from teco.core.machine import usable_cores, version_of
 from teco.core.memory import is_refused_memory
 from teco.core.pixels import Array, Pixels, to_pixels
+from teco.core.planes import Layout
+from teco.model.conversion import Conversion
 from teco.model.opening import Model
 
 Precision = Literal["fp32", "bf16"]
@@ -106,6 +108,45 @@ class FrameSession(Protocol):
         ...
 
 
+@runtime_checkable
+class PlaneSession(Protocol):
+    """A session of a file that takes and gives 8-bit 4:2:0 planes (:mod:`teco.core.planes`).
+
+    It does nothing else: :meth:`Session.step` raises TecoError.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """How its planes lie."""
+        ...
+
+    @property
+    def conversion(self) -> Conversion | None:
+        """What it was told last by :meth:`convert_by`."""
+        ...
+
+    def convert_by(self, conversion: Conversion) -> None:
+        """Say how the samples of the pictures to come stand for RGB; to be said before the first
+        one, and again only where a scene begins."""
+        ...
+
+    def enlarge_planes(self, picture: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """As :meth:`Session.step`, from a packed LR picture to a packed HR picture.
+
+        Args:
+            picture: (3 h / 2, w) uint8; the caller may change it afterwards.
+            state: what the last call returned; None starts a scene.
+
+        Returns:
+            (3 s h / 2, s w) uint8, which is the caller's to keep; and the state for the next call.
+
+        Raises:
+            FloatingPointError: the model gave values that are not finite.
+            TecoError: it is no packed picture, or nothing was said of its colours.
+        """
+        ...
+
+
 class Runtime(Protocol):
     """A way to run models, described before anything heavy is imported."""
 
@@ -188,7 +229,12 @@ def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State 
     Returns:
         Takes a state and gives the next.
     """
-    lr = np.random.default_rng(0).random((1, 3, h, w), np.float32)
+    rng = np.random.default_rng(0)
+    if isinstance(session, PlaneSession):
+        planes, step = rng.integers(0, 256, (3 * h // 2, w), np.uint8), session.enlarge_planes
+        session.convert_by(Conversion.of("bt709", full_range=False))
+        return lambda state: step(planes, state)[1]
+    lr = rng.random((1, 3, h, w), np.float32)
     if model.manifest is not None and model.manifest.contract.dtype == "uint8":
         assert isinstance(session, FrameSession)
         frame, enlarge = to_pixels(lr), session.enlarge

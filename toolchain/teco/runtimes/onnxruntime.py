@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from teco.runtimes.base import (
 )
 from teco.runtimes.ports import (
     PortedFrameSession,
+    PortedPlaneSession,
     PortedSession,
     check_ports,
     size_of,
@@ -73,6 +75,7 @@ class OnnxRuntime:
             [p.name for p in session.get_inputs()], [p.name for p in session.get_outputs()],
         )  # fmt: skip
         kind = _CpuFrameSession if contract.dtype == "uint8" else _CpuSession
+        kind = _CpuPlaneSession if contract.planes is not None else kind
         return kind(self.name, session, contract, options.thread_count)
 
 
@@ -84,14 +87,16 @@ class _CpuSession(PortedSession):
         self._session: Any = session
 
     def _run(
-        self, frame: NDArray[Any], state: State | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
+        self, given: Mapping[str, NDArray[Any]], state: State | None
+    ) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None, State]:
         contract = self._contract
-        given = zeros(contract, *size_of(contract, frame.shape)) if state is None else state
-        fetched = self._session.run(contract.outputs, {contract.frame: frame, **given})
-        values = {contract.frame: frame, **dict(zip(contract.outputs, fetched, strict=True))}
+        if state is None:
+            state = zeros(contract, *size_of(contract, given[contract.frame].shape))
+        fetched = self._session.run(contract.outputs, {**given, **state})
+        values = {**given, **dict(zip(contract.outputs, fetched, strict=True))}
         following = {s.input: values[s.source] for s in contract.states}
-        return values[contract.picture], values.get(contract.check), following
+        pictures = tuple(values[name] for name in contract.pictures)
+        return pictures, values.get(contract.check), following
 
     @property
     def contract(self) -> StreamContract:
@@ -112,3 +117,7 @@ class _CpuSession(PortedSession):
 
 class _CpuFrameSession(PortedFrameSession, _CpuSession):
     """The same for a file with 8-bit ports."""
+
+
+class _CpuPlaneSession(PortedPlaneSession, _CpuSession):
+    """The same for a file with planes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from teco.model.opening import Model
 from teco.runtimes.base import Precision, Session, SessionOptions, State, cannot_load, needs_onnx
 from teco.runtimes.ports import (
     PortedFrameSession,
+    PortedPlaneSession,
     PortedSession,
     check_ports,
     shape_of,
@@ -106,7 +107,9 @@ class OpenVino:
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         details = f"CPU, {threads} threads, {found}"
         kind: type[_Session] = _FrameSession
-        if contract.dtype == "uint8":
+        if contract.planes is not None:
+            kind = _PlaneFileSession
+        elif contract.dtype == "uint8":
             kind = _FrameFileSession
         elif contract.dtype == "float16" or contract.picture in {s.source for s in contract.states}:
             kind = _Session
@@ -220,23 +223,24 @@ class _Session(PortedSession):
         self._turn = 0
 
     def _run(
-        self, frame: NDArray[Any], state: State | None, *, frames: bool = False
-    ) -> tuple[NDArray[Any], NDArray[Any] | None, State]:
+        self, given: Mapping[str, NDArray[Any]], state: State | None, *, frames: bool = False
+    ) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None, State]:
         import openvino as ov
 
         contract = self._contract
-        self._fit(size_of(contract, frame.shape), frames)
-        given = ov.Tensor(frame, shared_memory=True)
+        size = size_of(contract, given[contract.frame].shape)
+        self._fit(size, frames)
+        taken = {name: ov.Tensor(value, shared_memory=True) for name, value in given.items()}
         request = self._requests[self._turn]
         self._turn = 1 - self._turn
-        past = self._zeros(*size_of(contract, frame.shape)) if state is None else state
-        for name, value in {contract.frame: given, **past}.items():
+        past = self._zeros(*size) if state is None else state
+        for name, value in {**taken, **past}.items():
             request.set_tensor(name, value)
         request.infer()
-        values = {contract.frame: given, **{n: request.get_tensor(n) for n in contract.outputs}}
+        values = {**taken, **{n: request.get_tensor(n) for n in contract.outputs}}
         check = values[contract.check].data if contract.check else self._own_check(request)
         following = {s.input: values[s.source] for s in contract.states}
-        return values[contract.picture].data, check, following
+        return tuple(values[name].data for name in contract.pictures), check, following
 
     def _own_check(self, request: Any) -> NDArray[Any] | None:
         """What stands for the contract's check where the file has none."""
@@ -296,12 +300,17 @@ class _FrameFileSession(PortedFrameSession, _Session):
         return picture.copy(), state
 
 
+class _PlaneFileSession(PortedPlaneSession, _Session):
+    """A session for a file with planes, which are copied when they are put together."""
+
+
 class _FrameSession(_Session):
     """A session whose model can also make 8-bit frames, by a graph of its own."""
 
     def enlarge(self, frame: Pixels, state: State | None) -> tuple[Pixels, State]:
         """See :class:`teco.runtimes.base.FrameSession`."""
-        picture, check, state = self._run(to_tensor(frame), state, frames=True)
+        given = {self._contract.frame: to_tensor(frame)}
+        (picture,), check, state = self._run(given, state, frames=True)
         self._require_finite(check)
         # The frame is handed to others, who keep it; this memory is written again two steps on.
         return picture[0].copy(), state

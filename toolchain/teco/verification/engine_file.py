@@ -69,7 +69,7 @@ def _check_files(path: Path, manifest: EngineManifest, report: Report) -> None:
 def _check_contents(manifest: EngineManifest, report: Report) -> None:
     """The manifest against the one of the ONNX file that it holds."""
     model, contract = manifest.model, manifest.model.contract
-    ports = {contract.frame, *(s.input for s in contract.states), *contract.outputs}
+    ports = {*contract.inputs, *contract.outputs}
     if manifest.precision_asked != model.precision_asked:
         text = f"labelled {manifest.precision_asked}, its ONNX file {model.precision_asked}"
     elif model.sha256 and model.sha256 != manifest.onnx_sha256:

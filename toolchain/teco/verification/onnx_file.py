@@ -151,7 +151,7 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
         return
     import onnxruntime as ort
 
-    from teco.runtimes.ports import shape_of
+    from teco.runtimes.ports import shape_of, size_of
 
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -161,7 +161,7 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
     outputs = {x.name: list(x.shape) for x in session.get_outputs()}
     kinds = {x.name: x.type for x in (*session.get_inputs(), *session.get_outputs())}
     contract = manifest.contract
-    expected = {contract.frame, *(s.input for s in contract.states)}
+    expected = set(contract.inputs)
     ours = type(contract).of(Variant.parse(manifest.variant), contract.io)
     if set(inputs) != expected or set(outputs) != set(contract.outputs):
         report.add(
@@ -185,7 +185,7 @@ def _check_ports(path: Path, manifest: Manifest, report: Report) -> None:
     static = all(isinstance(x, int) for shape in inputs.values() for x in shape)
     found = "dynamic"
     if static:
-        h, w = (inputs[contract.frame][contract.layout.index(axis)] for axis in "HW")
+        h, w = size_of(contract, tuple(inputs[contract.frame]))
         found = f"{h}x{w}"
         wrong = [n for n, s in shapes.items() if tuple(inputs[n]) != shape_of(s, h, w)]
         if wrong:

@@ -4,13 +4,15 @@ Used by the export, which verifies a file before it gets its name, and by ``teco
 does it afterwards.
 
 Pictures are compared as the file gives them: floats as floats, 8-bit pictures with the reference's,
-rounded. A file with 8-bit ports cannot show in its pictures what its state has lost, so there the
-state itself is compared as well.
+rounded; planes with the exact conversion of it (:mod:`teco.verification.planes`), in one matrix and
+range at each size. A file with 8-bit ports cannot show in its pictures what its state has lost, so
+there the state itself is compared as well.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +21,12 @@ from numpy.typing import NDArray
 from teco.core.errors import TecoError
 from teco.core.machine import usable_cores
 from teco.core.pixels import Array, Pixels, to_pixels, to_tensor
+from teco.model.conversion import as_planes
 from teco.model.manifest import Manifest, Parity
 from teco.model.opening import Model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.verification.planes import OTHER, USUAL, ExactPlanes, even
 from teco.verification.reference import reference_session
 from teco.verification.temporal_gate import default_frames, moving_frames
 from teco_models.variant import SCALE, Variant
@@ -121,14 +125,24 @@ def compare(
     assert model.manifest is not None
     found = _Differences(model.manifest, model.name)
     states = found.pictures and compares_floats(candidate, reference, model)
-    for h, w in sizes:
+    layout = model.manifest.contract.planes
+    sizes = tuple(even(size, layout) for size in sizes)
+    exact = None if layout is None else ExactPlanes(reference, layout)
+    for (h, w), conversion in zip(sizes, cycle((USUAL, OTHER)), strict=False):
         state = expected_state = None
+        if exact is not None and isinstance(candidate, PlaneSession):
+            exact.convert_by(conversion)
+            candidate.convert_by(conversion)
         for lr, picture in _frames(h, w, frames, pictures=found.pictures):
-            running = beside and beside.submit(reference.step, lr, expected_state)
-            given, state = _step(candidate, lr, picture, state, model.name)
-            step = running.result() if running else reference.step(lr, expected_state)
+            given: Any = lr
+            if exact is not None and picture is not None:
+                given = picture = as_planes(picture, exact.layout, conversion)
+            expect: Any = reference.step if exact is None else exact.enlarge_planes
+            running = beside and beside.submit(expect, given, expected_state)
+            made, state = _step(candidate, lr, picture, state, model.name)
+            step = running.result() if running else expect(given, expected_state)
             expected, expected_state = step
-            found.add(given, expected)
+            found.add(made, expected)
             if states:
                 found.add_state(state, expected_state)
     return found.result(sizes, frames)
@@ -146,8 +160,10 @@ def _step(
 ) -> tuple[NDArray[Any], State]:
     if picture is None:
         return candidate.step(lr, state)
-    assert isinstance(candidate, FrameSession)
+    assert isinstance(candidate, FrameSession | PlaneSession)
     try:
+        if isinstance(candidate, PlaneSession):
+            return candidate.enlarge_planes(picture, state)
         return candidate.enlarge(picture, state)
     except FloatingPointError as error:
         raise ParityError(f"{name} gave values that are not finite") from error
@@ -171,11 +187,11 @@ class _Differences:
         self._name = name
         self._worst, self._steps, self._psnr = 0.0, 0, float("inf")
 
-    def add(self, found: NDArray[Any], expected: Array) -> None:
-        """One picture of each, the file's as it gave it."""
+    def add(self, found: NDArray[Any], expected: NDArray[Any]) -> None:
+        """One picture of each, the file's as it gave it; the other in floats, or planes too."""
         wanted = expected
         levels = found
-        if self.pictures:
+        if self.pictures and expected.dtype != np.uint8:
             wanted = to_pixels(expected)
         if found.shape != wanted.shape or not np.isfinite(found).all():
             raise ParityError(
@@ -217,7 +233,7 @@ class _Differences:
 
         Of computed alignment both keep the same: luma, the output's luma, features.
         """
-        own = {"luma_prev": 0, "hr_luma_prev": 1}
+        own = {"luma_prev": 0, "hr_luma_prev": 1, "lr_prev": 0}
         if name in own:
             kept: Array = expected[own[name]].numpy()
             return kept

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels, to_pixels, to_tensor
 from teco.evaluation.quality import truth_frames, truth_size
-from teco.runtimes.base import FrameSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.verification.planes import ExactPlanes, ThroughPlanes
 from teco_calibration.degrade import degrade
 from teco_calibration.metrics.quality import Lpips
 from teco_calibration.temporal_gate.comparison import EVERY, compare, endless
@@ -188,7 +189,8 @@ def run_temporal_gate(
     not judge drift, all of it is.
 
     Args:
-        candidate: an open session.
+        candidate: an open session. Of one that takes planes the samples are compared, or, where
+            there is a truth, RGB through them; likewise then of the reference.
         reference: another, which computes the same weights in float32; any exact runtime.
         clip: one scene.
         bounds: what is allowed.
@@ -202,6 +204,12 @@ def run_temporal_gate(
         ModelError: its pictures are smaller than 8x8.
     """
     count = bounds.frames if count is None else count
+    if isinstance(candidate, PlaneSession):
+        if not isinstance(reference, PlaneSession):
+            reference = ExactPlanes(reference, candidate.layout)
+        samples = clip.truth is None
+        candidate = ThroughPlanes(candidate, samples=samples)
+        reference = ThroughPlanes(reference, samples=samples)
     frames, truth = clip.frames, clip.truth
     if bounds.error_drift is not None or bounds.loss_drift is not None:
         share = max(2, count // 4)

@@ -17,7 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from teco.core.errors import TecoError
-from teco.video.colour import Colour
+from teco.core.planes import Layout
+from teco.video.colour import OF_PLANES, Colour, output_colour
 from teco.video.file.encoders import USUAL, EncoderSettings
 from teco.video.file.sink import CONTAINERS, VideoSink
 from teco.video.file.source import VideoSource
@@ -29,7 +30,7 @@ from teco.video.image_folder import (
     ImageFolderSource,
     PictureSink,
 )
-from teco.video.y4m import Y4MSink, Y4MSource
+from teco.video.y4m import Y4MSink, Y4MSource, y4m_colour
 
 __all__ = [
     "OUTPUT_SUFFIXES",
@@ -63,6 +64,7 @@ def open_source(
     threads: int = 0,
     deep: bool = False,
     deinterlace: bool = True,
+    planes: Layout | None = None,
     forgiving: bool = False,
 ) -> FrameSource:
     """Open a video file, a picture, a folder of pictures, or "-" for y4m on standard input.
@@ -76,6 +78,8 @@ def open_source(
         threads: decoder threads, 0 for one per core.
         deep: give uint16 where the clip has more than 8 bits.
         deinterlace: make progressive frames of interlaced ones.
+        planes: give the decoder's own planes in this layout where it has such, see
+            :attr:`teco.video.frames.Frame.layout`; RGB else.
         forgiving: of a video file that is cut short, take what there is; scale a picture that
             changes size in the middle; note both. Else they are errors.
 
@@ -88,7 +92,9 @@ def open_source(
     """
     span = Span.of(start, end, max_frames)
     if str(path) == "-":
-        return Y4MSource(sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace)
+        return Y4MSource(
+            sys.stdin.buffer, "-", span, deep=deep, deinterlace=deinterlace, planes=planes
+        )
     path = Path(path)
     if path.is_dir() or (path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()):
         return ImageFolderSource(path, span, rate=_rate(rate), deep=deep)
@@ -110,13 +116,16 @@ def open_source(
     if path.suffix.lower() == ".y4m" and path.is_file():
         stream = path.open("rb")
         try:
-            return Y4MSource(stream, str(path), span, deep=deep, deinterlace=deinterlace)
+            return Y4MSource(
+                stream, str(path), span, deep=deep, deinterlace=deinterlace, planes=planes
+            )
         except BaseException:
             stream.close()
             raise
     return VideoSource(
-        path, span, threads=threads, deep=deep, deinterlace=deinterlace, forgiving=forgiving
-    )
+        path, span, threads=threads, deep=deep, deinterlace=deinterlace, planes=planes,
+        forgiving=forgiving,
+    )  # fmt: skip
 
 
 def open_sink(
@@ -128,6 +137,7 @@ def open_sink(
     encoder: EncoderSettings = USUAL,
     overwrite: bool = False,
     rate: Fraction | float | None = None,
+    planes: Layout | None = None,
 ) -> FrameSink:
     """Open an output for the frames of ``source``, enlarged to ``width`` x ``height``.
 
@@ -140,6 +150,8 @@ def open_sink(
         width, height: of the frames to come.
         encoder: which one, how good and how fast; y4m heeds its pixel format alone.
         overwrite: replace an existing output.
+        planes: frames come as packed pictures of this layout, see
+            :attr:`teco.video.frames.Frame.layout`.
         rate: a constant rate instead of the source's timestamps; copied sound is not stretched.
 
     Raises:
@@ -147,6 +159,8 @@ def open_sink(
             fills up.
     """
     text = str(path)
+    if planes is not None:
+        _check_planes(text, encoder.pix_fmt, planes)
     if text == "-":
         return Y4MSink(
             sys.stdout.buffer,
@@ -184,12 +198,38 @@ def open_sink(
         encoder=encoder,
         overwrite=overwrite,
         rate=_rate(rate),
+        planes=planes,
     )
 
 
 def holds_16_bits(path: str | Path) -> bool:
     """Whether an output of this name is pictures that hold more than 8 bits."""
     return is_folder_target(path) or Path(path).suffix.lower() in DEEP_SUFFIXES
+
+
+def _check_planes(path: str, pix_fmt: str, planes: Layout) -> None:
+    """Raise TecoError for an output that 8-bit planes cannot be written to as they are."""
+    if is_folder_target(path) or Path(path).suffix.lower() in PICTURE_SUFFIXES:
+        what = f"{path} is a picture or a folder of them, which are RGB"
+    elif pix_fmt not in OF_PLANES:
+        what = f"--pix-fmt {pix_fmt} is not 8-bit 4:2:0"
+    else:
+        return
+    raise TecoError(
+        f"{what}, and the model gives {planes} planes",
+        hint="write a video with --pix-fmt yuv420p, or take a model with RGB ports "
+        "(teco export --io uint8, or fp32 for more than 8 bits)",
+        exit_code=2,
+    )
+
+
+def written_colour(
+    path: str | Path, source: FrameSource, encoder: EncoderSettings, width: int, height: int
+) -> Colour:
+    """In what colour :func:`open_sink` writes a clip as Y'CbCr."""
+    if str(path) == "-" or Path(path).suffix.lower() == ".y4m":
+        return y4m_colour(source.colour, width, height)
+    return output_colour(source.colour, encoder.pix_fmt, width, height)
 
 
 def is_folder_target(path: str | Path) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from teco.core.errors import TecoError
+from teco.core.planes import PIX_FMT, Layout, frame_size
 
 UNSPECIFIED = 2
 """The "not said" of H.273 for matrix, primaries and transfer alike."""
@@ -35,6 +36,9 @@ _MATRIX_OF_TAG = {
 }
 _TAG_OF_MATRIX = {"rgb": 0, "bt709": 1, "fcc": 4, "bt601": 6, "smpte240m": 7, "bt2020nc": 9}
 _SWS_OF_MATRIX = {"rgb": 1, "bt709": 1, "fcc": 4, "bt601": 5, "smpte240m": 7, "bt2020nc": 9}
+OF_PLANES = ("yuv420p", "nv12")
+"""What planes can be encoded as without a conversion of samples."""
+
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 _FLAGS = (
@@ -169,6 +173,40 @@ class Converter:
             pixels = _FROM_LIMITED[pixels]
         return pixels
 
+    def to_planes(self, frame: av.VideoFrame, layout: Layout) -> npt.NDArray[np.uint8] | None:
+        """A decoded frame of 8-bit 4:2:0 and even sides -> a packed picture of the same samples;
+        None of any other."""
+        kind = frame.format.name
+        if kind not in (*OF_PLANES, "yuvj420p") or frame.width % 2 or frame.height % 2:
+            return None
+        if kind != PIX_FMT[layout] and (kind, layout) != ("yuvj420p", "I420"):
+            # Of one size, range and matrix this only moves samples.
+            matrix = _SWS_OF_MATRIX[self.colour.matrix]
+            ends = _FULL if self.colour.full_range else _LIMITED
+            frame = self._sws.reformat(
+                frame, format=PIX_FMT[layout], src_colorspace=matrix, dst_colorspace=matrix,
+                src_color_range=ends, dst_color_range=ends, threads=1,
+            )  # fmt: skip
+        packed: Any = frame.to_ndarray()
+        return np.ascontiguousarray(packed)
+
+    def frame_of(
+        self, pixels: npt.NDArray[Any], layout: Layout | None, pix_fmt: str
+    ) -> av.VideoFrame:
+        """RGB pixels, or the packed picture of a layout in this colour, as a frame of pix_fmt.
+
+        Of planes, pix_fmt must be one of :data:`OF_PLANES`; samples stay what they are. Their
+        height is a multiple of 4, as that of every enlarged picture is: PyAV rounds others down.
+        """
+        if layout is None:
+            return self.from_rgb(pixels, pix_fmt)
+        given = PIX_FMT[layout]
+        assert frame_size(pixels)[0] % 4 == 0
+        frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), given)
+        if pix_fmt != given:
+            frame = self._sws.reformat(frame, format=pix_fmt, threads=1)
+        return self._tagged(frame)
+
     def from_rgb(self, pixels: npt.NDArray[Any], pix_fmt: str) -> av.VideoFrame:
         """uint8 or uint16 (H, W, 3) RGB full range -> a frame of pix_fmt, carrying the colour's
         tags."""
@@ -185,6 +223,9 @@ class Converter:
             interpolation=_FLAGS,
             threads=1,
         )
+        return self._tagged(frame)
+
+    def _tagged(self, frame: av.VideoFrame) -> av.VideoFrame:
         frame.colorspace = self.colour.matrix_tag
         frame.color_range = _FULL if self.colour.full_range else _LIMITED
         frame.color_primaries = self.colour.primaries or UNSPECIFIED

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teco.core.errors import TecoError
+from teco.core.planes import Layout, are_planes, frame_size
 from teco.video.colour import Colour
 from teco.video.side_data import Hdr10, Stereo
 
@@ -34,6 +35,8 @@ class Frame:
     duration: how long, in units of time_base; None where the source does not say.
     starts_segment: it is the first of a part that is encoded by itself (see
         :mod:`teco.video.segments`).
+    layout: None for RGB; else ``pixels`` is a packed picture (:mod:`teco.core.planes`) in the
+        clip's colour.
     """
 
     pixels: Pixels
@@ -42,6 +45,7 @@ class Frame:
     time_base: Fraction
     duration: int | None = None
     starts_segment: bool = False
+    layout: Layout | None = None
 
     @property
     def seconds(self) -> float:
@@ -185,8 +189,12 @@ class Aborting:
 
 
 def check_pixels(frame: Frame, width: int, height: int, name: str) -> None:
-    """Raise TecoError unless the frame is uint8 or uint16 (height, width, 3)."""
+    """Raise TecoError unless the frame is uint8 or uint16 (height, width, 3), or planes of that
+    size."""
     pixels = frame.pixels
+    planes = frame.layout is not None and pixels.dtype == np.uint8 and are_planes(pixels)
+    if planes and frame_size(pixels) == (height, width):
+        return
     if pixels.dtype.name not in ("uint8", "uint16") or pixels.shape != (height, width, 3):
         raise TecoError(
             f"frame {frame.index} for {name} is {pixels.dtype} {pixels.shape}, "

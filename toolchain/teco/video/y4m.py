@@ -20,6 +20,7 @@ import numpy as np
 
 from teco.core.errors import TecoError
 from teco.core.files import Output, check_target, write_errors
+from teco.core.planes import Layout
 from teco.video.colour import Colour, Converter, guess_matrix
 from teco.video.deinterlace import Deinterlacer
 from teco.video.frames import (
@@ -55,6 +56,9 @@ _TAGS = {
     "yuv422p10le": "422p10",
     "yuv444p10le": "444p10",
 }
+_LEFT_SITED = ("420mpeg2", "420paldv")
+"""Kinds whose chroma lies where that of planes is to lie: of interlaced PAL nearly."""
+
 _LONGEST_LINE = 1024
 
 
@@ -69,6 +73,7 @@ class Y4MSource(Closing):
         *,
         deep: bool = False,
         deinterlace: bool = True,
+        planes: Layout | None = None,
     ) -> None:
         self._stream = stream
         self.name = name
@@ -112,6 +117,7 @@ class Y4MSource(Closing):
                 hint="add -pix_fmt yuv420p to the command that feeds the pipe",
             )
         self._format = _FORMATS[tag]
+        self._planes: Layout | None = planes if tag in _LEFT_SITED else None
         self.colour = Colour(
             guess_matrix(self.width, self.height), colour_range == "FULL", tagged=False
         )
@@ -135,9 +141,15 @@ class Y4MSource(Closing):
         for frame in frames:
             position = frame.pts or 0
             if position >= self._from:
-                pixels = self._converter.to_rgb(frame, deep=self._deep)
                 number = position - self._from  # a cut range begins at zero
-                yield Frame(pixels, number, number, 1 / self.rate, 1)
+                packed = None
+                if self._planes is not None:
+                    packed = self._converter.to_planes(frame, self._planes)
+                layout = None if packed is None else self._planes
+                pixels: Pixels = (
+                    self._converter.to_rgb(frame, deep=self._deep) if packed is None else packed
+                )
+                yield Frame(pixels, number, number, 1 / self.rate, 1, layout=layout)
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         wide = 2 if "10le" in self._format else 1
@@ -233,8 +245,8 @@ class Y4MSink(Aborting):
             self.notices.append("y4m holds no sound or subtitles; only pictures are written")
         if source.media is not None and source.media.stereo is not None:
             self.notices.append(STEREO_IS_LOST)
-        full = source.colour.full_range and source.colour.matrix != "rgb"
-        colour = replace(source.colour, matrix=guess_matrix(width, height), full_range=full)
+        colour = y4m_colour(source.colour, width, height)
+        full = colour.full_range
         self._converter = Converter(colour)
         self._output: Output | None = None
         if isinstance(target, Path):
@@ -272,7 +284,7 @@ class Y4MSink(Aborting):
         self._repeat_until(place)
         if place < self._written and not self._counted and self._written:
             return  # two frames in the time of one: the first stays
-        coded = self._converter.from_rgb(frame.pixels, self._pix_fmt)
+        coded = self._converter.frame_of(frame.pixels, frame.layout, self._pix_fmt)
         wide = 2 if "10le" in self._pix_fmt else 1
         data = b"".join(_rows(p)[:, : p.width * wide].tobytes() for p in coded.planes)
         self._last = b"FRAME\n" + data
@@ -319,6 +331,12 @@ class Y4MSink(Aborting):
             if self._output is None:
                 _let_go(self._stream)
             raise
+
+
+def y4m_colour(colour: Colour, width: int, height: int) -> Colour:
+    """What a clip's colour becomes in y4m, which names the range and no matrix."""
+    full = colour.full_range and colour.matrix != "rgb"
+    return replace(colour, matrix=guess_matrix(width, height), full_range=full)
 
 
 def _rows(plane: Any) -> Pixels:

@@ -12,11 +12,13 @@ from fake_gpu import STREAM, FakeDevice, Kind, Made, bindings, step
 
 from teco.core import gpu
 from teco.core.errors import FAILED, MACHINE, USAGE, TecoError
+from teco.core.planes import packed, planes_of
 from teco.model.contract import StreamContract
+from teco.model.conversion import Conversion
 from teco.model.engine import api, preflight
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find, of_engine, open_session
-from teco.runtimes.base import FrameSession
+from teco.runtimes.base import FrameSession, PlaneSession
 from teco.runtimes.nvidia import device as device_module
 from teco.runtimes.nvidia import tensorrt_rtx as tensorrt_rtx_module
 from teco_models.variant import Variant
@@ -172,7 +174,7 @@ def with_ports(made, monkeypatch, io: str) -> StreamContract:
     contract = StreamContract.of(Variant(), io)
     kinds = {"float32": Kind.FLOAT, "float16": Kind.HALF, "uint8": Kind.UINT8}
     made.contract = contract
-    made.kinds = dict.fromkeys((contract.frame, contract.picture), kinds[contract.dtype])
+    made.kinds = dict.fromkeys((*contract.frames, *contract.pictures), kinds[contract.dtype])
     made.kinds |= {s.input: kinds[s.dtype] for s in contract.states}
     monkeypatch.setattr("engine_files.StreamContract", lambda: contract)
     return contract
@@ -219,6 +221,44 @@ def test_pictures_go_in_and_come_out(tmp_path, made, monkeypatch, size):
     session.close()
     del found
     gc.collect()
+    made.device.assert_empty()
+
+
+@pytest.mark.parametrize("io", ["nv12", "i420"])
+@pytest.mark.parametrize("size", [(16, 24), None])
+def test_planes_go_in_and_come_out(tmp_path, made, monkeypatch, size, io):
+    """Every plane by its own port, the conversion beside them, one packed picture out."""
+    contract = with_ports(made, monkeypatch, io)
+    made.size = size
+    session = open_engine(tmp_path, made)
+    assert isinstance(session, PlaneSession)
+    assert not isinstance(session, FrameSession)
+    rng = np.random.default_rng(0)
+    clip = [rng.integers(0, 256, (24, 24), np.uint8) for _ in range(5)]
+    with pytest.raises(TecoError, match="matrix and the range"):
+        session.enlarge_planes(clip[0], None)
+    conversions = [Conversion.of("bt601", full) for full in (False, True)]
+    kept, state, past = [], None, np.zeros((1, 3, 64, 96), np.float32)
+    for n, picture in enumerate(clip):
+        conversion = conversions[n > 2]
+        session.convert_by(conversion)
+        values = {contract.states[1].input: past}
+        planes = planes_of(picture, session.layout)
+        values |= {p: x[None] for p, x in zip(contract.frames, planes, strict=True)}
+        values |= dict(zip(contract.conversion, conversion.inputs, strict=True))
+        out = step(values, contract)
+        found, state = session.enlarge_planes(picture, state)
+        kept.append((found, packed(*(out[name] for name in contract.pictures))))
+        past = out["hr"]
+    for found, expected in kept:  # pictures are the caller's to keep
+        assert np.array_equal(found, expected)
+    down = [entry[2] for entry in made.device.log if entry[0] == "download"]
+    assert sum(down) == 5 * (64 * 96 * 3 // 2 + 4), "the planes and the check, never the state"
+    with pytest.raises(FloatingPointError):
+        session.enlarge_planes(np.full((24, 24), 13, np.uint8), None)
+    with pytest.raises(TecoError, match=f"{io} ports"):
+        session.step(np.zeros((1, 3, 16, 24), np.float32), None)
+    session.close()
     made.device.assert_empty()
 
 

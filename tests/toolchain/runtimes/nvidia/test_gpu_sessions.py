@@ -19,11 +19,15 @@ from teco.core import gpu
 from teco.core.errors import TecoError
 from teco.export.engines.rtx import RtxOptions, build_rtx
 from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.model.conversion import as_planes
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
+from teco.runtimes.base import PlaneSession
 from teco.runtimes.nvidia import device
 from teco.runtimes.pytorch import PyTorchSession
-from teco.verification.temporal_gate import moving_frames
+from teco.verification import planes
+from teco.verification.planes import ExactPlanes
+from teco.verification.temporal_gate import default_frames, moving_frames
 
 pytestmark = pytest.mark.gpu
 
@@ -70,20 +74,20 @@ def made(tiny_weights: Path, tmp_path_factory):
 
     models: dict[tuple, Model] = {}
 
-    def onnx(precision: str, size: tuple[int, int] | None) -> Model:
-        key = ("onnx", precision, size)
+    def onnx(precision: str, size: tuple[int, int] | None, io: str) -> Model:
+        key = ("onnx", precision, size, io)
         if key not in models:
             folder = tmp_path_factory.mktemp("onnx")
-            options = ExportOptions(precision=precision, size=size, target="tensorrt")
+            options = ExportOptions(precision=precision, size=size, io=io, target="tensorrt")
             path = export_onnx(load_weights(tiny_weights), folder, options)
             models[key] = replace(open_model(str(path)), weights=tiny_weights)
         return models[key]
 
-    def engine(name: str, precision: str, size: tuple[int, int] | None) -> Model:
-        key = (name, precision, size)
+    def engine(name: str, precision: str, size: tuple[int, int] | None, io: str) -> Model:
+        key = (name, precision, size, io)
         if key not in models:
             folder = tmp_path_factory.mktemp("engine")
-            source = onnx(precision, size)
+            source = onnx(precision, size, io)
             profile = ((8, 8), SIZE, (64, 64)) if size is None else None
             if name == "tensorrt":
                 path = build_tensorrt(source, folder, TensorRtOptions(profile=profile))
@@ -96,11 +100,14 @@ def made(tiny_weights: Path, tmp_path_factory):
             models[key] = open_model(str(path))
         return models[key]
 
-    def make(name: str, precision: str, size: tuple[int, int] | None = SIZE) -> Model:
+    def make(
+        name: str, precision: str, size: tuple[int, int] | None = SIZE, io: str = "fp32"
+    ) -> Model:
         need(name)
         if name == "pytorch-cuda":
-            return onnx("fp32", None)
-        model = engine(name, precision, size) if name in ENGINES else onnx(precision, size)
+            return onnx("fp32", None, io)
+        kind = engine if name in ENGINES else lambda _name, *of: onnx(*of)
+        model = kind(name, precision, size, io)
         if reason := find(name).why_not(model):
             pytest.skip(reason)
         return model
@@ -132,6 +139,27 @@ def test_thirty_recurrent_frames(name, precision, made, reference) -> None:
         assert float(np.abs(with_past - without).max()) > 1e-4
     finally:
         session.close()
+
+
+@pytest.mark.parametrize("io", ["nv12", "i420"])
+@pytest.mark.parametrize("name", [*ONNX_RUNTIMES, *ENGINES])
+def test_planes(name, io, made, reference) -> None:
+    """At most a step from the host path in float64, three where TF32 may be used."""
+    model = made(name, "fp32", SIZE, io)
+    session = find(name).open(model, SessionOptions())
+    assert isinstance(session, PlaneSession)
+    exact = ExactPlanes(reference, session.layout)
+    for conversion in (planes.USUAL, planes.OTHER):
+        session.convert_by(conversion)
+        exact.convert_by(conversion)
+        state = expected_state = None
+        for frame in default_frames(*SIZE, 8):
+            picture = as_planes(frame, session.layout, conversion)
+            expected, expected_state = exact.enlarge_planes(picture, expected_state)
+            found, state = session.enlarge_planes(picture, state)
+            steps = np.abs(found.astype(int) - expected).max()
+            assert steps <= (3 if name in TF32 else 1)
+    session.close()
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)

@@ -369,6 +369,43 @@ def test_bound_pictures(tmp_path: Path) -> None:
     session.close()
 
 
+def test_bound_planes(tmp_path: Path) -> None:
+    """Planes: what the CPU session gives, bit for bit, in memory that takes turns."""
+    torch = pytest.importorskip("torch")
+    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.model.conversion import Conversion, as_planes
+    from teco.runtimes.base import PlaneSession
+    from teco.runtimes.nvidia.onnxruntime_binding import BoundPlaneSession
+    from teco_models.arch.computed_alignment import AlignedGenerator
+    from teco_models.checkpoint import Weights
+    from teco_models.variant import Variant
+
+    variant = Variant.real(blocks=1, channels=8, latent=4)
+    torch.manual_seed(0)
+    weights = Weights(variant, dict(AlignedGenerator(variant).state_dict()))
+    model = open_model(str(export_onnx(weights, tmp_path, ExportOptions(size=(24, 32), io="nv12"))))
+    assert model.manifest is not None
+    session = BoundPlaneSession(
+        "bound", "host", real_session(model), model.manifest.contract, HostPlace(), graphs=False
+    )
+    reference = find("onnxruntime").open(model, SessionOptions(threads=1))
+    assert isinstance(session, PlaneSession)
+    assert isinstance(reference, PlaneSession)
+    conversion = Conversion.of("bt709", full_range=False)
+    state = expected_state = None
+    for one in (session, reference):
+        one.convert_by(conversion)
+    for frame in default_frames(24, 32, 5):
+        picture = as_planes(frame, "NV12", conversion)
+        expected, expected_state = reference.enlarge_planes(picture, expected_state)
+        found, state = session.enlarge_planes(picture, state)
+        assert np.array_equal(found, expected)
+    with pytest.raises(TecoError, match="and 1xHALFxHALFx2"):
+        session._run({"y8": np.zeros((1, 24, 32, 1), np.uint8),
+                      "uv8": np.zeros((1, 24, 32, 2), np.uint8)}, None)  # fmt: skip
+    session.close()
+
+
 # --- which libraries -------------------------------------------------------------------------
 
 

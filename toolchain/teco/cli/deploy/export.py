@@ -87,11 +87,12 @@ class _Blocks(_BlocksType):
 )
 @click.option(
     "--io",
-    type=click.Choice(["fp32", "fp16", "uint8"]),
+    type=click.Choice(["fp32", "fp16", "uint8", "nv12", "i420"]),
     default="fp32",
     show_default=True,
-    help="Frames and pictures at the ports: (1, 3, h, w) floats in [0, 1], or uint8 RGB "
-    "(1, h, w, 3); with uint8 the state stays float32.",
+    help="Frames and pictures at the ports: (1, 3, h, w) floats in [0, 1], uint8 RGB "
+    "(1, h, w, 3), or the planes of decoders and encoders, NV12 or I420, for `teco upscale` and "
+    "engines. With 8-bit ports the state stays float32.",
 )
 @click.option(
     "--formats",

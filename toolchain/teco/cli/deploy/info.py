@@ -150,9 +150,11 @@ def _stream(contract: StreamContract) -> list[str]:
     low, high = c.range
     check = f"; {c.check} is finite where the picture is" if c.check else ""
     states = ", ".join(f"{s.input} ({' x '.join(s.shape)}) {s.dtype}" for s in c.states)
+    by = f"; {', '.join(c.conversion)} take its matrix and range" if c.conversion else ""
+    given, made = ", ".join(c.frames), ", ".join(c.pictures)
     return [
-        f"stream: {c.frame} -> {c.picture}, {c.dtype} {c.layout} {c.colour} "
-        f"{low:g} to {high:g}{check}",
+        f"stream: {given} -> {made}, {c.dtype} {c.layout} {c.colour} "
+        f"{low:g} to {high:g}{check}{by}",
         f"state: {states}; reset {c.reset}",
     ]
 

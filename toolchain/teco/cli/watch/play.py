@@ -93,6 +93,7 @@ def command(
     options = PlayOptions(
         start=start, end=end, scene_cuts=scene_cuts, deadline=deadline, osd=osd, extra=player_args,
         centred=opened.variant.centred, scale=opened.variant.scale,
+        planes=opened.planes,
     )  # fmt: skip
     with progress("playing") as show:
         result = play(make_session, clip, program, options, show)

@@ -297,7 +297,7 @@ def _check_outputs(network: Network, expected: tuple[str, ...], name: str) -> No
 def _add_profile(
     parsed: Parsed,
     config: Config,
-    ports: dict[str, tuple[str, str, str, str]],
+    ports: dict[str, tuple[str, ...]],
     profile: Profile,
     name: str,
 ) -> None:

@@ -93,5 +93,12 @@ def profile_of(source: Manifest, asked: Profile | None) -> Profile:
             f"the smallest frame of this model is {least}x{least}, the sizes asked for are {told}",
             exit_code=USAGE,
         )
+    multiple = source.contract.multiple_of
+    if any(side % multiple for size in (low, usual, high) for side in size):
+        raise TecoError(
+            f"the frames of this model have even sides, the sizes asked for are {told}",
+            hint="or take a model with RGB ports (--io uint8)",
+            exit_code=USAGE,
+        )
     _check_order((low, usual, high))
     return low, usual, high

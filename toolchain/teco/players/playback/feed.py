@@ -110,7 +110,7 @@ class NutFeed(Aborting):
             with self._muxing():
                 self._container = self._start(frame.time_base)
         moment = frame.pts * frame.time_base
-        coded = self._converter.from_rgb(frame.pixels, PIX_FMT)
+        coded = self._converter.frame_of(frame.pixels, frame.layout, PIX_FMT)
         coded.pts = round((moment - self._zero(frame)) / self._time_base)
         coded.time_base = self._time_base
         self._end = moment + (frame.duration or 0) * frame.time_base

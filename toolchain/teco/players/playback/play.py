@@ -23,11 +23,14 @@ import numpy as np
 from teco.core.errors import TecoError
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels
+from teco.core.planes import Layout, frame_size, require_even
 from teco.inference.recurrence import StreamStats
 from teco.inference.stream import Stream
+from teco.inference.upscale import as_taken, conversion_of
 from teco.players.playback.feed import NutFeed, PlayerGone
 from teco.players.playback.programs import MpvControl, Program
 from teco.runtimes import Session
+from teco.runtimes.base import PlaneSession
 from teco.video.clips import FrameSource, open_source
 from teco.video.overlap import Reader, Writer
 from teco_models.variant import SCALE, check_size
@@ -57,6 +60,7 @@ class PlayOptions:
         scene_cuts: reset the recurrence at scene cuts.
         deadline: enlarge without the network what would be late.
         centred, scale: of the network, see :class:`teco.inference.stream.Stream`.
+        planes: how those of the model lie, if it takes planes.
         osd: show the rate on the screen.
         extra: further arguments for the player.
     """
@@ -67,6 +71,7 @@ class PlayOptions:
     deadline: bool = True
     centred: bool = False
     scale: int = SCALE
+    planes: Layout | None = None
     osd: bool = True
     extra: tuple[str, ...] = ()
 
@@ -145,8 +150,12 @@ def play(
         TecoError: the clip cannot be read.
         TecoError: the player ended with an error.
     """
-    with open_source(path, start=options.start, end=options.end, forgiving=True) as source:
+    with open_source(
+        path, start=options.start, end=options.end, planes=options.planes, forgiving=True
+    ) as source:
         check_size(source.height, source.width)
+        if options.planes is not None:
+            require_even(source.height, source.width, source.name)
         session = make_session(source.height, source.width)
         try:
             return play_source(session, source, program, options, progress)
@@ -166,6 +175,8 @@ def play_source(
     rate = float(source.rate or 25)
     lead = max(2, min(math.ceil(rate * LEAD), LEAD_BYTES // (3 * width * height)))
     schedule = Schedule()
+    if isinstance(session, PlaneSession):
+        session.convert_by(conversion_of(source))
     # A first step is slower than all others; what it is like must not count for the rest.
     _warm(session, source.height, source.width)
     stream = Stream(
@@ -241,7 +252,8 @@ class _Playing:
         stats = self.stream.stats
         began = perf_counter()
         screen = _Screen(stats, self.control)
-        for frame in reader:
+        for given in reader:
+            frame = as_taken(given, self.stream.session)
             due = None
             if self.options.deadline and self.feed.open.is_set():
                 position = self.control.position() if self.control else None
@@ -261,8 +273,9 @@ def _warm(session: Session, h: int, w: int) -> None:
     """Two steps that nobody sees, in the kind of calls that the stream will make."""
     quiet = Stream(session, scene_cuts=False)
     rng = np.random.default_rng(0)
+    shape = (3 * h // 2, w) if isinstance(session, PlaneSession) else (h, w, 3)
     for _ in range(2):
-        quiet.push(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        quiet.push(rng.integers(0, 256, shape, dtype=np.uint8))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -304,15 +317,16 @@ class _Screen:
 
 
 def written_on(picture: Pixels, text: str) -> Pixels:
-    """A copy with a line of text at the top left, white on black."""
+    """A copy with a line of text at the top left, white on black; of planes, in the luma."""
     import cv2
 
     out = picture.copy()
-    scale = max(0.4, picture.shape[0] / 900)
+    height, _ = frame_size(picture)
+    scale = max(0.4, height / 900)
     place = (round(12 * scale), round(30 * scale))
     for colour, thickness in ((0, 4), (255, 1)):
         cv2.putText(
-            out, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (colour,) * 3,
+            out[:height], text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (colour,) * 3,
             max(1, round(thickness * scale)), cv2.LINE_AA,
         )  # fmt: skip
     return out

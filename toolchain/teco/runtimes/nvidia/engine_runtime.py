@@ -144,6 +144,7 @@ class EngineRuntime:
         from teco.model.engine.network import make_logger
         from teco.runtimes.nvidia.engine_session import (
             EngineFrameSession,
+            EnginePlaneSession,
             EngineSession,
             check_ports,
             ports_of,
@@ -164,6 +165,7 @@ class EngineRuntime:
         contract = manifest.model.contract
         check_ports(ports, contract, manifest.limits, name)
         kind = EngineFrameSession if contract.dtype == "uint8" else EngineSession
+        kind = EnginePlaneSession if contract.planes is not None else kind
         undo.pop_all()
         return kind(
             self.name,

@@ -24,7 +24,7 @@ from teco.model.contract import StreamContract
 from teco.runtimes.base import State
 from teco.runtimes.nvidia.device.interface import DeviceArray, borrow, is_device_array
 from teco.runtimes.nvidia.device.protocol import Bytes, CudaError, Device
-from teco.runtimes.nvidia.turns import TurnSession
+from teco.runtimes.nvidia.turns import TurnPlanes, TurnSession
 from teco.runtimes.ports import shape_of, shapes_of
 
 DTYPES = {
@@ -72,7 +72,7 @@ def ports_of(engine: Any, name: str) -> dict[str, Port]:
         if kind not in DTYPES:
             raise TecoError(
                 f"port {port} of {name} is {kind}, expected {' or '.join(DTYPES)}",
-                hint="export it again with --io fp32, fp16 or uint8",
+                hint="export it again with --io fp32, fp16, uint8 or nv12",
             )
         shape = tuple(int(x) for x in engine.get_tensor_shape(port))
         is_input = engine.get_tensor_mode(port).name == "INPUT"
@@ -136,10 +136,10 @@ class _Sides:
 
     Attributes:
         size: (h, w).
-        addresses: source (LR frame, HR frame or output) -> its memory, for both sides.
+        addresses: source (given input or output) -> its memory, for both sides.
         nbytes: source -> length.
-        frames: page-locked memory of the frame, for both turns.
-        pictures: the same of the HR frame.
+        given: page-locked memory of the inputs that are given, by name, for both turns.
+        pictures: the same of the HR frame, its planes one after the other.
         checks: the same of the contract's check, empty where it has none.
         graphs: for both turns; empty where the engine cannot be captured.
     """
@@ -147,7 +147,7 @@ class _Sides:
     size: tuple[int, int]
     addresses: dict[str, tuple[int, int]]
     nbytes: dict[str, int]
-    frames: tuple[Bytes, Bytes]
+    given: dict[str, tuple[Bytes, Bytes]]
     pictures: tuple[Bytes, Bytes]
     checks: tuple[Bytes, ...] = ()
     graphs: tuple[Any, ...] = ()
@@ -224,17 +224,23 @@ class EngineSession(TurnSession):
             return None
         return self._device.elapsed_ms(*self._events)
 
-    def _fetch(self, turn: int) -> NDArray[Any]:
+    def _fetch(self, turn: int) -> tuple[NDArray[Any], ...]:
         sides, contract = self._sized_sides, self._contract
-        picture = contract.picture
-        self._device.download(sides.pictures[turn], sides.addresses[picture][turn])
+        parts: dict[str, Bytes] = {}
+        begin = 0
+        for name in contract.pictures:
+            parts[name] = sides.pictures[turn][begin : begin + sides.nbytes[name]]
+            begin += sides.nbytes[name]
+            self._device.download(parts[name], sides.addresses[name][turn])
         if sides.checks:
             self._device.download(sides.checks[turn], sides.addresses[contract.check][turn])
         self._wait()
         if sides.checks and not np.isfinite(sides.checks[turn].view(np.float32)).all():
             raise FloatingPointError
-        shape = self._shape(picture, sides.size)
-        return sides.pictures[turn].view(self._ports[picture].dtype).reshape(shape)
+        return tuple(
+            part.view(self._ports[name].dtype).reshape(self._shape(name, sides.size))
+            for name, part in parts.items()
+        )
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
         """The same with the HR frame left on the GPU, in the port's own type; does not wait.
@@ -243,7 +249,7 @@ class EngineSession(TurnSession):
         frame that is state too is where zeros are then written. Its stream says when it is there.
         NaN behind 8-bit ports is not seen, because that would be to wait.
         """
-        turn = self._run(lr, state)
+        turn = self._run({self._contract.frame: lr}, state)
         sides = self._sized_sides
         picture = self._contract.picture
         array = DeviceArray(
@@ -279,9 +285,8 @@ class EngineSession(TurnSession):
         return self._sides
 
     def _shape(self, source: str, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of the LR frame, the HR frame or an output, for LR frames of (h, w)."""
-        contract = self._contract
-        shapes = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
+        """Of a given input or an output, for LR frames of (h, w)."""
+        shapes = {**self._contract.given, **shapes_of(self._contract)}
         return shape_of(shapes[source], *size)
 
     @property
@@ -305,30 +310,30 @@ class EngineSession(TurnSession):
         device.record(self._events[1])
         self._unread = True
 
-    def _put_frame(self, lr: Any, turn: int) -> None:
-        sides, frame = self._sized_sides, self._contract.frame
-        target, dtype = sides.addresses[frame][turn], self._ports[frame].dtype
-        if is_device_array(lr):
-            found = borrow(lr, self._shape(frame, sides.size), dtype)
+    def _put(self, name: str, value: Any, turn: int) -> None:
+        sides = self._sized_sides
+        target, dtype = sides.addresses[name][turn], self._ports[name].dtype
+        if is_device_array(value):
+            found = borrow(value, self._shape(name, sides.size), dtype)
             if found.stream is not None:
                 self._device.wait_for(found.stream)
             self._device.copy(target, found.address, found.nbytes)
             return
         if self._unread:
             self._wait()  # the memory of two steps ago may still be being read
-        staged: NDArray[Any] = sides.frames[turn].view(dtype).reshape(lr.shape)
-        np.copyto(staged, lr, casting="same_kind")
-        self._device.upload(target, sides.frames[turn])
+        staged: NDArray[Any] = sides.given[name][turn].view(dtype).reshape(value.shape)
+        np.copyto(staged, value, casting="same_kind")
+        self._device.upload(target, sides.given[name][turn])
 
     def _wait(self) -> None:
         self._device.synchronise()
         self._unread = False
 
     def _bind(self, sides: _Sides, turn: int) -> None:
-        """Outputs and the frame to this turn's side, what was before to the other."""
+        """Outputs and what is given to this turn's side, what was before to the other."""
         contract, context = self._contract, self._context
         past = 1 - turn
-        bound = {n: sides.addresses[n][turn] for n in (contract.frame, *contract.outputs)}
+        bound = {n: sides.addresses[n][turn] for n in (*contract.given, *contract.outputs)}
         bound |= {s.input: sides.addresses[s.source][past] for s in contract.states}
         for name, address in bound.items():
             if not context.set_tensor_address(name, address):
@@ -354,16 +359,17 @@ class EngineSession(TurnSession):
                 undo.callback(device.free, address)
                 return address
 
-            sources = (contract.frame, *contract.outputs)
+            sources = (*contract.given, *contract.outputs)
             shapes = {s: self._shape(s, size) for s in sources}
             nbytes = {s: prod(shapes[s]) * self._ports[s].dtype.itemsize for s in sources}
             addresses = {s: (alloc(nbytes[s]), alloc(nbytes[s])) for s in sources}
-            frame, picture = nbytes[contract.frame], nbytes[contract.picture]
+            picture = sum(nbytes[name] for name in contract.pictures)
             pin = device.alloc_host
-            frames, pictures = (pin(frame), pin(frame)), (pin(picture), pin(picture))
+            given = {name: (pin(nbytes[name]), pin(nbytes[name])) for name in contract.given}
+            pictures = (pin(picture), pin(picture))
             checks = (pin(4), pin(4)) if contract.check else ()
-            sides = _Sides(size, addresses, nbytes, frames, pictures, checks)
-            inputs = {contract.frame: shapes[contract.frame]}
+            sides = _Sides(size, addresses, nbytes, given, pictures, checks)
+            inputs = {name: shapes[name] for name in contract.given}
             inputs |= {s.input: shapes[s.source] for s in contract.states}
             for name, shape in inputs.items():
                 if -1 in self._ports[name].shape and not context.set_input_shape(name, shape):
@@ -431,9 +437,13 @@ class EngineFrameSession(EngineSession):
             state: as :meth:`step`'s, and the same kind.
         """
         given = frame if is_device_array(frame) else np.asarray(frame)[None]
-        picture = self._fetch(self._run(given, state))
+        (picture,) = self._fetch(self._run({self._contract.frame: given}, state))
         # The host memory is written again two steps on, and the frame is the caller's to keep.
         return picture[0].copy(), self._token()
+
+
+class EnginePlaneSession(TurnPlanes, EngineSession):
+    """The same for an engine with planes."""
 
 
 def _list(names: Any) -> str:

@@ -19,7 +19,7 @@ from teco.runtimes.base import State
 from teco.runtimes.nvidia import device
 from teco.runtimes.nvidia.device.interface import DeviceArray, borrow, is_device_array
 from teco.runtimes.nvidia.device.protocol import Device
-from teco.runtimes.nvidia.turns import TurnSession
+from teco.runtimes.nvidia.turns import TurnPlanes, TurnSession
 from teco.runtimes.ports import shape_of, shapes_of
 
 _DTYPES = {
@@ -113,11 +113,11 @@ class BoundSession(TurnSession):
         self._bindings: list[Any] = []
         self._device: Device | None = None
 
-    def _fetch(self, turn: int) -> NDArray[Any]:
+    def _fetch(self, turn: int) -> tuple[NDArray[Any], ...]:
         contract = self._contract
         if contract.check and not np.isfinite(self._download(contract.check, turn)).all():
             raise FloatingPointError
-        return self._download(contract.picture, turn)
+        return tuple(self._download(name, turn) for name in contract.pictures)
 
     def _download(self, name: str, turn: int) -> NDArray[Any]:
         value = self._sides[name][turn]
@@ -125,7 +125,7 @@ class BoundSession(TurnSession):
 
     def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
         """The same with the HR frame left on the GPU, until the step after next or a new scene."""
-        turn = self._run(lr, state)
+        turn = self._run({self._contract.frame: lr}, state)
         picture = self._contract.picture
         value = self._sides[picture][turn]
         array = DeviceArray(
@@ -168,7 +168,8 @@ class BoundSession(TurnSession):
 
     def _resize(self, size: tuple[int, int]) -> None:
         contract = self._contract
-        named = {contract.frame: contract.inputs[contract.frame], **shapes_of(contract)}
+        given = contract.given
+        named = {**given, **shapes_of(contract)}
         shapes = {source: shape_of(shape, *size) for source, shape in named.items()}
         self._size, self._bindings, self._sides, self._zeros = None, [], {}, {}
         for source, shape in shapes.items():
@@ -179,27 +180,22 @@ class BoundSession(TurnSession):
             self._zeros[state.source] = np.zeros(shape, self._dtypes[state.source])
         for turn in (0, 1):
             binding = self._session.io_binding()
-            for name in (contract.frame, *contract.outputs):
-                value = self._sides[name][turn]
-                bind = (
-                    binding.bind_ortvalue_input
-                    if name == contract.frame
-                    else binding.bind_ortvalue_output
-                )
-                bind(name, value)
+            for name in given:
+                binding.bind_ortvalue_input(name, self._sides[name][turn])
+            for name in contract.outputs:
+                binding.bind_ortvalue_output(name, self._sides[name][turn])
             for state in contract.states:
                 binding.bind_ortvalue_input(state.input, self._sides[state.source][1 - turn])
             self._bindings.append(binding)
         self._size = size
 
-    def _put_frame(self, lr: Any, turn: int) -> None:
-        frame = self._contract.frame
-        dtype, target = self._dtypes[frame], self._sides[frame][turn]
-        if not is_device_array(lr):
-            self._place.upload(target, np.ascontiguousarray(lr, dtype=dtype))
+    def _put(self, name: str, value: Any, turn: int) -> None:
+        dtype, target = self._dtypes[name], self._sides[name][turn]
+        if not is_device_array(value):
+            self._place.upload(target, np.ascontiguousarray(value, dtype=dtype))
             return
         shape = tuple(int(x) for x in target.shape())
-        found = borrow(lr, shape, dtype)
+        found = borrow(value, shape, dtype)
         if self._device is None:
             self._device = device.open_device("a frame on the GPU")
         if found.stream is not None:
@@ -219,14 +215,18 @@ class BoundFrameSession(BoundSession):
             state: as :meth:`step`'s, and the same kind.
         """
         given = frame if is_device_array(frame) else np.asarray(frame)[None]
-        picture = self._fetch(self._run(given, state))
+        (picture,) = self._fetch(self._run({self._contract.frame: given}, state))
         return picture[0], self._token()
+
+
+class BoundPlaneSession(TurnPlanes, BoundSession):
+    """The same for a file with planes."""
 
 
 def _dtype(name: str, kind: str) -> np.dtype[Any]:
     if kind not in _DTYPES:
         raise TecoError(
             f"port {name} is {kind}, expected {' or '.join(_DTYPES)}",
-            hint="export it again with --io fp32, fp16 or uint8",
+            hint="export it again with --io fp32, fp16, uint8 or nv12",
         )
     return _DTYPES[kind]

@@ -43,6 +43,7 @@ from teco.runtimes.base import (
 from teco.runtimes.nvidia import linked
 from teco.runtimes.nvidia.onnxruntime_binding import (
     BoundFrameSession,
+    BoundPlaneSession,
     BoundSession,
     Place,
     PluginPlace,
@@ -191,6 +192,7 @@ class OnnxRuntimeGpu:
         graphs = self.kind == "cuda" and model.static_size is not None
         contract = model.manifest.contract
         bound = BoundFrameSession if contract.dtype == "uint8" else BoundSession
+        bound = BoundPlaneSession if contract.planes is not None else bound
         return bound(
             self.name,
             f"{self.provider}, device 0" + (", two CUDA graphs" if graphs else ""),

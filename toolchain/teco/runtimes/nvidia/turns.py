@@ -8,6 +8,7 @@ state ever leaves the GPU; but only the last one exists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teco.core.errors import USAGE, TecoError
-from teco.core.pixels import Array
+from teco.core.pixels import Array, Pixels
+from teco.core.planes import packed
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
 from teco.runtimes.nvidia.device.interface import is_device_array
-from teco.runtimes.ports import from_port, shape_of, size_of, to_port
+from teco.runtimes.ports import (
+    TakesPlanes,
+    from_port,
+    shape_of,
+    size_of,
+    to_port,
+)
 
-_EXPECTED = {"NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3"}
+_EXPECTED = {
+    "NCHW": "1x3xHEIGHTxWIDTH", "NHWC": "1xHEIGHTxWIDTHx3",
+    "NV12": "1xHEIGHTxWIDTHx1 and 1xHALFxHALFx2", "I420": "1xHEIGHTxWIDTHx1 and 1xHALFxHALFx1",
+}  # fmt: skip
 """Layout of a port -> the frame it takes, for messages."""
 
 
@@ -58,16 +69,16 @@ class TurnSession(ABC):
         """Have zeros on side ``past``, and memory for LR frames of (h, w)."""
 
     @abstractmethod
-    def _put_frame(self, lr: Any, turn: int) -> None:
-        """Bring a frame of the right shape to the turn's side."""
+    def _put(self, name: str, value: Any, turn: int) -> None:
+        """Bring what an input takes, of the right shape, to the turn's side."""
 
     @abstractmethod
     def _execute(self, turn: int) -> None:
         """Run, or start to run, the model."""
 
     @abstractmethod
-    def _fetch(self, turn: int) -> NDArray[Any]:
-        """The HR frame of the step that was started, on the host and as the port gives it.
+    def _fetch(self, turn: int) -> tuple[NDArray[Any], ...]:
+        """The HR frame of the step that was started, on the host and as the ports give it.
 
         Raises:
             FloatingPointError: the contract's check is not finite.
@@ -92,31 +103,34 @@ class TurnSession(ABC):
             if np.ndim(lr) != 4 or np.shape(lr)[:2] != (1, 3):
                 raise _misshapen(np.shape(lr), "NCHW")
             lr = to_port(self._contract, np.asarray(lr, np.float32))
-        return from_port(self._contract, self._fetch(self._run(lr, state))), self._token()
+        (picture,) = self._fetch(self._run({self._contract.frame: lr}, state))
+        return from_port(self._contract, picture), self._token()
 
     def _token(self) -> _Token:
         return _Token(self, self._steps)
 
-    def _run(self, lr: Any, state: State | None) -> int:
-        """Start a step; returns its turn."""
+    def _run(self, given: Mapping[str, Any], state: State | None) -> int:
+        """Start a step on every input but the state, by name; returns its turn."""
         if not self._is_open:
             raise TecoError(f"this {self.runtime} session is closed", exit_code=USAGE)
-        size, turn = self._size_of(lr), self._steps % 2
+        size, turn = self._size_of(given), self._steps % 2
         if state is None:
             self._start_scene(size, 1 - turn)
         else:
             self._check_state(state, size)
-        self._put_frame(lr, turn)
+        for name, value in given.items():
+            self._put(name, value, turn)
         self._execute(turn)
         self._steps += 1
         return turn
 
-    def _size_of(self, lr: Any) -> tuple[int, int]:
-        found: Any = lr.__cuda_array_interface__["shape"] if is_device_array(lr) else np.shape(lr)
-        contract, shape = self._contract, tuple(int(x) for x in found)
+    def _size_of(self, given: Mapping[str, Any]) -> tuple[int, int]:
+        contract = self._contract
+        shape = _shape(given[contract.frame])
         size = size_of(contract, shape) if len(shape) == 4 else (0, 0)
-        if shape != shape_of(contract.inputs[contract.frame], *size):
-            raise _misshapen(shape, contract.layout)
+        for name, expected in contract.frames.items():
+            if _shape(given[name]) != shape_of(expected, *size):
+                raise _misshapen(_shape(given[name]), contract.layout)
         return size
 
     def _check_state(self, state: State, size: tuple[int, int]) -> None:
@@ -140,3 +154,18 @@ class TurnSession(ABC):
 def _misshapen(shape: tuple[int, ...], layout: str) -> TecoError:
     found = "x".join(map(str, shape)) or "a single value"
     return TecoError(f"the frame is {found}, expected {_EXPECTED[layout]}", exit_code=USAGE)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    on_device = is_device_array(value)
+    found: Any = value.__cuda_array_interface__["shape"] if on_device else np.shape(value)
+    return tuple(int(x) for x in found)
+
+
+class TurnPlanes(TakesPlanes, TurnSession):
+    """The same for a file with planes; see :class:`teco.runtimes.base.PlaneSession`."""
+
+    def enlarge_planes(self, picture: Pixels, state: State | None) -> tuple[Pixels, State]:
+        """See :meth:`teco.runtimes.base.PlaneSession.enlarge_planes`; ``state`` is as
+        :meth:`TurnSession.step`'s."""
+        return packed(*self._fetch(self._run(self._given(picture), state))), self._token()

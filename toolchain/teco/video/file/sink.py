@@ -25,7 +25,8 @@ from av.stream import Disposition
 from teco.core.errors import MACHINE, TecoError
 from teco.core.files import Output, WriteError, check_target, write_errors
 from teco.core.memory import free_bytes
-from teco.video.colour import Converter, output_colour
+from teco.core.planes import PIX_FMT, Layout
+from teco.video.colour import OF_PLANES, Converter, output_colour
 from teco.video.file.container import describe_picture, give_up, is_cover, open_container
 from teco.video.file.encoders import (
     USUAL,
@@ -65,6 +66,7 @@ class VideoSink(Aborting):
         encoder: EncoderSettings = USUAL,
         overwrite: bool = False,
         rate: Fraction | None = None,
+        planes: Layout | None = None,
     ) -> None:
         self.name = str(path)
         self._size = (width, height)
@@ -74,7 +76,7 @@ class VideoSink(Aborting):
         origin = None if source.name == "-" else Path(source.name)
         check_target(path, overwrite=overwrite, source=origin)
         codec = encoder.codec_for(path.suffix)
-        self._pix_fmt = self._check_codec(codec, encoder.pix_fmt)
+        self._pix_fmt = self._check_codec(codec, encoder.pix_fmt, planes)
         options = encoder_options(codec, encoder)
         self._spare_memory(codec, encoder.preset, options)
         self._describe_hdr10(codec, options)
@@ -146,7 +148,7 @@ class VideoSink(Aborting):
             self._encoder = self._another_encoder()
         moment = frame.pts * frame.time_base
         pts = self._pts(frame, moment)
-        coded = self._converter.from_rgb(frame.pixels, self._pix_fmt)
+        coded = self._converter.frame_of(frame.pixels, frame.layout, self._pix_fmt)
         coded.pts = pts
         coded.time_base = self._time_base
         length = 0 if frame.duration is None else frame.duration * frame.time_base
@@ -219,7 +221,7 @@ class VideoSink(Aborting):
         if segments is not None and segments.keep():
             self.kept = segments.frames
 
-    def _check_codec(self, codec: str, pix_fmt: str) -> str:
+    def _check_codec(self, codec: str, pix_fmt: str, planes: Layout | None) -> str:
         """The pixel format to use. Errors: TecoError for unknown encoders and formats."""
         try:
             encoder: Any = av.Codec(codec, "w")
@@ -245,7 +247,9 @@ class VideoSink(Aborting):
         across = 256 // chroma.chroma_width(256)
         down = 256 // chroma.chroma_height(256)
         if not (width % across or height % down):
-            return pix_fmt
+            # The same samples in the order in which they come, where the encoder takes them so.
+            same = planes is not None and pix_fmt in OF_PLANES and PIX_FMT[planes] in known
+            return PIX_FMT[planes] if same and planes is not None else pix_fmt
         finer = pix_fmt.replace("420", "444").replace("422", "444")
         if finer != pix_fmt and finer in known:
             self.notices.append(f"{finer} instead of {pix_fmt}: {width}x{height} is odd")

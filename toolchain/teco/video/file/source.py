@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideDataType
 
 from teco.core.errors import TecoError
+from teco.core.planes import Layout, frame_size
 from teco.video import side_data
 from teco.video.colour import Converter, inverse, read_colour
 from teco.video.deinterlace import Deinterlacer
@@ -46,6 +47,8 @@ class VideoSource(Closing):
         threads: decoder threads, 0 for one per core.
         deep: give uint16 RGB, 0 to 65535, where the file has more than 8 bits.
         deinterlace: make progressive frames of interlaced ones.
+        planes: give packed pictures of this layout where the decoder has such: 8-bit 4:2:0, upright
+            and of even sides, left-sited; what it has else, as without.
         forgiving: read what there is of a file that is cut short, scale a picture that changes
             size in the middle, and note both; else they are errors after the last good frame.
     """
@@ -58,9 +61,11 @@ class VideoSource(Closing):
         threads: int = 0,
         deep: bool = False,
         deinterlace: bool = True,
+        planes: Layout | None = None,
         forgiving: bool = False,
     ) -> None:
         self._path = path
+        self._planes: Layout | None = planes
         self._span = span or Span()
         self._threads = threads
         self._deinterlace = deinterlace
@@ -125,7 +130,7 @@ class VideoSource(Closing):
         self._first = next(self._frames, None)
         if self._first is None:
             raise self._nothing()
-        self.height, self.width = self._first.pixels.shape[:2]
+        self.height, self.width = frame_size(self._first.pixels)
         self.count = self._count()
         # Reaching the range may have reopened the file: no use of the older objects from here.
         stream = self._stream
@@ -220,8 +225,8 @@ class VideoSource(Closing):
                 self._notice(text)
             if self._raw_size is None:
                 self.hdr10, self.stereo = side_data.hdr10(frame), side_data.stereo(frame)
-            pixels = self._pixels(frame, index, seconds)
-            yield Frame(pixels, index, pts, self._time_base, frame.duration or None)
+            pixels, layout = self._pixels(frame, index, seconds)
+            yield Frame(pixels, index, pts, self._time_base, frame.duration or None, layout=layout)
             index += 1
             if index == self._span.max_frames:
                 return
@@ -383,8 +388,11 @@ class VideoSource(Closing):
                 return
             yield from frames
 
-    def _pixels(self, frame: av.VideoFrame, index: int, seconds: Fraction) -> Pixels:
-        """The frame upright and cropped, in RGB, of the first frame's size."""
+    def _pixels(
+        self, frame: av.VideoFrame, index: int, seconds: Fraction
+    ) -> tuple[Pixels, Layout | None]:
+        """The frame upright and cropped, in RGB, of the first frame's size; or its planes, and how
+        they lie."""
         size = (frame.width, frame.height)
         if self._raw_size is None:
             self._raw_size = size
@@ -405,12 +413,18 @@ class VideoSource(Closing):
                     f"{first} before it is enlarged"
                 )
         self._last_size = size
+        as_it_is = size == self._raw_size and self._turn == _UPRIGHT and not any(self._crop)
+        # JPEG's chroma lies elsewhere; through RGB it is put where that of planes is to lie.
+        layout = self._planes if self._stream.codec_context.name != "mjpeg" else None
+        packed = self._converter.to_planes(frame, layout) if layout and as_it_is else None
+        if packed is not None:
+            return packed, layout
         pixels = self._converter.to_rgb(frame, deep=self._deep, size=self._raw_size)
         top, bottom, left, right = self._crop
         height, width = pixels.shape[:2]
         if any(self._crop) and top + bottom < height and left + right < width:
             pixels = np.ascontiguousarray(pixels[top : height - bottom, left : width - right])
-        return _turned(pixels, self._turn)
+        return _turned(pixels, self._turn), None
 
     def _read_turn(self, frame: Any) -> tuple[int, int, int, int]:
         """The display matrix as (a, b, c, d) of -1, 0, 1; (1, 0, 0, 1) leaves all as it is."""

@@ -120,6 +120,12 @@ static bool read_range(const json *range, double white) {
            low->next->kind == JSON_NUMBER && low->next->number == white && !low->next->next;
 }
 
+/* Whether there is such a member, and something in it. */
+static bool has_any(const json *object, const char *key) {
+    const json *found = json_member(object, key);
+    return found && (found->kind != JSON_ARRAY || found->first);
+}
+
 static bool integer_is(const json *object, const char *key, int expected) {
     int found;
     return json_integer(object, key, &found) && found == expected;
@@ -129,7 +135,7 @@ static bool integer_is(const json *object, const char *key, int expected) {
 static const char *read_contract(contract *c, const json *j) {
     static const char *const known[] = {
         "frame", "picture", "states", "scale", "reset", "warm_up", "multiple_of", "minimum", "colour",
-        "range", "dtype", "layout", "check", NULL};
+        "range", "dtype", "layout", "check", "chroma", "conversion", NULL};
     if (!j || j->kind != JSON_OBJECT) return "form";
     if (!knows_all(j, known)) return "field";
     if (!take_name(c->frame.name, json_string(j, "frame"))) return "frame";
@@ -140,6 +146,7 @@ static const char *read_contract(contract *c, const json *j) {
     const char *layout = text_or(j, "layout", "NCHW");
     bool pictures = c->frame.type == UINT8;
     if (!layout || strcmp(layout, pictures ? "NHWC" : "NCHW")) return "layout";
+    if (has_any(j, "chroma") || has_any(j, "conversion")) return "chroma or conversion";
     if (!json_integer(j, "scale", &c->scale) || (c->scale != 2 && c->scale != 4)) return "scale";
     if (!integer_is(j, "minimum", MINIMUM)) return "minimum";
     if (!integer_is(j, "multiple_of", 1)) return "multiple_of";

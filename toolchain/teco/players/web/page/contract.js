@@ -43,7 +43,7 @@ const MOST_FACTOR = 2 ** 20;
 const EXTENT = /^([1-9][0-9]{0,6}|h|w)(\*([1-9][0-9]{0,6}|h|w))*$/;
 const FIELDS = [
   "frame", "picture", "states", "scale", "reset", "warm_up", "multiple_of", "minimum", "colour",
-  "range", "dtype", "layout", "check",
+  "range", "dtype", "layout", "check", "chroma", "conversion",
 ];
 const STATE_FIELDS = ["input", "source", "shape", "zero", "dtype"];
 const AGAIN = "make it again with `teco export --for web`";
@@ -85,6 +85,10 @@ export function readManifest(text, source) {
     ["minimum", MINIMUM, undefined], ["multiple_of", 1, undefined], ["colour", "RGB", undefined],
     ["warm_up", 0, undefined], ["check", "", ""],
   ])) refuse((name in c ? c[name] : left) !== usual, name, c[name], usual);
+  for (const name of ["chroma", "conversion"]) {
+    const planes = c[name] ?? [];
+    refuse(!Array.isArray(planes) || planes.length > 0, name, planes, []);
+  }
   refuse(!SCALES.includes(c.scale), "scale", c.scale, SCALES);
   refuse(JSON.stringify(c.range) !== "[0,1]", "range", c.range, [0, 1]);
   refuse(!Array.isArray(c.states) || c.states.length > MOST_STATES, "states", c.states);
