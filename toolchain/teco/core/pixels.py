@@ -7,11 +7,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from teco.core.errors import USAGE, TecoError
+
 Pixels = NDArray[np.uint8]
 """(h, w, 3) uint8 RGB, 0 to 255."""
 
 Array = NDArray[np.float32]
 """(1, 3, h, w) float32 RGB in [0, 1]."""
+
+
+def check_frame(frame: Any) -> None:
+    """Raise TecoError unless a frame is what networks take: (h, w, 3) uint8 or uint16 RGB.
+
+    What people hand over instead is named, with what makes it right.
+    """
+    shape, dtype = getattr(frame, "shape", None), str(getattr(frame, "dtype", ""))
+    if not isinstance(frame, np.ndarray) or shape is None:
+        found, hint = f"a {type(frame).__name__}", "numpy.asarray(frame)"
+    elif dtype not in ("uint8", "uint16"):
+        found = f"{dtype} {shape}"
+        hint = "floats in [0, 1]: (255 * frame).round().clip(0, 255).astype(numpy.uint8)"
+    elif len(shape) == 3 and shape[2] == 3:
+        return
+    elif len(shape) == 3 and shape[2] == 4:
+        found, hint = f"{shape}, RGBA or BGRA", "leave the fourth channel out: frame[..., :3]"
+    elif len(shape) == 3 and shape[0] == 3:
+        found, hint = f"{shape}, channels first", "numpy.moveaxis(frame, 0, 2)"
+    elif len(shape) == 2 or shape[-1] == 1:
+        found = f"{shape}, grey"
+        hint = "numpy.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)"
+    else:
+        found, hint = f"{shape}", "give one frame at a time"
+    raise TecoError(
+        f"the frame is {found}, expected (height, width, 3) uint8 RGB", hint=hint, exit_code=USAGE
+    )
 
 
 def to_tensor(frame: NDArray[Any]) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.memory import is_refused_memory
-from teco.core.pixels import Pixels, to_8_bits, to_deep_pixels, to_pixels, to_tensor
+from teco.core.pixels import Pixels, check_frame, to_8_bits, to_deep_pixels, to_pixels, to_tensor
 from teco.core.planes import are_planes, frame_size
 from teco.inference.deadline import cheap, cheap_centred, cheap_planes
 from teco.model.conversion import sketch_of
@@ -129,7 +129,10 @@ class Recurrence:
 
         Raises:
             ModelError: it is smaller than 8x8.
+            TecoError: it is no frame, see :func:`teco.core.pixels.check_frame`.
         """
+        if not isinstance(self.session, PlaneSession):
+            check_frame(frame)
         check_size(*frame_size(frame))
         seen, self._seen = self._seen, None  # whatever fails below, nothing repeats this frame
         kind = self._kind(frame, seen, cut)

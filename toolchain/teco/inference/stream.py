@@ -192,7 +192,8 @@ class Stream(Closing):
 
         Raises:
             ModelError: the frame is smaller than 8x8.
-            TecoError: the model does not take this size, or gave values that are not finite.
+            TecoError: the frame is of another kind (RGBA, grey, channels first, floats), the model
+                does not take this size, or gave values that are not finite.
         """
         with self._lock:
             self._index = self._moment = None

@@ -104,6 +104,12 @@ def command(
                 hint="give models of one scale",
                 exit_code=USAGE,
             )
+        if odd := next((m for m in opened if m.planes is not None), None):
+            raise TecoError(
+                f"{odd.name} takes {odd.planes} planes, and a preview compares RGB pictures",
+                hint="give the model it is made from, or export it with --io uint8",
+                exit_code=USAGE,
+            )
         names = [BICUBIC, *(m.name for m in opened)]
         if twice := next((n for n in names if names.count(n) > 1), None):
             raise TecoError(
