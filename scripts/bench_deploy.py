@@ -13,8 +13,8 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
 from teco.measurement.latency import measure_latency
 from teco.model.opening import Model, open_model
 from teco.runtimes import find

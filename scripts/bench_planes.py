@@ -135,8 +135,8 @@ class Open:
 
 def exported(name: str, runtime: str, folder: Path) -> dict[str, Path]:
     """The three files of a shipped model."""
-    from teco.export.onnx import export_onnx
-    from teco.export.options import ExportOptions
+    from teco.exporting.onnx import export_onnx
+    from teco.exporting.options import ExportOptions
     from teco_models import zoo
     from teco_models.checkpoint import load_weights
 

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from teco.core.errors import TecoError
 from teco.core.files import write_beside
-from teco.export.options import ExportOptions, NoSuchFormError, Precision
+from teco.exporting.options import ExportOptions, NoSuchFormError, Precision
 from teco.model.engine.api import load
 from teco.model.engine.network import make_logger, parse
 from teco.model.opening import open_model
@@ -300,8 +300,8 @@ def _reorders(shape: Sequence[int], order: Sequence[int]) -> bool:
 
 def graph_of(name: str, size: tuple[int, int], precision: Precision) -> ModelProto:
     """The graph of an engine for frames of one size, not verified; int8 with made-up ranges."""
-    from teco.export.quantisation.qdq import insert, learned
-    from teco.export.trace import DeployForm
+    from teco.exporting.quantisation.qdq import insert, learned
+    from teco.exporting.trace import DeployForm
     from teco_models.checkpoint import load_weights
 
     weights = open_model(name).weights

@@ -25,8 +25,8 @@ import numpy as np
 
 from teco.core import gpu
 from teco.core.errors import MACHINE, TecoError
-from teco.export.engines.rtx import RtxOptions, build_rtx
-from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.exporting.engines.rtx import RtxOptions, build_rtx
+from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.measurement.statistics import percentile
 from teco.model.opening import DEFAULT_MODEL, Model, open_model
 from teco.runtimes import SessionOptions, find
@@ -154,8 +154,8 @@ def export_all(
     spec: str, size: tuple[int, int], folder: Path, say: Callable[[str], None]
 ) -> dict[str, Model]:
     """Precision -> ONNX file of one size, in every precision that can be exported."""
-    from teco.export.onnx import export_onnx
-    from teco.export.options import ExportOptions, Precision
+    from teco.exporting.onnx import export_onnx
+    from teco.exporting.options import ExportOptions, Precision
     from teco_models.checkpoint import load_weights
 
     weights = open_model(spec).weights

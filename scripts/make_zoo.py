@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 
 from teco.core import log
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
 from teco_models import zoo
 from teco_models.checkpoint import build_any, load_weights, save_weights
 from teco_models.deploy.step import TARGETS

@@ -55,7 +55,7 @@ def variants() -> Iterator[Variant]:
 
 def record(variant: Variant, form: str) -> list[Row]:
     """The rows of one kind in one deploy form."""
-    from teco.export.trace import trace
+    from teco.exporting.trace import trace
     from teco.model.contract import StreamContract
     from teco_models.arch.generator import Generator
     from teco_models.deploy.step import TARGETS, deploy_step

@@ -265,7 +265,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 def tiny_onnx(tmp_path_factory, tiny_weights) -> Path:
     """The same network exported; its manifest lies beside it. Copy both to change them."""
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     folder = tmp_path_factory.mktemp("onnx")
@@ -278,7 +278,7 @@ def tiny_x2(tmp_path_factory) -> Path:
     pytest.importorskip("onnxscript")
     import torch
 
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.arch.computed_alignment import AlignedGenerator
     from teco_models.checkpoint import Weights
     from teco_models.variant import Variant
@@ -295,7 +295,7 @@ def tiny_x2(tmp_path_factory) -> Path:
 def tiny_web(tmp_path_factory) -> Path:
     """A random network with all that a graph can have, in its form for browsers, as "tiny"."""
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import WEB, ExportOptions, export_onnx
+    from teco.exporting.onnx import WEB, ExportOptions, export_onnx
     from teco.training.init import initialise
     from teco_models.arch.generator import Generator
     from teco_models.checkpoint import infer

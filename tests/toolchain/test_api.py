@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,7 @@ def test_the_names_of_the_package() -> None:
     for name in teco.__all__:
         assert getattr(teco, name) is not None
     # Whatever was imported before: a module of this name would hide the function.
-    import teco.exporting.request
-
+    importlib.import_module("teco.exporting.request")
     assert callable(teco.export)
     with pytest.raises(AttributeError, match="enlarge"):
         teco.enlarge  # noqa: B018

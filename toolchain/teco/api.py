@@ -17,7 +17,7 @@ from teco.core.errors import USAGE, TecoError
 
 if TYPE_CHECKING:
     from teco.benchmark.record.record import Record
-    from teco.export.options import Precision
+    from teco.exporting.options import Precision
     from teco.inference.beside import Comparison
     from teco.inference.output_size import OutputSize
     from teco.inference.upscale import Prospect, UpscaleResult
@@ -243,9 +243,9 @@ def export(
         TecoError: something is missing, or the file is not what the weights are.
     """
     from teco.core.files import make_folder
-    from teco.export.formats import Product, produce_all
-    from teco.export.options import ExportOptions
-    from teco.export.request import (
+    from teco.exporting.formats import Product, produce_all
+    from teco.exporting.options import ExportOptions
+    from teco.exporting.request import (
         ExportRequest,
         default_formats,
         find_sources,

@@ -1,7 +1,7 @@
 """The export-only form of the step: the same function, arranged for inference runtimes.
 
 The generator reads like the paper; this module holds what a deployed graph wants instead. Every
-rewrite is exact (differences are rounding only; :func:`teco.export.onnx` proves it on each file):
+rewrite is exact (differences are rounding only; :mod:`teco.exporting.onnx` proves it on each file):
 
 1. Cubic upsampling is one 4x4 convolution to 16 phases per channel, at LR.
 2. The sampling grid stays in that LR layout, one row block per phase, so the warp's output *is*
@@ -94,10 +94,10 @@ TARGETS: dict[str, Rewrites] = {
     # By bytes counted (scripts/count_traffic.py), which decide on a GPU; nobody has measured its
     # speed yet. A transposed convolution reads its input once, four phases read it four times, and
     # stacking writes it once more. Without stacking TensorRT-RTX also builds the same bytes each
-    # time for SM 75, see teco.export.engines.rtx.
+    # time for SM 75, see teco.exporting.engines.rtx.
     "tensorrt": EngineRewrites(phase_up=False, phase_tail=False, stack_pixels=False),
     # No stacking in a browser either: a WebGPU shader reads 8 tensors or so, and that takes 16.
-    # teco.export.web_graph does the rest of what browsers want.
+    # teco.exporting.web_graph does the rest of what browsers want.
     "web": Rewrites(stack_pixels=False),
 }
 """What measured fastest per runtime on a two-core AVX-512 machine, 3 blocks at 180x320 (ms):

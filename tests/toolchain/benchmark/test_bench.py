@@ -441,7 +441,7 @@ def test_clips_of_another_size_than_a_static_file(
     teco, tiny_weights: Path, tmp_path: Path, make_clip
 ) -> None:
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     options = ExportOptions(name="static", size=(16, 24))

@@ -146,7 +146,7 @@ KINDS = (
 def test_the_list_is_the_exported_graph(name, precision, target):
     """The peak is that of the graph to the byte, its stored values within one percent."""
     pytest.importorskip("onnxscript")
-    from teco.export.trace import trace
+    from teco.exporting.trace import trace
     from teco.model.contract import StreamContract
     from teco_models.arch.generator import Generator
     from teco_models.deploy.step import TARGETS, deploy_step

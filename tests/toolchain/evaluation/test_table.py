@@ -441,7 +441,7 @@ def test_what_cannot_be_measured_is_said_before_measuring(
 
 def test_a_static_model_sets_the_size_and_must_fit(lay_out, tiny_weights, tmp_path, teco) -> None:
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     static = export_onnx(

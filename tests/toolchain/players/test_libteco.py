@@ -117,7 +117,7 @@ def test_pictures_are_those_of_the_stream_bit_for_bit(name, tiny_onnx, open_hand
 def test_files_with_8_bit_ports(has_flow, tmp_path, open_handle, shots):
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco.training.init import initialise
     from teco_models.arch.generator import Generator
     from teco_models.checkpoint import infer

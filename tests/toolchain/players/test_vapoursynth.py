@@ -24,7 +24,7 @@ def at() -> Home:
 
 @pytest.fixture(scope="module")
 def static_onnx(tmp_path_factory, tiny_weights) -> Path:
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     folder = tmp_path_factory.mktemp("static")

@@ -66,7 +66,7 @@ CONTRACT = [
 @pytest.fixture(scope="module")
 def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, PyTorchSession]:
     """A network without a flow net, whose state is more than the two pictures."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco.training.init import initialise
     from teco_models.arch.generator import Generator
     from teco_models.checkpoint import build, load_weights, save_weights

@@ -167,7 +167,7 @@ def test_an_exponent_in_the_weights_is_found_by_the_gate(file, options):
 @pytest.mark.slow
 def test_an_exponent_in_half_precision(tmp_path, tiny_weights, options):
     """Values are not compared one by one there: the gate alone must find it."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     choice = ExportOptions(name="half", precision="fp16", size=(16, 24))
@@ -378,8 +378,8 @@ def engine(tmp_path, tiny_weights) -> Path:
     """A real engine of a static file that lies beside it."""
     if not api.is_installed("rtx"):
         pytest.skip("tensorrt_rtx is not installed: pip install 'teco[rtx]'")
-    from teco.export.engines.rtx import RtxOptions, build_rtx
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.engines.rtx import RtxOptions, build_rtx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     choice = ExportOptions(name="step", size=(16, 24), target="tensorrt")

@@ -17,8 +17,8 @@ import pytest
 
 from teco.core import gpu
 from teco.core.errors import TecoError
-from teco.export.engines.rtx import RtxOptions, build_rtx
-from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.exporting.engines.rtx import RtxOptions, build_rtx
+from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.conversion import as_planes
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
@@ -69,7 +69,7 @@ def reference(tiny_weights: Path) -> PyTorchSession:
 @pytest.fixture(scope="module")
 def made(tiny_weights: Path, tmp_path_factory):
     """A model for a runtime, made when it is first asked for."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     models: dict[tuple, Model] = {}

@@ -340,7 +340,7 @@ def test_bound_tensors_take_turns(model: Model, graphs) -> None:
 def test_bound_pictures(tmp_path: Path) -> None:
     """8-bit ports: what the CPU session gives, bit for bit, in memory that takes turns."""
     torch = pytest.importorskip("torch")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.arch.generator import Generator
     from teco_models.checkpoint import Weights
     from teco_models.variant import Variant
@@ -372,7 +372,7 @@ def test_bound_pictures(tmp_path: Path) -> None:
 def test_bound_planes(tmp_path: Path) -> None:
     """Planes: what the CPU session gives, bit for bit, in memory that takes turns."""
     torch = pytest.importorskip("torch")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco.model.conversion import Conversion, as_planes
     from teco.runtimes.base import PlaneSession
     from teco.runtimes.nvidia.onnxruntime_binding import BoundPlaneSession

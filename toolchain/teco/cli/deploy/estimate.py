@@ -52,7 +52,7 @@ def command(
     from teco.estimates import records as measured
     from teco.estimates import runtimes
     from teco.estimates.memory import memory, parse_size
-    from teco.export.options import ExportOptions
+    from teco.exporting.options import ExportOptions
 
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
@@ -97,7 +97,7 @@ def command(
 
 def _variant(blocks: int | None, model: str | None, name: str | None) -> Variant:
     from teco.core.errors import USAGE, TecoError
-    from teco.export.request import shipped_with
+    from teco.exporting.request import shipped_with
     from teco.model.opening import open_model
     from teco_models import zoo
     from teco_models.variant import Variant

@@ -209,12 +209,12 @@ def command(
     """
     from teco.core.errors import TecoError
     from teco.core.files import make_folder
-    from teco.export import summary
-    from teco.export.formats import Product, Refusal, produce_all
-    from teco.export.options import ExportOptions
-    from teco.export.quantisation.clips import CalibrationSet
-    from teco.export.refit import refit_engine
-    from teco.export.request import (
+    from teco.exporting import summary
+    from teco.exporting.formats import Product, Refusal, produce_all
+    from teco.exporting.options import ExportOptions
+    from teco.exporting.quantisation.clips import CalibrationSet
+    from teco.exporting.refit import refit_engine
+    from teco.exporting.request import (
         ExportRequest,
         default_formats,
         find_sources,

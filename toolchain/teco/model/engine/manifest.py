@@ -49,7 +49,7 @@ class EngineManifest:
             GPU it was built on; see ``hardware``.
         hardware: one of :data:`HARDWARE`; "none" for RTX.
         version_compatible: a later TensorRT may run it; never for RTX.
-        refittable: its weights can be replaced, see :mod:`teco.export.refit`.
+        refittable: its weights can be replaced, see :mod:`teco.exporting.refit`.
         os: system it was built on, as ``platform.system()`` says. TensorRT engines run on no other;
             RTX engines built for named GPUs run on Linux and Windows alike.
         arch: processor architecture, as ``platform.machine()`` says.

@@ -133,7 +133,7 @@ def random_model(variant: Variant, target: BudgetTarget, folder: Path) -> Model:
         path = folder / f"{variant.name}.safetensors"
         save_weights(path, generator)
         return Model(variant.name, variant, weights=path)
-    from teco.export.trace import trace
+    from teco.exporting.trace import trace
     from teco_models.deploy.step import TARGETS, deploy_step
 
     rewrites = TARGETS[export_form(target.runtime)]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.log import Progress, no_progress
 from teco.core.machine import inspect
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
 from teco.model.opening import Model, open_model
 from teco.model.weights_digest import weights_digest
 from teco.pruning.budget.calibrate import (

@@ -14,10 +14,10 @@ from teco.core import gpu
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import check_target
 from teco.core.names import did_you_mean
-from teco.export.engines.build import SUFFIX, check_engine_target
-from teco.export.engines.rtx import DEFAULT_SM, check_sm, known_sm
-from teco.export.engines.tensorrt import TensorRtOptions, require
-from teco.export.options import ExportOptions, Precision
+from teco.exporting.engines.build import SUFFIX, check_engine_target
+from teco.exporting.engines.rtx import DEFAULT_SM, check_sm, known_sm
+from teco.exporting.engines.tensorrt import TensorRtOptions, require
+from teco.exporting.options import ExportOptions, Precision
 from teco.model.engine.api import RtxBindings, is_installed, load
 from teco.model.engine.profile import Profile, parse_profile
 from teco.model.manifest import manifest_path
@@ -55,7 +55,7 @@ class ExportRequest:
         formats: of :data:`FORMATS`, each once.
         sm: compute capabilities of an RTX engine.
         profile: sizes of an engine of dynamic size; None for the default.
-        workspace_mib: of engines, see :class:`teco.export.engines.build.BuildOptions`.
+        workspace_mib: of engines, see :class:`teco.exporting.engines.build.BuildOptions`.
         tensorrt: what only TensorRT's engines can be asked for; its name, profile and workspace
             are replaced by those here.
         onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.

@@ -14,17 +14,17 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import teco.export.quantisation.clips
-import teco.export.quantisation.run
+import teco.exporting.quantisation.clips
+import teco.exporting.quantisation.run
 from teco.core.errors import TecoError
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
-from teco.export.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
-from teco.export.quantisation.qdq import insert, integers, learned, same_integers
-from teco.export.quantisation.rollout import OnnxRollout
-from teco.export.quantisation.run import QuantisationError, quantise
-from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
-from teco.export.trace import trace
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
+from teco.exporting.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
+from teco.exporting.quantisation.qdq import insert, integers, learned, same_integers
+from teco.exporting.quantisation.rollout import OnnxRollout
+from teco.exporting.quantisation.run import QuantisationError, quantise
+from teco.exporting.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
+from teco.exporting.trace import trace
 from teco.inference.stream import to_tensor
 from teco.model.contract import StreamContract
 from teco.model.engine import api, precision_check
@@ -303,9 +303,11 @@ def test_the_prediction_is_mended_by_measuring() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, scene: GateClip) -> None:
     """A gate of 16 frames on a scene of 16x24."""
-    monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (SHORT, ""))
     monkeypatch.setattr(
-        teco.export.quantisation.run,
+        teco.exporting.quantisation.run, "lossy_bounds", lambda on_truth: (SHORT, "")
+    )
+    monkeypatch.setattr(
+        teco.exporting.quantisation.run,
         "read_scenes",
         lambda clips, kind: CalibrationScenes(names=("x",), scenes=(scene,)),
     )
@@ -335,7 +337,9 @@ def test_a_file_says_which_layers_stayed_in_float(
 ) -> None:
     # A wrong flow costs little here, since a past that does not fit is not shown: a strict bound.
     strict = replace(SHORT, psnr_loss=None, worst_psnr=54.0)
-    monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (strict, ""))
+    monkeypatch.setattr(
+        teco.exporting.quantisation.run, "lossy_bounds", lambda on_truth: (strict, "")
+    )
     model = hurt(step, HURT)
     caplog.set_level("INFO", "teco")
     calibration = CalibrationSet(range="minmax")
@@ -359,7 +363,9 @@ def test_what_does_not_pass_the_gate_is_refused_and_leaves_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     strict = replace(SHORT, psnr_loss=None, worst_psnr=90.0)
-    monkeypatch.setattr(teco.export.quantisation.run, "lossy_bounds", lambda on_truth: (strict, ""))
+    monkeypatch.setattr(
+        teco.exporting.quantisation.run, "lossy_bounds", lambda on_truth: (strict, "")
+    )
     caplog.set_level("INFO", "teco")
     options = ExportOptions(size=SIZE, precision="int8")
     with pytest.raises(QuantisationError, match="no file was written"):
@@ -451,7 +457,7 @@ def test_clips(
         assert scene.truth is not None
         assert {f.shape for f in scene.frames} == {(9, 12, 3)}
         assert {t.shape for t in scene.truth} == {(36, 48, 3)}
-    monkeypatch.setattr(teco.export.quantisation.clips, "example_clip", lambda: None)
+    monkeypatch.setattr(teco.exporting.quantisation.clips, "example_clip", lambda: None)
     unnamed = read_scenes((), "bd")
     assert unnamed.names == ()
     assert unnamed.scenes[0].truth is None

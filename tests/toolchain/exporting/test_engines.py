@@ -23,11 +23,11 @@ from teco.benchmark.record import store
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.gpu import Gpu
-from teco.export import refit, request
-from teco.export.engines import build as engines
-from teco.export.engines import tensorrt as tensorrt_engine
-from teco.export.engines.rtx import RtxOptions, build_rtx
-from teco.export.engines.tensorrt import TensorRtOptions, build_tensorrt
+from teco.exporting import refit, request
+from teco.exporting.engines import build as engines
+from teco.exporting.engines import tensorrt as tensorrt_engine
+from teco.exporting.engines.rtx import RtxOptions, build_rtx
+from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.contract import StreamContract
 from teco.model.engine import api, header, validity
 from teco.model.engine.manifest import EngineManifest
@@ -152,7 +152,7 @@ def models(tmp_path_factory) -> dict[str, Model]:
 def exported(tmp_path_factory, tiny_weights) -> Model:
     """A real generator's step, exported for 16x24."""
     pytest.importorskip("onnxscript")
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     folder = tmp_path_factory.mktemp("exported")
@@ -268,7 +268,7 @@ def test_two_builds_give_the_same_bytes(models, tmp_path, precision):
 @pytest.mark.slow
 def test_form_without_stacked_pixels_is_repeatable_for_turing_at_full_size(tmp_path, tiny_weights):
     """With them, five builds gave five different engines at this size (see rtx.py)."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models.checkpoint import load_weights
 
     options = ExportOptions(name="full", size=(180, 320), without=("stack_pixels",))
@@ -963,7 +963,7 @@ def test_engines_and_onnx_files_do_not_take_each_others_manifest(manifest):
 def test_importing_engines_imports_no_runtime():
     """The command line imports this package; TensorRT and torch may wait until they are used."""
     code = (
-        "import sys, teco.export.engines; "
+        "import sys, teco.exporting.engines; "
         "print([m for m in ('torch', 'onnx', 'tensorrt', 'tensorrt_rtx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

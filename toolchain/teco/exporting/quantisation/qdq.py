@@ -29,8 +29,8 @@ _PORTED = "step."
 
 _HALF_OPSET = 19
 """First of which QuantizeLinear takes and DequantizeLinear gives float16. GridSample is still that
-of :data:`teco.export.trace.OPSET` there, and all that changed of our operators are attributes whose
-defaults are the old behaviour (onnx's changelog)."""
+of :data:`teco.exporting.trace.OPSET` there, and all that changed of our operators are attributes
+whose defaults are the old behaviour (onnx's changelog)."""
 
 _AXIS = {"Conv": 0, "ConvTranspose": 1}
 """Of the output channels in the weight."""

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from teco.export.options import ExportOptions
+    from teco.exporting.options import ExportOptions
     from teco_models.checkpoint import Weights
 
 OPSET = 18
 """One whose GridSample mode is still called "bilinear", as up to 19; TensorRT's importer silently
 takes NEAREST for opset 20's "linear" (TensorRT#4646). Browsers get 17
-(:mod:`teco.export.web_graph`), int8 engines 19 (:mod:`teco.export.quantisation.qdq`)."""
+(:mod:`teco.exporting.web_graph`), int8 engines 19 (:mod:`teco.exporting.quantisation.qdq`)."""
 
 IR_VERSION = 8
 """Of the file. torch.onnx writes 10, which ONNX Runtime 1.17 refuses (it reads up to 9) though it

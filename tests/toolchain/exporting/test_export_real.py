@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from teco.core.errors import TecoError
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
-from teco.export.web_graph import check_web
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
+from teco.exporting.web_graph import check_web
 from teco.inference.stream import Stream
 from teco.model.contract import StreamContract
 from teco.model.manifest import Manifest

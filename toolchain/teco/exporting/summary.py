@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from teco.core import gpu
-from teco.export.formats import Product, Refusal
+from teco.exporting.formats import Product, Refusal
 from teco.model.manifest import manifest_path
 
 

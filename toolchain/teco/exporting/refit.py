@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import Output, check_target, sha256_of, write_errors
 from teco.core.machine import require_extra
-from teco.export.engines.tensorrt import refit, require
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
-from teco.export.request import ENGINE_FORM, WeightsSource
+from teco.exporting.engines.tensorrt import refit, require
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
+from teco.exporting.request import ENGINE_FORM, WeightsSource
 from teco.model.engine import preflight
 from teco.model.engine.manifest import EngineManifest
 from teco.model.manifest import manifest_path

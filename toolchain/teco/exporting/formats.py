@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from teco.core.errors import TecoError
 from teco.core.machine import require_extra
-from teco.export.engines.rtx import RtxOptions, build_rtx
-from teco.export.engines.tensorrt import build_tensorrt
-from teco.export.onnx import export_onnx
-from teco.export.options import NoSuchFormError
-from teco.export.quantisation.run import QuantisationError
-from teco.export.request import ExportRequest, WeightsSource, check_request
+from teco.exporting.engines.rtx import RtxOptions, build_rtx
+from teco.exporting.engines.tensorrt import build_tensorrt
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import NoSuchFormError
+from teco.exporting.quantisation.run import QuantisationError
+from teco.exporting.request import ExportRequest, WeightsSource, check_request
 from teco.model.engine import precision_check
 from teco.model.engine.manifest import EngineManifest
 from teco.model.engine.precision_check import Proof
@@ -42,7 +42,7 @@ class Product:
     """A file that was made, with what is read back from it.
 
     Attributes:
-        format: one of :data:`teco.export.request.FORMATS`.
+        format: one of :data:`teco.exporting.request.FORMATS`.
         path: of the file; its manifest lies beside it.
         size: bytes.
         manifest: of the ONNX file, or of the engine.
@@ -143,7 +143,7 @@ def produce(
         overwrite: replace files of the same name.
 
     Returns:
-        One product per format, in the order of :data:`teco.export.request.FORMATS`.
+        One product per format, in the order of :data:`teco.exporting.request.FORMATS`.
 
     Raises:
         TecoError: any of it failed. What failed leaves nothing under its final name; an ONNX file

@@ -21,8 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from teco.export.options import ExportOptions
-from teco.export.trace import DeployForm
+from teco.exporting.options import ExportOptions
+from teco.exporting.trace import DeployForm
 from teco.model.int8 import Timing
 from teco.model.manifest import Parity
 from teco.model.opening import Model
@@ -130,7 +130,7 @@ def time_int8(candidate: Model, in_float: ModelProto, options: ExportOptions) ->
         in_float: the graph that was quantised.
         options: that it was made with.
     """
-    from teco.export.quantisation.timing import compare_speed
+    from teco.exporting.quantisation.timing import compare_speed
 
     if options.inner != "fp32":
         logger.info("not timed beside float32: it is for engines, which a GPU times")

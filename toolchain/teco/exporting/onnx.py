@@ -2,8 +2,8 @@
 
 One step with explicit state, opset 18 (19 for an int8 engine), weights inside the file, no traces
 of the machine that made it. The file gets its name only after ONNX Runtime has run it beside the
-float32 PyTorch step for a recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says
-what that means in each precision.
+float32 PyTorch step for a recurrent sequence and the two agreed; :mod:`teco.exporting.acceptance`
+says what that means in each precision.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from teco.core.files import Output, check_target, sha256_of, write_errors
 from teco.core.machine import require_extra, version_of
-from teco.export.acceptance import judge_float16, time_int8, verify_frames
-from teco.export.options import WEB, ExportOptions
-from teco.export.stored_weights import share_data, store_half
-from teco.export.trace import DeployForm, forget_origins
-from teco.export.web_graph import as_web
+from teco.exporting.acceptance import judge_float16, time_int8, verify_frames
+from teco.exporting.options import WEB, ExportOptions
+from teco.exporting.stored_weights import share_data, store_half
+from teco.exporting.trace import DeployForm, forget_origins
+from teco.exporting.web_graph import as_web
 from teco.model.engine import precision_check
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco.model.onnx_types import tensor_types
@@ -30,7 +30,7 @@ from teco.verification.reference import reference_session
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from teco.export.quantisation.run import Quantised
+    from teco.exporting.quantisation.run import Quantised
     from teco_models.checkpoint import Weights
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ def _quantised(
     graph: ModelProto, form: DeployForm, weights: Weights, name: str, options: ExportOptions
 ) -> Quantised:
     """The traced step in int8, judged by the gate."""
-    from teco.export.quantisation.clips import CalibrationSet
-    from teco.export.quantisation.run import quantise
+    from teco.exporting.quantisation.clips import CalibrationSet
+    from teco.exporting.quantisation.run import quantise
 
     driven = Manifest(  # all that a session reads of it is the contract
         variant=weights.variant.name, precision_asked="int8", precision_found={}, size="dynamic",

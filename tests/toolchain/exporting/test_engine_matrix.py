@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from teco.core.files import sha256_of
-from teco.export.engines.rtx import RtxOptions, build_rtx, known_sm
-from teco.export.options import ExportOptions, Precision
+from teco.exporting.engines.rtx import RtxOptions, build_rtx, known_sm
+from teco.exporting.options import ExportOptions, Precision
 from teco.model.engine import api
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest, manifest_path
@@ -52,8 +52,8 @@ def forms() -> Iterator[Any]:
 
 def model_of(variant: Variant, options: ExportOptions, folder: Path) -> Model:
     """The file that an export writes, but not verified: its weights are random."""
-    from teco.export.quantisation.qdq import insert, learned
-    from teco.export.trace import DeployForm
+    from teco.exporting.quantisation.qdq import insert, learned
+    from teco.exporting.trace import DeployForm
     from teco_models.checkpoint import generator_of, infer
 
     torch.manual_seed(1)

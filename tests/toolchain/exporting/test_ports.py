@@ -50,7 +50,7 @@ def weights_of(variant: Variant):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One network with every kind of ports; "free" is one without a flow net, "free8" its 8-bit."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
 
     folder = tmp_path_factory.mktemp("ports")
     flow, free = weights_of(FLOW), weights_of(FREE)
@@ -172,8 +172,8 @@ def test_parity_sees_a_state_that_was_rounded(files, kind, monkeypatch):
 
 def test_a_picture_that_is_two_steps_off_gets_no_name():
     """Where the state is right, only the rounding of the picture can be wrong."""
-    from teco.export.acceptance import check_parity
-    from teco.export.options import ExportOptions
+    from teco.exporting.acceptance import check_parity
+    from teco.exporting.options import ExportOptions
     from teco.model.manifest import Parity
     from teco.verification.parity import ParityError
 
@@ -306,7 +306,7 @@ def test_a_contract_that_contradicts_itself_is_refused(files, change, words):
 @needs_rtx
 @pytest.mark.parametrize("kind", ["uint8", "fp16", "free8"])
 def test_engines_take_the_ports(files, kind, tmp_path):
-    from teco.export.engines.rtx import RtxOptions, build_rtx
+    from teco.exporting.engines.rtx import RtxOptions, build_rtx
     from teco.model.engine.preflight import read
 
     path = build_rtx(open_model(str(files[kind])), tmp_path, RtxOptions(sm=(86,)))

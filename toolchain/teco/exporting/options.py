@@ -10,19 +10,19 @@ from teco.core.errors import USAGE, TecoError
 from teco.verification.parity import FRAMES
 
 if TYPE_CHECKING:
-    from teco.export.quantisation.clips import CalibrationSet
+    from teco.exporting.quantisation.clips import CalibrationSet
     from teco_models.deploy.ports import Io
     from teco_models.variant import Variant
 
 Precision = Literal["fp32", "fp16", "int8"]
 """Of the convolutions: :mod:`teco_models.deploy.step` for the first two, for int8
-:mod:`teco.export.quantisation`."""
+:mod:`teco.exporting.quantisation`."""
 
 DEFAULT_TARGET = "onnxruntime"
 """The runtime of the base install."""
 
 WEB = "web"
-"""The target for browsers, whose graph is of another opset: :mod:`teco.export.web_graph`."""
+"""The target for browsers, whose graph is of another opset: :mod:`teco.exporting.web_graph`."""
 
 
 class NoSuchFormError(TecoError):

@@ -15,8 +15,8 @@ import numpy as np
 
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Array, Pixels
-from teco.export.quantisation.qdq import insert
-from teco.export.quantisation.rollout import OnnxRollout
+from teco.exporting.quantisation.qdq import insert
+from teco.exporting.quantisation.rollout import OnnxRollout
 from teco.model.contract import StreamContract
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Probe:
     Attributes:
         model: float32 step for frames of this size.
         contract: how it is driven.
-        thresholds: see :func:`teco.export.quantisation.qdq.insert`.
+        thresholds: see :func:`teco.exporting.quantisation.qdq.insert`.
         scenes: frames, uint8 (h, w, 3).
         expected: HR frames that the float32 step makes of each.
         run: the HR frames of a model for scenes from a cold start, on the runtime that will serve;

@@ -78,7 +78,7 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     """Each kind of network with planes, some with RGB beside it; of any size."""
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
 
     folder = tmp_path_factory.mktemp("planes")
     wanted = [(name, "nv12") for name in VARIANTS]
@@ -251,7 +251,7 @@ def test_100_frames_of_a_clip(runtime, matrix, full, tmp_path):
     """The shipped network on the example clip, for the time it lasts."""
     from paths import ROOT
 
-    from teco.export.onnx import ExportOptions, export_onnx
+    from teco.exporting.onnx import ExportOptions, export_onnx
     from teco_models import zoo
     from teco_models.checkpoint import load_weights
 
@@ -619,7 +619,7 @@ def test_verify(teco, tmp_path):
 @needs_rtx
 @pytest.mark.parametrize(("name", "io"), [("real", "nv12"), ("flow", "i420")])
 def test_engines_take_the_ports(files, name, io, tmp_path):
-    from teco.export.engines.rtx import RtxOptions, build_rtx
+    from teco.exporting.engines.rtx import RtxOptions, build_rtx
     from teco.model.engine.preflight import read
 
     model = open_model(str(files[name, io]))

@@ -1,8 +1,8 @@
 """TensorRT 10 and 11 engines: built on the GPU that will run them, or on its like.
 
 Nothing in this file has yet been run on a GPU. The build itself is
-:mod:`teco.export.engines.build`, which TensorRT-RTX runs in the tests; the calls that only TensorRT
-has are checked against its type stubs and NVIDIA's documentation.
+:mod:`teco.exporting.engines.build`, which TensorRT-RTX runs in the tests; the calls that only
+TensorRT has are checked against its type stubs and NVIDIA's documentation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import WriteError, write_beside
 from teco.core.garbage import no_collection
 from teco.core.gpu import Gpu
-from teco.export.engines.build import BuildOptions, EngineTarget, build
+from teco.exporting.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import precision_check
 from teco.model.engine.api import Bindings, Config, Context, Engine, load, to_bytes
 from teco.model.engine.manifest import HARDWARE

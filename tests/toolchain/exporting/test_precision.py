@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import teco.export.acceptance
-import teco.export.trace
+import teco.exporting.acceptance
+import teco.exporting.trace
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
-from teco.export.formats import Product, produce
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
-from teco.export.request import ExportRequest, parse_formats, parse_sizes, parse_sm, shipped_with
+from teco.exporting.formats import Product, produce
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
+from teco.exporting.request import ExportRequest, parse_formats, parse_sizes, parse_sm, shipped_with
 from teco.model.contract import StreamContract
 from teco.model.engine import api
 from teco.model.engine.precision_check import check_precision, of_onnx
@@ -132,7 +132,7 @@ def half(tmp_path_factory, weights) -> Path:
     """Larger than the gate's size, so that its verdict is on the same form at that size."""
     folder = tmp_path_factory.mktemp("half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teco.export.acceptance, "GATE_SIZE", (9, 10))
+        patch.setattr(teco.exporting.acceptance, "GATE_SIZE", (9, 10))
         path = export_onnx(weights, folder, ExportOptions(size=SIZE, precision="fp16"))
     assert sorted(x.suffix for x in folder.iterdir()) == [".json", ".onnx"]
     return path
@@ -145,7 +145,7 @@ def full(weights):
     from teco_models.deploy.step import deploy_step
 
     contract = StreamContract.of(weights.variant)
-    return teco.export.trace.trace(deploy_step(build(weights)), contract, SIZE)
+    return teco.exporting.trace.trace(deploy_step(build(weights)), contract, SIZE)
 
 
 def test_types_in_the_file(half):
@@ -237,11 +237,11 @@ def test_what_is_refused_leaves_nothing(
         del copy.metadata_props[:]
         return copy
 
-    monkeypatch.setattr(teco.export.trace, "trace", trace)
-    monkeypatch.setattr(teco.export.acceptance, "GATE_SIZE", SIZE)
+    monkeypatch.setattr(teco.exporting.trace, "trace", trace)
+    monkeypatch.setattr(teco.exporting.acceptance, "GATE_SIZE", SIZE)
     if spoil == "gate":
-        monkeypatch.setattr(teco.export.acceptance, "check_parity", lambda *_: None)
-        monkeypatch.setattr(teco.export.acceptance, "FP16", replace(FP16, worst_psnr=200.0))
+        monkeypatch.setattr(teco.exporting.acceptance, "check_parity", lambda *_: None)
+        monkeypatch.setattr(teco.exporting.acceptance, "FP16", replace(FP16, worst_psnr=200.0))
     if spoil == "weights":
         bias = weights.tensors["srnet.conv_shuffle.bias"] + 0.05
         weights = replace(weights, tensors={**weights.tensors, "srnet.conv_shuffle.bias": bias})
@@ -300,7 +300,7 @@ def test_several_precisions_and_what_is_refused(teco, tiny_weights, half, tmp_pa
             raise ParityError("int8 is too far", hint="take --fp16")
         return [made]
 
-    monkeypatch.setattr("teco.export.formats.produce", produce)
+    monkeypatch.setattr("teco.exporting.formats.produce", produce)
     flags = ("--int8", "--fp16", "--fp32")
     done = teco("export", "--weights", tiny_weights, "--size", "9x10", *flags, "-o", tmp_path)
     assert asked == ["fp32", "fp16", "int8"]

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import teco.export.onnx
+import teco.exporting.onnx
 from teco.core.errors import TecoError
 from teco.core.files import sha256_of
-from teco.export.onnx import export_onnx
-from teco.export.options import ExportOptions
-from teco.export.stored_weights import store_half
-from teco.export.trace import trace
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import ExportOptions
+from teco.exporting.stored_weights import store_half
+from teco.exporting.trace import trace
 from teco.model.contract import StreamContract
 from teco.model.manifest import METADATA_KEY, Manifest, Parity
 from teco.model.opening import open_model
@@ -376,7 +376,7 @@ def test_the_shipped_model_is_its_weights() -> None:
 
 
 def test_export_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teco.export.onnx, "require_extra", _refuse)
+    monkeypatch.setattr(teco.exporting.onnx, "require_extra", _refuse)
     with pytest.raises(TecoError, match="onnxscript"):
         export_onnx(weights_of(SMALL), tmp_path)
 

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from teco.core.errors import TecoError
-from teco.export.onnx import export_onnx
-from teco.export.options import WEB, ExportOptions
-from teco.export.web_graph import OPSET, as_web, check_web
+from teco.exporting.onnx import export_onnx
+from teco.exporting.options import WEB, ExportOptions
+from teco.exporting.web_graph import OPSET, as_web, check_web
 from teco.model.opening import open_model
 from teco_models import zoo
 from teco_models.checkpoint import load_weights

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from teco.core.errors import USAGE, TecoError
-from teco.export.engines.build import BuildOptions, EngineTarget, build
+from teco.exporting.engines.build import BuildOptions, EngineTarget, build
 from teco.model.engine import header
 from teco.model.engine.api import Config, RtxBindings, RtxConfig, load
 from teco.model.engine.precision_check import Proof

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from teco.core.errors import TecoError
-from teco.export.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
-from teco.export.quantisation.qdq import insert, learned, same_integers
-from teco.export.quantisation.rollout import OnnxRollout
-from teco.export.quantisation.scene_gate import SceneGate
-from teco.export.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
+from teco.exporting.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
+from teco.exporting.quantisation.qdq import insert, learned, same_integers
+from teco.exporting.quantisation.rollout import OnnxRollout
+from teco.exporting.quantisation.scene_gate import SceneGate
+from teco.exporting.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
 from teco.model.contract import StreamContract
 from teco.model.engine.precision_check import LEAST_SHARE
 from teco.model.int8 import Int8, Kept

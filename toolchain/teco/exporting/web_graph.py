@@ -27,7 +27,7 @@ OPSET = 17
 """Of a browser's graph."""
 
 TRACED = 18
-"""Of the graph that torch.onnx writes, see :data:`teco.export.onnx.OPSET`."""
+"""Of the graph that torch.onnx writes, see :data:`teco.exporting.onnx.OPSET`."""
 
 LEFT_TO_CPU = frozenset({"SpaceToDepth", "AffineGrid"})
 """Operators that the WebGPU provider does not have."""
@@ -54,7 +54,7 @@ def as_web(model: ModelProto) -> None:
     """Put a step's graph into the form above, in place.
 
     Args:
-        model: as :func:`teco.export.onnx.trace` gives it, weights inside.
+        model: as :func:`teco.exporting.onnx.trace` gives it, weights inside.
 
     Raises:
         TecoError: an operator that has no such form.
