@@ -18,7 +18,13 @@ from teco.core.npm_package import D3, PLOT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+MODELS = (ROOT / "docs" / "models.md").read_text()
+GUIDES = [path.read_text() for path in sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BLOCKS = [
+    block
+    for page in (README, *GUIDES)
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+]
 """```sh blocks are run here; what needs somebody's own files stands in ```console blocks."""
 
 
@@ -39,7 +45,7 @@ def test_the_first_two_blocks_are_the_two_commands() -> None:
 def test_every_command_is_shown() -> None:
     from teco.cli import COMMANDS
 
-    shown = README
+    shown = "".join((README, *GUIDES))
     for name in COMMANDS:
         assert f"teco {name}" in shown, name
 
@@ -48,13 +54,12 @@ def test_shipped_models_are_in_the_table() -> None:
     from teco_models import zoo
 
     for entry in zoo.entries():
-        assert f"`{entry.name}`" in README
+        assert f"`{entry.name}`" in MODELS
 
 
 def model_table() -> dict[str, list[str]]:
     """Name -> the other cells of its row: parameters, GFLOP, PSNR, LPIPS, tOF, three times."""
-    section = README.partition("\n## Models\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", MODELS, re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
 
 
@@ -79,7 +84,6 @@ def test_the_quality_of_networks_for_ordinary_clips_is_the_cards() -> None:
     from teco_models import zoo
 
     table = model_table()
-    section = README.partition("\n## Models\n")[2]
     for entry in zoo.entries():
         if not entry.name.startswith("real-"):
             continue
@@ -90,9 +94,27 @@ def test_the_quality_of_networks_for_ordinary_clips_is_the_cards() -> None:
         ]  # fmt: skip
         twice = ", twice" if entry.name.endswith("-x2") else ""
         for name, column in ((f"bicubic{twice}", 1), (f"Lanczos{twice}", 2)):
-            shown = re.search(rf"^\| {name} \| \| \| (.*)$", section, re.MULTILINE)
+            shown = re.search(rf"^\| {name} \| \| \| (.*)$", MODELS, re.MULTILINE)
             assert shown
             assert shown[1].split(" | ")[:2] == [f"{light[column]:.2f}", f"{strong[column]:.2f}"]
+
+
+def test_the_readme_is_short_and_its_figures_are_the_models() -> None:
+    assert len(README.splitlines()) <= 140
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", README, re.MULTILINE)
+    assert rows
+    table = model_table()
+    for name, cells in rows:
+        shown = [cell.strip() for cell in cells.split("|")]
+        kept = [n for n in range(len(table[name])) if n != 5]  # tOF is left out
+        assert shown == [table[name][n] for n in kept]
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not target.startswith("http"):
+                assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_quality_of_networks_for_papers_is_the_cards() -> None:
