@@ -1,7 +1,7 @@
 """Weights to a verified ONNX file with its manifest.
 
-One step with explicit state, opset 18 (19 for an int8 engine), weights inside the file, no traces of
-the machine that made it. The file gets its name only after ONNX Runtime has run it beside the
+One step with explicit state, opset 18 (19 for an int8 engine), weights inside the file, no traces
+of the machine that made it. The file gets its name only after ONNX Runtime has run it beside the
 float32 PyTorch step for a recurrent sequence and the two agreed; :mod:`teco.export.acceptance` says
 what that means in each precision.
 """
