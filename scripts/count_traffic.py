@@ -9,18 +9,18 @@ GPU's memory and the multiplications and additions, two for each tap of a convol
 computed is small beside them.
 
 One pass reads each of its inputs once and writes its outputs once, whole. Caches are not counted
-on: a tensor of 4K is larger than any. Taken for granted, as NVIDIA's list of fusions has it:
+on: the widest tensors of 4K are larger than any. Taken for granted:
 
 - A change of shape that moves nothing costs nothing, and what depends on constants alone is stored.
-- Activations, sums, casts, quantisation and other elementwise layers run inside the convolution or
-  transposed convolution, or the elementwise pass, that makes the last of their inputs. A
-  dequantisation belongs to the convolution that reads it.
+- Activations, sums, casts and other elementwise layers run inside the convolution or transposed
+  convolution, or the elementwise pass, that makes the last of their inputs. A cast to a wider type
+  belongs to the elementwise pass that reads it, a dequantisation to the convolution.
 - Sampling, pooling, resizing and reductions are passes of their own.
 
-Not known is what becomes of layers that only move values: transpositions (DepthToSpace), slices
-and padding, concatenations. So there are two counts. In the first, each is a pass of its own; in
-the second they are part of the elementwise pass beside them, and zero padding of the convolution it
-is for. The truth lies between.
+Not known is what becomes of layers that only move values (transpositions, slices and padding,
+concatenations) and of quantisation. So there are two counts. In the first, each is a pass of its
+own; in the second they are part of the elementwise pass beside them, zero padding is part of the
+convolution it is for, and quantisation of what makes the tensor. The truth should lie between.
 
 Nor are known: padding of few channels to 8 or 16, tensors that are written again in another layout,
 how much of its arithmetic a kernel reaches with few channels. Frames per second are therefore 70%
@@ -72,8 +72,9 @@ class Card:
 
 
 CARDS = {
-    # NVIDIA Ampere GA102 whitepaper, appendix (GA106: 3584 cores at 1.777 GHz, half rate with
-    # float32 accumulation), and the GeForce RTX 3060 12 GB product page.
+    # NVIDIA's specifications of the GeForce RTX 3060 12 GB: 28 SMs, 3584 cores, 1.777 GHz; of an SM
+    # the Ampere GA102 whitepaper: a clock 256 float16 products that are added in float32, and 1024
+    # of int8.
     "3060": Card(360, {"fp32": 12.7, "fp16": 25.5, "int8": 102}),
     # NVIDIA Ada GPU architecture whitepaper, table of the GeForce RTX 4090.
     "4090": Card(1008, {"fp32": 82.6, "fp16": 165, "int8": 661}),

@@ -42,8 +42,8 @@ def rewrites_for(
     if variant.computed_alignment:
         found = ALIGNED_TARGETS[target]
     elif int8 and isinstance(found, EngineRewrites):
-        # TensorRT-RTX 1.7.1 builds a quantised transposed convolution as one in float between
-        # conversions, so in int8 the phases are worth their reads.
+        # Nothing tells before it runs whether a quantised transposed convolution is one in int8,
+        # and convolutions are; so in int8 the phases are worth their reads.
         found = replace(found, phase_up=True, phase_tail=True)
     known = [field.name for field in fields(found)]
     if odd := [name for name in off if name not in known]:

@@ -63,7 +63,7 @@ class Proof:
             precision of what they write; an int8 convolution counts as int8.
         convolutions: convolutions and transposed convolutions among them. int8 are those whose
             picture and whose weights both come straight from a dequantisation of int8; of a parsed
-            network only plain ones, as TensorRT-RTX 1.7.1 builds a transposed one in float.
+            network only plain ones, as nothing tells there what becomes of a transposed one.
         warps: GridSample layers by the precision of what they sample.
         grids: the same layers by the precision of their coordinates.
         ports: type of each input and output, by name.
