@@ -982,7 +982,9 @@ def interrupted(process, number: int) -> None:
     finally:
         process.kill()
     said = [s for s in process.stderr.read().decode().splitlines() if not s.startswith(OPENED)]
-    assert [s for s in said if s] == ["teco: interrupted; no unfinished file was left"]
+    # On a busy machine the job is long enough to be announced.
+    said = [s for s in said if s and not s.startswith("about ")]
+    assert said == ["teco: interrupted; no unfinished file was left"]
 
 
 @pytest.fixture(scope="session")

@@ -538,7 +538,7 @@ def test_without_lmdb_the_extra_is_named(tmp_path, frames, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(TecoError, match="reading an LMDB needs lmdb") as error:
         prepare([path], tmp_path / "cache")
-    assert error.value.hint == "pip install 'teco[torch]'"
+    assert error.value.hint == "pip install 'teco[train]'"
     assert error.value.exit_code == 3
 
 

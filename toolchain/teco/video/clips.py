@@ -210,7 +210,7 @@ def holds_16_bits(path: str | Path) -> bool:
 def _check_planes(path: str, pix_fmt: str, planes: Layout) -> None:
     """Raise TecoError for an output that 8-bit planes cannot be written to as they are."""
     if is_folder_target(path) or Path(path).suffix.lower() in PICTURE_SUFFIXES:
-        what = f"{path} is a picture or a folder of them, which are RGB"
+        what = f"{path} is a folder of PNGs or a picture, which are RGB"
     elif pix_fmt not in OF_PLANES:
         what = f"--pix-fmt {pix_fmt} is not 8-bit 4:2:0"
     else:

@@ -623,7 +623,7 @@ def test_bench_and_upscale_run_an_engine(tmp_path, made, teco, make_clip, load_p
     made.device.assert_empty()
     made.device = FakeDevice()
     refused = teco("bench", path, "--size", "24x16")
-    refused.refuses(2, "was built for 16x24 frames", "these are 24x16")
+    refused.refuses(2, "was built for 16x24 frames", "these are 24x16", after=("note: 24x16 is",))
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
