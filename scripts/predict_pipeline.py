@@ -128,13 +128,13 @@ def parse_stages(text: str) -> list[Stage]:
     """ "decode=2x1.5,step=6@gpu" -> stages: milliseconds, processors that it uses, resource.
 
     Raises:
-        ValueError: a part is no stage.
+        ArgumentTypeError: a part is no stage.
     """
     found: list[Stage] = []
     for part in text.split(","):
         match = _STAGE.fullmatch(part.strip())
-        if match is None:
-            raise ValueError(
+        if match is None or not float(match[2]):
+            raise argparse.ArgumentTypeError(
                 f"{part!r} is no stage; expected NAME=MILLISECONDS[xPROCESSORS][@WHERE]"
             )
         uses = float(match[3] or 1)
@@ -169,10 +169,11 @@ def main() -> None:
     parser.add_argument("--size", default="180x320", help="LR height x width")
     parser.add_argument("--frames", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processors", type=int, help="with --stages; of this machine if not said")
     parser.add_argument("--stages", type=parse_stages, help="predict these; nothing is measured")
     options = parser.parse_args()
     if options.stages is not None:
-        show(options.stages, simulate(options.stages, usable_cores()))
+        show(options.stages, simulate(options.stages, options.processors or usable_cores()))
         return
     h, w = (int(x) for x in options.size.split("x"))
     print(

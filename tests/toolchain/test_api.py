@@ -54,9 +54,66 @@ def test_upscale_takes_the_network_that_reaches_a_size(tmp_path: Path) -> None:
                              ("1080p", 1920, "real-cpu")):  # fmt: skip
         said: list[str] = []
         teco.upscale(CITY, tmp_path / f"{to}.mp4", to=to, frames=1, threads=1, tell=said.append)
-        assert said[-1].startswith(f"{model} on") or any(s.startswith(f"{model} on") for s in said)
+        assert any(s.startswith(f"{model} on") for s in said)
         with open_source(tmp_path / f"{to}.mp4") as clip:
             assert clip.width == width
+
+
+def test_a_size_and_a_look(tmp_path: Path) -> None:
+    """The textured network enlarges four times, and is shrunk to what is asked for; what is ahead
+    has the size that is written."""
+    said: list[str] = []
+    ahead: list[api.Ahead] = []
+
+    def go_on(told: api.Ahead) -> bool:
+        ahead.append(told)
+        return False
+
+    teco.upscale(CITY, tmp_path / "o.mp4", to="2x", look="textured", frames=1, threads=1,
+                 tell=said.append)  # fmt: skip
+    assert any(s.startswith("real-cpu-textured on") for s in said)
+    assert "note: the network enlarges 4 times, and its pictures are shrunk to the size" in said
+    # A job that is long by the clock: every step is said to take a minute.
+    clock = iter(range(0, 10**7, 60))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("teco.inference.upscale.perf_counter", lambda: next(clock))
+        with pytest.raises(TecoError, match="given up"):
+            teco.upscale(CITY, tmp_path / "p.mp4", to="1080p", threads=1, compare="side",
+                         runtime="onnxruntime", go_on=go_on)  # fmt: skip
+    assert (ahead[0].prospect.width, ahead[0].prospect.height) == (2 * 1920, 1080)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quality": "turbo"}, "quality is 'turbo'"),
+        ({"look": "texture"}, "look is 'texture'"),
+        ({"compare": "both"}, "compare is 'both'"),
+        ({"threads": 0}, "threads is 0"),
+        ({"to": 1080}, "is no size"),
+    ],
+)
+def test_words_that_are_none(tmp_path: Path, options, words: str) -> None:
+    with pytest.raises(TecoError, match=words) as refused:
+        teco.upscale(CITY, tmp_path / "o.mp4", **options)
+    assert refused.value.exit_code == 2
+    if "look" in options:
+        assert refused.value.hint == "did you mean textured?"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"io": "int4"}, "io is 'int4'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"target": "foo"}, "target is 'foo'"),
+        ({"precision": "fp16"}, "float32 form only"),
+    ],
+)
+def test_exports_that_are_none_leave_no_folder(tmp_path: Path, options, words: str) -> None:
+    with pytest.raises(TecoError, match=words):
+        teco.export("real-cpu", tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_ahead_is_said_in_words() -> None:
@@ -77,13 +134,13 @@ def test_models_are_those_that_are_shipped() -> None:
 
 def test_export_then_bench(tmp_path: Path, tiny_weights: Path) -> None:
     """Into a folder that is made, and measured as the command measures."""
-    made = teco.export(tiny_weights, tmp_path / "new", size=(16, 24), formats=["onnx"])
+    made = teco.export(tiny_weights, tmp_path / "new", size=(16, 24), formats="onnx")
     assert [p.suffix for p in made] == [".onnx"]
     assert made[0].parent == tmp_path / "new"
     with pytest.raises(TecoError, match="exists already"):
         teco.export(tiny_weights, tmp_path / "new", size=(16, 24), formats=["onnx"])
     record = teco.bench(
-        made[0], runtimes=["onnxruntime"], repetitions=2, budget=1, latency_only=True, threads=1
+        made[0], runtimes="onnxruntime", repetitions=2, budget=1, latency_only=True, threads=1
     )
     (row,) = record.rows
     assert row.size == "16x24"

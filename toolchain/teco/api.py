@@ -7,13 +7,14 @@ would end with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from teco.core.errors import USAGE, TecoError
+from teco.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from teco.benchmark.record.record import Record
@@ -126,18 +127,30 @@ def upscale(
         TecoError, ClipError, ModelError: something is not as it must be, in one sentence.
     """
     from teco.estimates.room import Encoding, open_in_room
-    from teco.inference.beside import WIDTHS
+    from teco.inference.beside import Comparison
     from teco.inference.output_size import OutputSize
-    from teco.inference.upscale import UpscaleOptions
+    from teco.inference.upscale import UpscaleOptions, written_size
     from teco.inference.upscale import upscale as run
-    from teco.model.choice import choose
-    from teco.model.opening import check_frame_size, for_papers, identity_of, open_for_scale
+    from teco.model.choice import TEXTURED, Look, Quality, choose
+    from teco.model.opening import (
+        DEFAULT_OF_SCALE,
+        check_frame_size,
+        for_papers,
+        identity_of,
+        open_for_scale,
+    )
     from teco.runtimes import Session, SessionOptions
     from teco.video.file.encoders import EncoderSettings
     from teco.video.frames import FrameSource
     from teco.video.segments import unfinished
 
     source, target = str(source), str(target)
+    for value, words, what in (
+        (quality, Quality, "quality"), (look, Look, "look"), (compare, Comparison, "compare"),
+    ):  # fmt: skip
+        _one_of(value, words, what)
+    if threads is not None and threads < 1:
+        raise TecoError(f"threads is {threads}, expected 1 or more", exit_code=USAGE)
 
     def say(text: str) -> None:
         if tell is not None:
@@ -153,13 +166,18 @@ def upscale(
             hint=f"the clip comes first: teco upscale {target} {source}",
             exit_code=USAGE,
         )
-    size = None if to is None else OutputSize.parse(to)
-    if size is not None and model is None and scale is None:
-        scale = _scale_for(size, source)
+    wanted = None if to is None else OutputSize.parse(str(to))
+    if wanted is not None and model is None and scale is None:
+        scale = _scale_for(wanted, source, TEXTURED if look == "textured" else DEFAULT_OF_SCALE)
     choice = choose(None if model is None else str(model), scale, quality, look)
     opened = open_for_scale(choice.model, scale)
     encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
     will_take: int | None = None
+    options = UpscaleOptions(
+        start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
+        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
+        to=wanted, overwrite=overwrite,
+    )  # fmt: skip
 
     def make_session(clip: FrameSource) -> Session:
         nonlocal will_take
@@ -168,9 +186,8 @@ def upscale(
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if overwrite else unfinished(Path(target))
         chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
-        encoding = Encoding.of(
-            target, encoder, clip, held=reverse_warm_up, across=WIDTHS[compare] if compare else 1
-        )
+        size = written_size(options, clip, opened.variant.scale)
+        encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up, written=size)
         session, will_take = open_in_room(
             opened, chosen, SessionOptions(threads=threads), (h, w), encoding,
             begun.window if begun is not None and tile == "auto" else tile, exact=choice.exact,
@@ -180,11 +197,6 @@ def upscale(
             say(f"note: {note}")
         return session
 
-    options = UpscaleOptions(
-        start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
-        reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
-        to=size, overwrite=overwrite,
-    )  # fmt: skip
     return run(
         make_session, source, target, options,
         show,
@@ -197,19 +209,36 @@ def upscale(
     )  # fmt: skip
 
 
-def _scale_for(size: OutputSize, source: str) -> int | None:
-    """The smallest scale that reaches a size from a clip; None where the clip cannot be asked."""
-    from teco.model.opening import DEFAULT_OF_SCALE
+def _scale_for(wanted: OutputSize, source: str, scales: Iterable[int]) -> int | None:
+    """The smallest of these scales that reaches a size from a clip, or the largest of them; None
+    where the clip cannot be asked."""
     from teco.video.clips import open_source
 
-    if size.factor is not None:
-        factor = float(size.factor)
+    if wanted.factor is not None:
+        factor = float(wanted.factor)
     elif source == "-":
         return None
     else:
         with open_source(source, forgiving=True) as clip:
-            factor = size.of(clip.width, clip.height)[1] / clip.height
-    return next((scale for scale in sorted(DEFAULT_OF_SCALE) if factor <= scale), None)
+            size = wanted.of(clip.width, clip.height, clip.pixel_aspect)
+        factor = size[1] / clip.height
+    return next((scale for scale in sorted(scales) if factor <= scale), max(scales))
+
+
+def _one_of(value: object, known: object, what: str) -> None:
+    """Raise TecoError for a word that is none of a Literal's; None says nothing."""
+    words = get_args(known)
+    if value is not None and value not in words:
+        raise TecoError(
+            f"{what} is {value!r}, expected one of {', '.join(map(repr, words))}",
+            hint=did_you_mean(str(value), words).strip(),
+            exit_code=USAGE,
+        )
+
+
+def _listed(value: Sequence[str] | str) -> tuple[str, ...]:
+    """A word alone is a list of one, or of those between its commas."""
+    return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
 
 
 def export(
@@ -242,9 +271,9 @@ def export(
     Raises:
         TecoError: something is missing, or the file is not what the weights are.
     """
-    from teco.core.files import make_folder
+    from teco.core.files import made_folder
     from teco.exporting.formats import Product, produce_all
-    from teco.exporting.options import ExportOptions
+    from teco.exporting.options import ExportOptions, Precision, Target
     from teco.exporting.request import (
         ExportRequest,
         default_formats,
@@ -253,19 +282,26 @@ def export(
         parse_sm,
     )
     from teco.model.opening import WEIGHTS_SUFFIXES
+    from teco_models.deploy.ports import Io
 
+    _one_of(precision, Precision, "precision")
+    _one_of(io, Io, "io")
+    _one_of(target, Target, "target")
     path = Path(model)
     is_file = path.suffix in WEIGHTS_SUFFIXES
     sources = find_sources(None, None if is_file else str(model), path if is_file else None)
-    chosen = default_formats(target) if formats is None else parse_formats(",".join(formats))
+    chosen = (
+        default_formats(target) if formats is None else parse_formats(",".join(_listed(formats)))
+    )
     request = ExportRequest(
         formats=chosen,
         sm=parse_sm(None, chosen),
         onnx=ExportOptions(size=size, precision=precision, io=io),
         form=target,
+        by_default=formats is None,
     )
-    make_folder(Path(folder))
-    made = produce_all(sources, [request], Path(folder), overwrite=overwrite)
+    with made_folder(Path(folder)):
+        made = list(produce_all(sources, [request], Path(folder), overwrite=overwrite))
     return [product.path for product in made if isinstance(product, Product)]
 
 
@@ -309,10 +345,10 @@ def bench(
 
     request = BenchRequest(
         models=tuple(str(model) for model in models),
-        runtimes=tuple(runtimes),
+        runtimes=_listed(runtimes),
         size=size,
         clip=ClipRequest(path=None if clip is None else Path(clip), shrink=shrink, frames=frames),
-        metrics=None if metrics is None else ",".join(metrics),
+        metrics=None if metrics is None else ",".join(_listed(metrics)),
         repetitions=repetitions,
         budget_s=budget,
         latency_only=latency_only,

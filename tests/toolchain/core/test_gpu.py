@@ -94,6 +94,9 @@ def test_two_gpus_come_in_cudas_order(programs, monkeypatch) -> None:
     first, second = (str(g) for g in gpu.find())
     assert ask(blackwell, ada) == [second, first]
     assert gpu.find()[0].memory == "24564 MiB", "NVML's facts are kept"
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([{**ADA, "free": 1}, BLACKWELL]))
+    assert gpu.free_bytes() == 24000 << 20, "of the one that CUDA counts first"
+    monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([ADA, BLACKWELL]))
     assert ask(blackwell) == [second]
     assert ask(error=3) == [first, second], "a driver that cannot be asked"
     monkeypatch.setattr(gpu, "pynvml", nvidia_driver.nvml([ADA]))
@@ -126,7 +129,7 @@ def test_the_program(programs) -> None:
         Gpu("Old", 0, "1.2", "5 MiB"),
     )
     assert gpu.driver_cuda() == "13.0"
-    nvidia_driver.nvidia_smi(programs, "1234 MiB")
+    nvidia_driver.nvidia_smi(programs, "One, 1234 MiB")
     assert gpu.free_bytes() == 1234 << 20
 
 

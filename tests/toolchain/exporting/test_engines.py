@@ -754,7 +754,11 @@ def test_export_with_a_gpu_then_bench_without(teco, tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").unlink()
 
     bench = prepare(BenchRequest(models=(str(plan),), fail_if=("psnr_drop>0.3",)))
-    onnx = out / "live-16x24-fp16-tensorrt.onnx"
+    onnx = (
+        out / "live-16x24-fp16.onnx"
+    )  # as on a machine without a GPU, in its form and by its name
+    assert open_model(str(onnx)).manifest is not None
+    (out / "odd.onnx").mkdir()
     assert {one.spec for one in bench.selection.candidates} == {str(onnx), "live"}
     assert [one.artifact.file for one in bench.selection.static] == [plan.name]
     clip = bench.options.clip

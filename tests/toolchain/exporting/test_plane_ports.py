@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from teco.benchmark.record import store
 from teco.core.errors import USAGE, TecoError
 from teco.core.pixels import to_pixels, to_tensor
 from teco.core.planes import chroma_of, frame_size, packed, planes_of, with_chroma
@@ -559,6 +560,24 @@ def test_other_clips_are_converted_first(files, tmp_path, pix_fmt, codec, layout
         taken = as_taken(given, session)
         assert taken.layout == layout
         assert np.array_equal(taken.pixels, as_planes(rgb.pixels, layout, conversion))
+
+
+@pytest.mark.slow
+def test_the_bench_measures_them(teco, tmp_path, files) -> None:
+    """Latency, end to end, playback and quality, beside a float file of the same weights."""
+    nv12_file = files["real", "nv12"]
+    clip = Path(__file__).parents[3] / "examples" / "city_hr.mp4"
+    done = teco("bench", nv12_file, "--clip", clip, "--size", "48x80", "--fit", "--frames", 6,
+                "--metrics", "psnr", "--runtime", "onnxruntime", "--budget", 4, "--repetitions", 3,
+                "--threads", 1, "--json", tmp_path / "r.json")  # fmt: skip
+    assert done.code == 0, done.stderr
+    (row,) = store.read(tmp_path / "r.json").rows
+    assert row.notes == ()
+    assert row.end_to_end is not None
+    assert row.playback is not None
+    assert row.quality is not None
+    done = teco("bench", nv12_file, "--size", "101x151", "--runtime", "onnxruntime")
+    done.refuses(2, "151x101", "even sizes")
 
 
 def test_what_planes_cannot_do_is_said_before_the_work(files, teco, tmp_path, make_pictures):

@@ -147,7 +147,7 @@ def test_a_long_comparison_goes_on_and_is_no_other_job(
 
 
 def test_two_pictures_take_the_memory_of_two() -> None:
-    one, two = Encoding(frames=100), Encoding(frames=100, across=2)
+    one, two = Encoding(frames=100), Encoding(frames=100, written=(2 * 1280, 720))
     free = 64 * 2**30
     assert 1.8 < two.bytes(180, 320, 4, free) / one.bytes(180, 320, 4, free) < 2.1
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from teco.benchmark import SHIPPED_CLIP
-from teco.benchmark.measure.candidates import choose
+from teco.benchmark.measure.candidates import USUAL_SIZE, choose
 from teco.benchmark.options import BenchOptions, BenchRequest, ClipRequest
 from teco.benchmark.quality.clip import TruthClip, open_truth
 from teco.benchmark.quality.measure import Gallery, QualityOptions
@@ -62,9 +62,11 @@ def prepare(request: BenchRequest) -> Bench:
         clip = open_truth(SHIPPED_CLIP, max_frames=frames, fit=FAMILY_SIZE)
         if engine is not None:
             clip = open_truth(
-                SHIPPED_CLIP, max_frames=frames, fit=engine.static_size or FAMILY_SIZE,
+                SHIPPED_CLIP, max_frames=frames, fit=_within(engine, FAMILY_SIZE),
                 degradation=engine.variant.degradation, scale=engine.variant.scale,
             )  # fmt: skip
+    if engine is not None and size is None:
+        size = _within(engine, USUAL_SIZE)
     here = machine.inspect()
     selection = choose(
         specs, request.runtimes, size, here, threads=request.threads, share=request.family
@@ -138,6 +140,14 @@ def _lone_engine(request: BenchRequest) -> Model | None:
     if not alone or not request.models[0].lower().endswith(ENGINE_SUFFIX):
         return None
     return open_model(request.models[0])
+
+
+def _within(engine: Model, size: tuple[int, int]) -> tuple[int, int]:
+    """The size nearest to this one that an engine takes."""
+    assert engine.engine_manifest is not None
+    low, high = engine.engine_manifest.limits
+    h, w = (min(max(x, a), b) for a, x, b in zip(low, size, high, strict=True))
+    return h, w
 
 
 def _on_shipped_clip(request: BenchRequest) -> bool:

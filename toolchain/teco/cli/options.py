@@ -117,7 +117,8 @@ def model_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default=None,
         metavar="NAME|FILE",
         shell_complete=complete_models,
-        help="A shipped model, an .onnx file, weights or an engine. [default: real-cpu]",
+        help="A shipped model, an .onnx file, weights or an engine. "
+        "[default: real-cpu, or what other options choose]",
     )(function)
 
 
@@ -150,7 +151,7 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--quality", type=click.Choice(["fast", "balanced", "best"]),
             help="Which network and runtime: fast may compute in bfloat16, best takes the largest "
-            "network. [default: balanced]",
+            "network (today as balanced). [default: balanced]",
         ),
     ):  # fmt: skip
         function = option(function)

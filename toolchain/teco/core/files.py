@@ -79,21 +79,30 @@ def write_errors(name: str | Path) -> Generator[None]:
         raise WriteError(name, error) from error
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for results where there is nothing of its name.
+@contextlib.contextmanager
+def made_folder(path: Path) -> Generator[None]:
+    """A folder for results, made where there is nothing of its name; gone again where an error left
+    it empty.
 
     Raises:
         TecoError: it cannot be made.
     """
-    if path.exists():
-        return
+    is_new = not path.exists()
+    if is_new:
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise TecoError(
+                f"the folder {path} cannot be made: {error.strerror or error}",
+                hint="give another with -o",
+            ) from error
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TecoError(
-            f"the folder {path} cannot be made: {error.strerror or error}",
-            hint="give another with -o",
-        ) from error
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def check_target(*paths: Path, overwrite: bool, source: Path | None = None) -> None:

@@ -84,13 +84,23 @@ def driver_cuda() -> str | None:
 
 
 def free_bytes() -> int | None:
-    """Free memory of the first GPU; None without one."""
-    free = _ask_nvml(lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).free))
-    if free:
-        return free[0]
-    lines = _query_nvidia_smi("memory.free")
-    match = re.match(r"(\d+) MiB", lines[0]) if lines else None
-    return int(match[1]) * 2**20 if match else None
+    """Free memory of the first GPU of :func:`find`; None without one, or where several are alike
+    and nothing tells which of them it is."""
+
+    def named(handle: Any) -> tuple[str, int]:
+        name = pynvml.nvmlDeviceGetName(handle)
+        return name, int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+
+    free = _ask_nvml(named)
+    if not free:
+        for line in _query_nvidia_smi("name,memory.free"):
+            name, _, text = line.rpartition(",")
+            if match := re.match(r"\s*(\d+) MiB", text):
+                free.append((name.strip(), int(match[1]) * 2**20))
+    if len(free) > 1:
+        first = find()[:1]
+        free = [one for one in free if first and one[0] == first[0].name]
+    return free[0][1] if len(free) == 1 else None
 
 
 def process_bytes(pid: int) -> int | None:

@@ -37,7 +37,7 @@ class Encoding:
         frames: of the clip, None where that is not known.
         deep: frames have 16 bits on their way.
         held: frames of the clip that wait at the start of a scene (reverse warm-up).
-        across: pictures side by side in one that is encoded.
+        written: width and height of the picture that is encoded; None for the enlarged frame's.
     """
 
     codec: str = "libx264"
@@ -45,7 +45,7 @@ class Encoding:
     frames: int | None = None
     deep: bool = False
     held: int = 0
-    across: int = 1
+    written: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -54,19 +54,19 @@ class Encoding:
         settings: EncoderSettings,
         clip: FrameSource,
         held: int = 0,
-        across: int = 1,
+        written: tuple[int, int] | None = None,
     ) -> Self:
         """Of an output by its name, as :func:`teco.video.clips.open_sink` takes it."""
         suffix = Path(target).suffix.lower()
         pictures = is_folder_target(target) or suffix in PICTURE_SUFFIXES
         encoded = not (target == "-" or suffix == ".y4m" or pictures)
         codec = settings.codec_for(suffix) if encoded else ""
-        return cls(codec, settings.preset, clip.count, clip.depth > 8, held, across)
+        return cls(codec, settings.preset, clip.count, clip.depth > 8, held, written)
 
     def bytes(self, h: int, w: int, scale: int, free: int) -> int:
         """What frames of LR (h, w) take beside the network where so much is free: RGB on their way
         out, and the encoder (see :func:`teco.video.file.encoders.lookahead_within`)."""
-        height, width = scale * h, scale * w * self.across
+        width, height = self.written or (scale * w, scale * h)
         under_way = QUEUE + 3
         if self.frames is not None:
             under_way = min(under_way, self.frames + 1)

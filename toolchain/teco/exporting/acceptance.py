@@ -34,6 +34,7 @@ from teco.verification.parity import (
     ParityError,
     measure_parity,
 )
+from teco.verification.planes import even
 from teco.verification.reference import reference_session
 from teco.verification.temporal_gate import GateClip, default_frames, run_temporal_gate
 from teco_calibration.temporal_gate.verdict import FP16
@@ -57,7 +58,9 @@ def verify_frames(candidate: Model, weights: Weights, options: ExportOptions) ->
     Raises:
         ParityError: it is further away than its precision explains.
     """
-    sizes = (options.size,) if options.size else DYNAMIC_SIZES
+    assert candidate.manifest is not None
+    layout = candidate.manifest.contract.planes
+    sizes = tuple(even(s, layout) for s in ((options.size,) if options.size else DYNAMIC_SIZES))
     shown = " and ".join(f"{h}x{w}" for h, w in sizes)
     logger.info("verifying %d recurrent frames at %s against PyTorch", options.frames, shown)
     try:

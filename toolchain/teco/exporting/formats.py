@@ -154,10 +154,29 @@ def produce(
     options = request.onnx_options(base)
     if "onnx" in request.formats:
         path = export_onnx(weights, folder, options, overwrite=overwrite)
-        return [_onnx(path), *_engines(path, folder, request, base, overwrite)]
+        if not request.by_default:
+            return [_onnx(path), *_engines(path, folder, request, base, overwrite)]
+        return [_onnx(path), *_defaulted(weights, folder, request, base, overwrite)]
     with TemporaryDirectory(prefix="teco-export-") as place:
         path = export_onnx(weights, Path(place), options)
         return _engines(path, folder, request, base, overwrite)
+
+
+def _defaulted(
+    weights: Weights, folder: Path, request: ExportRequest, base: str, overwrite: bool
+) -> list[Product]:
+    """Engines that nobody asked for, from an ONNX file in the form for them; one that cannot be
+    built is a warning."""
+    if not request.engines:
+        return []
+    asked = replace(request, by_default=False)
+    try:
+        with TemporaryDirectory(prefix="teco-export-") as place:
+            path = export_onnx(weights, Path(place), asked.onnx_options(base))
+            return _engines(path, folder, asked, base, overwrite)
+    except TecoError as error:
+        logger.warning("no engine was built: %s; --formats onnx leaves it out", error.message)
+        return []
 
 
 def _onnx(path: Path) -> Product:

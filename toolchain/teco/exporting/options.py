@@ -18,6 +18,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 """Of the convolutions: :mod:`teco_models.deploy.step` for the first two, for int8
 :mod:`teco.exporting.quantisation`."""
 
+Target = Literal["onnxruntime", "openvino", "tensorrt", "web"]
+"""Runtimes that there is a form for: :data:`teco_models.deploy.step.TARGETS`."""
+
 DEFAULT_TARGET = "onnxruntime"
 """The runtime of the base install."""
 

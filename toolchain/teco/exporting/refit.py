@@ -76,6 +76,11 @@ def refit_engine(
         onnx = export_onnx(weights, Path(place), options)
         source = open_model(str(onnx)).manifest
         assert source is not None
+        if source.rewrites != manifest.model.rewrites:
+            raise TecoError(
+                f"{engine.name} was built from another form of the network than this teco exports",
+                hint=f"build it again: `{manifest.rebuild}`",
+            )
         plan = refit(trt, engine.read_bytes(), onnx)
         digest = sha256_of(onnx)
     refitted = replace(

@@ -14,6 +14,7 @@ from teco.core import gpu
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import check_target
 from teco.core.names import did_you_mean
+from teco.core.planes import require_even
 from teco.exporting.engines.build import SUFFIX, check_engine_target
 from teco.exporting.engines.rtx import DEFAULT_SM, check_sm, known_sm
 from teco.exporting.engines.tensorrt import TensorRtOptions, require
@@ -60,6 +61,8 @@ class ExportRequest:
             are replaced by those here.
         onnx: how the ONNX file is made; its ``target`` is replaced by ``form``.
         form: key of TARGETS; None for what suits the formats.
+        by_default: the formats were not asked for: the ONNX file is then what it would be on a
+            machine where no engine can be built, and an engine that fails is a warning.
         base: first part of the file names; None for the variant's name.
     """
 
@@ -70,6 +73,7 @@ class ExportRequest:
     tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
     onnx: ExportOptions = field(default_factory=ExportOptions)
     form: str | None = None
+    by_default: bool = False
     base: str | None = None
 
     @property
@@ -78,7 +82,7 @@ class ExportRequest:
 
     def onnx_options(self, base: str) -> ExportOptions:
         """Of the ONNX file, with its target and its name."""
-        usual = ENGINE_FORM if self.engines else self.onnx.target
+        usual = ENGINE_FORM if self.engines and not self.by_default else self.onnx.target
         options = replace(self.onnx, target=self.form or usual)
         return replace(options, name=options.name or base + options.suffix)
 
@@ -104,17 +108,23 @@ def default_formats(form: str | None) -> tuple[str, ...]:
     if form not in (None, ENGINE_FORM):
         return ("onnx",)
     found = _first_gpu()
-    if found is not None and is_installed("rtx"):
-        trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
-        if found.compute_capability in known_sm(trt):
-            return ("onnx", "rtx")
+    if found is not None and is_installed("rtx") and _is_built_for(found):
+        return ("onnx", "rtx")
     if found is not None and is_installed("tensorrt"):
         return ("onnx", "tensorrt")
     return ("onnx",)
 
 
 def _first_gpu() -> gpu.Gpu | None:
-    return next((one for one in gpu.find() if one.compute_capability), None)
+    """The one that sessions run on; None where its capability is not told."""
+    found = gpu.find()
+    return found[0] if found and found[0].compute_capability else None
+
+
+def _is_built_for(found: gpu.Gpu) -> bool:
+    """Whether TensorRT-RTX builds for a GPU."""
+    trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
+    return found.compute_capability in known_sm(trt)
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -173,8 +183,10 @@ def parse_sm(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:
             2.
     """
     if text is None:
-        found = _first_gpu() if "rtx" in formats else None
-        return DEFAULT_SM if found is None else (found.compute_capability,)
+        found = _first_gpu() if "rtx" in formats and is_installed("rtx") else None
+        if found is None or not _is_built_for(found):
+            return DEFAULT_SM
+        return (found.compute_capability,)
     if "rtx" not in formats:
         raise TecoError(
             f"--sm chooses GPUs for a TensorRT-RTX engine, and --formats is {','.join(formats)}",
@@ -219,7 +231,7 @@ def parse_engine_options(
             raise TecoError(
                 f"{option} is for engines of {' and '.join(kinds)}, and --formats is "
                 f"{','.join(formats)}",
-                hint=f"add one: --formats onnx,{kinds[-1]}",
+                hint=f"add one: --formats {','.join((*formats, kinds[0]))}",
                 exit_code=USAGE,
             )
     return TensorRtOptions(
@@ -335,6 +347,9 @@ def shipped_with(blocks: int) -> zoo.Entry | None:
 
 def check_request(request: ExportRequest, folder: Path, base: str, *, overwrite: bool) -> None:
     """Raise TecoError for engines that cannot be built here or written there, before any work."""
+    if request.onnx.io in ("nv12", "i420"):
+        for h, w in request.profile or ():
+            require_even(h, w, "a size of --profile")
     if "rtx" in request.engines:
         trt = cast(RtxBindings, load("rtx", "building an engine for TensorRT-RTX"))
         check_sm(trt, request.sm)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from teco.core.errors import USAGE, TecoError
 
-_HEIGHTS = {"4k": 2160, "8k": 4320}
+_LINES = {"4k": 2160, "8k": 4320}
 _OTHER_SHAPE = Fraction(2, 100)
 """Relative difference of the shapes from which a picture would look stretched: 854x480 and 720x404
 are called 16:9, and are off by 0.08% and 0.2%."""
@@ -25,12 +25,13 @@ class OutputSize:
 
     Attributes:
         text: as it was given.
-        width: pixels, None where the height decides.
-        height: pixels, None where ``factor`` decides.
+        lines: of the shorter side; or
+        width, height: pixels; or
         factor: times the clip's own size.
     """
 
     text: str
+    lines: int | None = None
     width: int | None = None
     height: int | None = None
     factor: Fraction | None = None
@@ -43,23 +44,31 @@ class OutputSize:
             TecoError: it is none of these; exit code 2.
         """
         given = text.strip().lower()
-        if match := re.fullmatch(r"(\d{2,5})p", given):
-            return cls(text, height=int(match[1]))
-        if given in _HEIGHTS:
-            return cls(text, height=_HEIGHTS[given])
+        if match := re.fullmatch(r"(\d{2,4})p", given):
+            return cls(text, lines=int(match[1]))
+        if given in _LINES:
+            return cls(text, lines=_LINES[given])
         if match := re.fullmatch(r"(\d{2,5})x(\d{2,5})", given):
-            return cls(text, int(match[1]), int(match[2]))
-        if match := re.fullmatch(r"(\d(?:\.\d{1,3})?)x", given):
+            return cls(text, width=int(match[1]), height=int(match[2]))
+        if (match := re.fullmatch(r"(\d(?:\.\d{1,3})?)x", given)) and float(match[1]) >= 1:
             return cls(text, factor=Fraction(match[1]))
         raise TecoError(
-            f"--to {text!r} is no size; expected a height such as 1080p or 4k, WIDTHxHEIGHT or a "
+            f"--to {text!r} is no size; expected lines such as 1080p or 4k, WIDTHxHEIGHT or a "
             "factor such as 2x",
             hint="for example --to 1080p",
             exit_code=USAGE,
         )
 
-    def of(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the output of a clip of this size, both even.
+    def __str__(self) -> str:
+        return self.text
+
+    def of(self, width: int, height: int, pixel_aspect: Fraction | None = None) -> tuple[int, int]:
+        """Width and height of the output of a clip of this size; both even, but for a width and a
+        height that were asked for.
+
+        Args:
+            width, height: of the clip's frames, upright.
+            pixel_aspect: width of a pixel over its height, which stays; None for square.
 
         Raises:
             TecoError: the output would be smaller than the clip, or of another shape; exit code 2.
@@ -68,20 +77,9 @@ class OutputSize:
             wide, high = _even(width * self.factor), _even(height * self.factor)
         elif self.width is not None and self.height is not None:
             wide, high = self.width, self.height
-            shape = Fraction(wide, high) / Fraction(width, height)
-            if abs(shape - 1) > _OTHER_SHAPE:
-                fitting = _even(Fraction(high * width, height))
-                raise TecoError(
-                    f"--to {self.text} is of another shape than the clip, {width}x{height}",
-                    hint=f"--to {high}p makes {fitting}x{high} of it",
-                    exit_code=USAGE,
-                )
+            self._check_shape(width, height, pixel_aspect)
         else:
-            assert self.height is not None
-            high = self.height
-            wide = _even(Fraction(high * width, height))
-            if abs(wide - high * _WIDE) <= 2:  # 854x480 is meant to be 16:9
-                wide = _even(high * _WIDE)
+            wide, high = self._by_lines(width, height)
         if wide < width or high < height:
             raise TecoError(
                 f"--to {self.text} makes {wide}x{high}, and the clip is {width}x{height} already",
@@ -89,6 +87,34 @@ class OutputSize:
                 exit_code=USAGE,
             )
         return wide, high
+
+    def _by_lines(self, width: int, height: int) -> tuple[int, int]:
+        """The shorter side has so many lines, as on phones that are held upright."""
+        assert self.lines is not None
+        short, long = sorted((width, height))
+        lines = _even(self.lines)
+        other = _even(Fraction(lines * long, short))
+        if abs(other - lines * _WIDE) <= 2:  # 854x480 is meant to be 16:9
+            other = _even(lines * _WIDE)
+        return (other, lines) if width >= height else (lines, other)
+
+    def _check_shape(self, width: int, height: int, pixel_aspect: Fraction | None) -> None:
+        assert self.width is not None
+        assert self.height is not None
+        shape = Fraction(self.width, self.height) / Fraction(width, height)
+        if abs(shape - 1) <= _OTHER_SHAPE:
+            return
+        lines = min(self.width, self.height)
+        wide, high = OutputSize("", lines=lines)._by_lines(width, height)
+        pixels = ""
+        if pixel_aspect is not None and pixel_aspect != 1:
+            ratio = f"{pixel_aspect.numerator}:{pixel_aspect.denominator}"
+            pixels = f", whose pixels are not square ({ratio}, which stays)"
+        raise TecoError(
+            f"--to {self.text} is of another shape than the clip, {width}x{height}{pixels}",
+            hint=f"--to {lines}p makes {wide}x{high} of it",
+            exit_code=USAGE,
+        )
 
 
 def _even(value: Fraction | int) -> int:

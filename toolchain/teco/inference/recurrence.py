@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from teco.core.errors import MACHINE, TecoError
+from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.memory import is_refused_memory
 from teco.core.pixels import Pixels, check_frame, to_8_bits, to_deep_pixels, to_pixels, to_tensor
 from teco.core.planes import are_planes, frame_size
@@ -153,7 +153,13 @@ class Recurrence:
         """Of a frame, RGB for the detector of cuts."""
         if not are_planes(frame) or not isinstance(self.session, PlaneSession):
             return to_8_bits(frame)
-        assert self.session.conversion is not None
+        if self.session.conversion is None:
+            raise TecoError(
+                f"{self.session.layout} planes came before it was said how they stand for RGB",
+                hint="session.convert_by(teco.model.conversion.Conversion.of('bt709', "
+                "full_range=False))",
+                exit_code=USAGE,
+            )
         return sketch_of(frame, self.session.layout, self.session.conversion)
 
     def needs_step(self, kind: Kind) -> bool:

@@ -180,7 +180,10 @@ def upscale(
                 else f"the {source.depth} bits of the clip become 8, as the model's planes have"
             )
         check_size(source.height, source.width)
-        width, height = _written_size(o, source, scale, planes, notices)
+        if planes is not None:
+            _check_planes(o, source, planes)
+        width, height = written_size(o, source, scale)
+        notices.add(*_of_resizing(o, source, scale))
         resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
@@ -234,26 +237,41 @@ def upscale(
     )  # fmt: skip
 
 
-def _written_size(
-    o: UpscaleOptions, source: FrameSource, scale: int, planes: Layout | None, notices: _Notices
-) -> tuple[int, int]:
-    """Width and height of what is written; arguments and errors as of :func:`upscale`."""
+def written_size(options: UpscaleOptions, source: FrameSource, scale: int) -> tuple[int, int]:
+    """Width and height of what is written of a clip.
+
+    Raises:
+        TecoError: the clip cannot end at the size that was asked for.
+    """
     width, height = source.width * scale, source.height * scale
-    if planes is not None:
-        require_even(source.height, source.width, source.name)
-        if o.compare is not None or o.to is not None:
-            raise TecoError(
-                f"{'--compare' if o.compare else '--to'} works on RGB pictures, and the model "
-                f"gives {planes} planes",
-                hint="take a model with RGB ports (teco export --io uint8)",
-                exit_code=USAGE,
-            )
-    if o.to is not None:
-        width, height = o.to.of(source.width, source.height)
-        if height > source.height * scale:
-            rest = f"{height / (source.height * scale):.3g}"
-            notices.add(f"the network enlarges {scale} times, Lanczos the rest, {rest} times")
-    return width * (1 if o.compare is None else WIDTHS[o.compare]), height
+    if options.to is not None:
+        width, height = options.to.of(source.width, source.height, source.pixel_aspect)
+    return width * (1 if options.compare is None else WIDTHS[options.compare]), height
+
+
+def _check_planes(options: UpscaleOptions, source: FrameSource, planes: Layout) -> None:
+    """Raise TecoError for what cannot be made of planes."""
+    require_even(source.height, source.width, source.name)
+    if options.compare is not None or options.to is not None:
+        raise TecoError(
+            f"{'--compare' if options.compare else '--to'} works on RGB pictures, and the model "
+            f"gives {planes} planes",
+            hint="take a model with RGB ports (teco export --io uint8)",
+            exit_code=USAGE,
+        )
+
+
+def _of_resizing(options: UpscaleOptions, source: FrameSource, scale: int) -> list[str]:
+    """What to say where the network's pictures are resized by much."""
+    if options.to is None:
+        return []
+    _, height = options.to.of(source.width, source.height, source.pixel_aspect)
+    if height > source.height * scale:
+        rest = f"{height / (source.height * scale):.3g}"
+        return [f"the network enlarges {scale} times, Lanczos the rest, {rest} times"]
+    if 2 * height <= source.height * scale:
+        return [f"the network enlarges {scale} times, and its pictures are shrunk to the size"]
+    return []
 
 
 def _finished(
@@ -405,16 +423,16 @@ def pump(
             enlarged_frames = stream.run_in_segments(frames(), plan)
         timed = began
         for count, (begins, enlarged) in enumerate(enlarged_frames, start=1):
+            frame = inside.popleft()
+            shown = enlarged if finish is None else finish(frame.pixels, enlarged)
             if count == _TIMED_FROM:
                 timed = perf_counter()
             elif count == _TIMED_FROM + 2 and go_on is not None and source.count:
                 left = source.count - done - count
-                height, width = frame_size(enlarged)
+                height, width = frame_size(shown)
                 ahead = Prospect(left, width, height, (perf_counter() - timed) / 2 * left)
                 if ahead.seconds > MINUTE and not go_on(ahead):
                     raise Interrupted("given up before the long work")
-            frame = inside.popleft()
-            shown = enlarged if finish is None else finish(frame.pixels, enlarged)
             writer.put(replace(frame, pixels=shown, starts_segment=begins))
             progress(done + count, source.count)
         if not (stream.stats.frames or done):

@@ -12,7 +12,8 @@ from teco_models.variant import SCALE, Degradation
 
 Quality = Literal["fast", "balanced", "best"]
 """``fast``: as ``balanced``, on the fastest runtime whatever it computes in. ``balanced``: in
-float32. ``best``: the largest network for ordinary clips, in float32."""
+float32. ``best``: the largest network for ordinary clips, in float32; today there is one of each
+scale, so that it is as ``balanced``."""
 
 Look = Literal["faithful", "textured"]
 """``faithful``: trained on the difference from the truth alone. ``textured``: to look like the

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from teco.core.errors import USAGE, TecoError
 from teco.core.files import sha256_of
 from teco.core.names import did_you_mean
-from teco.core.planes import Layout
+from teco.core.planes import Layout, require_even
 from teco.model.external_data import external_files
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco_models import zoo
@@ -235,6 +235,8 @@ def for_papers(model: Model) -> str:
 
 def check_frame_size(model: Model, h: int, w: int) -> None:
     """Raise TecoError where a model was not exported or built for frames of (h, w)."""
+    if model.planes is not None:
+        require_even(h, w, "the frame")
     if model.engine_manifest is not None:
         from teco.model.engine.preflight import check_size
 

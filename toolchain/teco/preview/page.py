@@ -123,7 +123,7 @@ def command_of(found: Preview, choice: Choice) -> list[str]:
     path = found.moment.path
     suffix = ".mkv"
     if found.moment.kind != "clip":
-        suffix = ""
+        suffix = ".png" if found.moment.kind == "picture" else ""
     elif path.suffix.lower() in (".mp4", ".mov"):
         suffix = path.suffix
     target = f"{path.name.removesuffix(path.suffix)}_x{found.scale}{suffix}"

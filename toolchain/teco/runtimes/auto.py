@@ -107,6 +107,15 @@ def _trial(
         session.close()
 
 
+def _graph_of(model: Model) -> str:
+    """Equal for models that run the same operations on different numbers: they take one time."""
+    if model.manifest is not None:
+        m = model.manifest
+        return repr((m.variant, m.size, m.contract.io, sorted(m.rewrites.items()),
+                     sorted(m.precision_found.items())))  # fmt: skip
+    return sha256_of(file) if (file := model.onnx or model.weights) else ""
+
+
 def _cache_file(
     candidates: list[Runtime],
     model: Model,
@@ -115,7 +124,7 @@ def _cache_file(
 ) -> Path:
     machine = inspect()
     key = {
-        "model": sha256_of(file) if (file := model.onnx or model.weights) else "",
+        "model": _graph_of(model),
         "threads": options.thread_count,
         "machine": (machine.cpu, machine.cores, machine.gpus),
         "packages": machine.packages,

@@ -186,10 +186,11 @@ class TakesPlanes:
         contract, conversion = self._contract, self._conversion
         if conversion is None:
             raise TecoError("nothing was said of the matrix and the range of the planes")
-        if not are_planes(picture) or picture.shape[0] % 3 or picture.shape[1] % 2:
+        odd = not are_planes(picture) or picture.shape[0] % 3 or picture.shape[1] % 2
+        if odd or picture.dtype != np.uint8:
             raise TecoError(
-                f"a frame is {picture.dtype} {picture.shape}, expected {self.layout} planes of "
-                "even sides, (3 h / 2, w)"
+                f"a frame is {picture.dtype} {picture.shape}, expected uint8 {self.layout} planes "
+                "of even sides, (3 h / 2, w)"
             )
         planes = planes_of(np.ascontiguousarray(picture), self.layout)
         found: dict[str, NDArray[Any]] = {

@@ -6,6 +6,8 @@ What a graph with planes is held against is the same conversion on the host in f
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from teco.core.pixels import Array, Pixels
@@ -57,14 +59,14 @@ class ThroughPlanes:
     loses is lost. See :class:`teco.runtimes.base.FrameSession`.
 
     Args:
-        session: not closed with this one.
+        session: closed with this one.
         samples: give Y, Cb and Cr of each pixel in place of R, G and B, for comparing two of a
             kind: a step of a sample may be two of a colour.
     """
 
     def __init__(self, session: PlaneSession, *, samples: bool) -> None:
         session.convert_by(USUAL)
-        self._session = session
+        self._session: Any = session  # a Session besides
         self._samples = samples
         self.runtime = self.details = "through planes"
 
@@ -89,7 +91,8 @@ class ThroughPlanes:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Close the session within."""
+        self._session.close()
 
 
 def even(size: tuple[int, int], layout: Layout | None) -> tuple[int, int]:

@@ -160,7 +160,7 @@ def open_sink(
     """
     text = str(path)
     if planes is not None:
-        _check_planes(text, encoder.pix_fmt, planes)
+        _check_planes(text, encoder.pix_fmt, planes, encoder.codec)
     if text == "-":
         return Y4MSink(
             sys.stdout.buffer,
@@ -207,10 +207,12 @@ def holds_16_bits(path: str | Path) -> bool:
     return is_folder_target(path) or Path(path).suffix.lower() in DEEP_SUFFIXES
 
 
-def _check_planes(path: str, pix_fmt: str, planes: Layout) -> None:
+def _check_planes(path: str, pix_fmt: str, planes: Layout, codec: str | None) -> None:
     """Raise TecoError for an output that 8-bit planes cannot be written to as they are."""
     if is_folder_target(path) or Path(path).suffix.lower() in PICTURE_SUFFIXES:
         what = f"{path} is a folder of PNGs or a picture, which are RGB"
+    elif codec in ("mjpeg", "jpegls"):
+        what = f"--codec {codec} wants colours sited as JPEG has them"
     elif pix_fmt not in OF_PLANES:
         what = f"--pix-fmt {pix_fmt} is not 8-bit 4:2:0"
     else:

@@ -17,6 +17,9 @@ from teco.runtimes import RUNTIMES, Runtime, SessionOptions, find, of_engine, op
 
 Size = tuple[int, int]
 
+USUAL_SIZE: Size = (180, 320)
+"""LR (h, w) where nothing is said: that of the published comparisons, 720p out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchCandidate:
@@ -84,7 +87,7 @@ def choose(
             that was named cannot run here.
     """
     models = _told_apart(specs, [open_model(spec) for spec in specs])
-    size = size or next((m.static_size for m in models if m.static_size), (180, 320))
+    size = size or next((m.static_size for m in models if m.static_size), USUAL_SIZE)
     for model in models:
         check_frame_size(model, *size)
     found = [

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from teco.inference.upscale import UpscaleOptions, upscale
-from teco.runtimes.base import FrameSession, Session
+from teco.runtimes.base import FrameSession, PlaneSession, Session
 from teco.video.file.encoders import USUAL
 
 ENCODER = f"libx264, {USUAL.preset}, crf {USUAL.crf:g}, {USUAL.pix_fmt}"
@@ -34,13 +34,30 @@ class _KeptFrames(_Kept):
         self.enlarge = session.enlarge
 
 
+class _KeptPlanes(_Kept):
+    """The same for one that takes and makes planes."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session)
+        self.layout = session.layout
+        self.convert_by, self.enlarge_planes = session.convert_by, session.enlarge_planes
+        self._session = session
+
+    @property
+    def conversion(self) -> Any:
+        return self._session.conversion
+
+
 def run(session: Session, scale: int, clip: Path, folder: Path, frames: int) -> dict[str, Any]:
     """Enlarge the first frames of a clip into a file in ``folder``; times in ms.
 
     Gaps are between one frame handed to the encoder and the next: while its queue has room that
     is decoding and stepping, and when it has none the encoder's own pace.
     """
-    kept = _KeptFrames(session) if isinstance(session, FrameSession) else _Kept(session)
+    planes = session.layout if isinstance(session, PlaneSession) else None
+    kept = _KeptPlanes(session) if planes is not None else _Kept(session)
+    if isinstance(session, FrameSession):
+        kept = _KeptFrames(session)
     times: list[float] = []
 
     def note(_done: int, _total: int | None) -> None:
@@ -49,7 +66,9 @@ def run(session: Session, scale: int, clip: Path, folder: Path, frames: int) -> 
     target = folder / "end_to_end.mp4"
     options = UpscaleOptions(max_frames=frames, overwrite=True)
     try:
-        result = upscale(lambda _source: kept, clip, target, options, note, scale=scale)
+        result = upscale(
+            lambda _source: kept, clip, target, options, note, scale=scale, planes=planes
+        )
     finally:
         target.unlink(missing_ok=True)
     return {

@@ -13,7 +13,8 @@ from time import perf_counter, sleep
 from typing import Any
 
 from teco.inference.stream import Stream
-from teco.runtimes.base import Session
+from teco.inference.upscale import as_taken, conversion_of
+from teco.runtimes.base import PlaneSession, Session
 from teco.video.clips import open_source
 
 BUFFER = 3
@@ -25,8 +26,11 @@ def run(session: Session, clip: Path, frames: int) -> dict[str, Any]:
 
     One frame is enlarged before the clock starts, as a player fills its queue before it shows.
     """
-    with open_source(clip, max_frames=frames) as source:
-        decoded = [frame.pixels for frame in source]
+    planes = session.layout if isinstance(session, PlaneSession) else None
+    with open_source(clip, max_frames=frames, planes=planes) as source:
+        if isinstance(session, PlaneSession):
+            session.convert_by(conversion_of(source))
+        decoded = [as_taken(frame, session).pixels for frame in source]
         rate = float(source.rate or 25)
     stream = Stream(session)
     stream.push(decoded[0])

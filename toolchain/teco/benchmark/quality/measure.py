@@ -32,6 +32,8 @@ from teco.evaluation.quality import BASELINES, Enlarge, QualityMeter, enlarged, 
 from teco.inference.stream import Stream
 from teco.model.opening import Model
 from teco.runtimes import Runtime, Session, SessionOptions
+from teco.runtimes.base import PlaneSession
+from teco.verification.planes import ThroughPlanes
 from teco.verification.temporal_gate import SessionStepper
 from teco_calibration.metrics.distance import Distances
 from teco_calibration.metrics.quality import Metric, SequenceResult
@@ -228,6 +230,9 @@ class _Measuring:
     ) -> MeasuredQuality:
         name = f"{model.name} on {runtime.name}"
         session = runtime.open(model, SessionOptions(threads=self.options.threads))
+        if isinstance(session, PlaneSession):
+            # The clip is RGB: what 4:2:0 loses of it is lost, and said by the figures.
+            session = ThroughPlanes(session, samples=False)
         with closing(session):
             if reference.quality is not None and _should_agree(model, runtime):
                 distances = Distances()

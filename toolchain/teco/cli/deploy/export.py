@@ -39,6 +39,20 @@ class _Blocks(_BlocksType):
         return int(str(value))
 
 
+_OF_REFIT = {"what", "blocks", "model", "weights", "refit", "output", "force", "verbose"}
+
+
+def _refuse_beside_refit(context: click.Context) -> None:
+    """Raise UsageError for an option that says what the engine already says."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _OF_REFIT and source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} says how a file is made, and --refit makes it as it was"
+            )
+
+
 @click.command("export")
 @click.argument("what", metavar="[NAME|FILE]", required=False)
 @click.option(
@@ -208,7 +222,7 @@ def command(
     Several precisions make a file each.
     """
     from teco.core.errors import TecoError
-    from teco.core.files import make_folder
+    from teco.core.files import made_folder
     from teco.exporting import summary
     from teco.exporting.formats import Product, Refusal, produce_all
     from teco.exporting.options import ExportOptions
@@ -235,7 +249,9 @@ def command(
             raise click.UsageError(f"{what} and --model {model} are two models; give one")
     sources = find_sources(blocks, model, weights)
     if refit is not None:
-        put(refit_engine(sources, refit, output, overwrite=force))
+        _refuse_beside_refit(click.get_current_context())
+        with made_folder(output):
+            put(refit_engine(sources, refit, output, overwrite=force))
         return
     of_int8 = "--calibrate" if calibrate else "--range" if range_ else ""
     precisions = parse_precisions(
@@ -263,18 +279,19 @@ def command(
             frames=frames,
         ),
         form=target,
+        by_default=formats is None,
     )
     requests = request.in_precisions(precisions)
-    make_folder(output)
     products: list[Product] = []
     refusals: list[Refusal] = []
-    for made in produce_all(sources, requests, output, overwrite=force):
-        if isinstance(made, Refusal):
-            refusals.append(made)
-            continue
-        products.append(made)
-        if not as_json:
-            put(made.path)
+    with made_folder(output):
+        for made in produce_all(sources, requests, output, overwrite=force):
+            if isinstance(made, Refusal):
+                refusals.append(made)
+                continue
+            products.append(made)
+            if not as_json:
+                put(made.path)
     asked = len(sources) * len(requests)
     several = blocks == "all" or asked > 1
     if as_json:

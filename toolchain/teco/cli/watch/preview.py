@@ -80,9 +80,9 @@ def command(
 ) -> None:
     """Show a moment of the clip IN by every choice, and what the whole would take.
 
-    Bicubic interpolation and the models go over the same frames, on the fastest runtime here. A
-    table of time and memory goes to stdout; a page with the pictures side by side, which needs no
-    network, to a file. IN is a video file, a folder of pictures, or a picture.
+    Bicubic interpolation and the models go over the same frames, on the fastest float32 runtime
+    here. A table of time and memory goes to stdout; a page with the pictures side by side, which
+    needs no network, to a file. IN is a video file, a folder of pictures, or a picture.
     """
     import webbrowser
 

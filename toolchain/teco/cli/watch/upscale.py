@@ -87,7 +87,8 @@ def _go_on(ahead: Ahead, *, ask: bool) -> bool:
 )  # fmt: skip
 @click.option(
     "--to", metavar="SIZE",
-    help="End at this size: 1080p, 4k, WIDTHxHEIGHT or 2x. [default: what the network makes]",
+    help="End at this size: 1080p, 4k, WIDTHxHEIGHT or 2x; takes the network that reaches it. "
+    "[default: what the network makes]",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")
 @click.option(
@@ -138,7 +139,8 @@ def command(
         )  # fmt: skip
     stepped = result.frames - result.resumed
     alone = stepped / result.step_seconds if result.step_seconds else 0.0
+    made = f"{result.frames} frame{'s' * (result.frames != 1)}"
     say(
-        f"{result.frames} frames, {result.scenes} scene{'s' if result.scenes != 1 else ''}, "
+        f"{made}, {result.scenes} scene{'s' * (result.scenes != 1)}, "
         f"{result.seconds:.1f} s: {result.fps:.2f} fps (the network alone {alone:.2f} fps)"
     )

@@ -20,10 +20,11 @@ from teco.core.pixels import Array, Pixels
 from teco.core.planes import packed
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
-from teco.runtimes.nvidia.device.interface import is_device_array
+from teco.runtimes.nvidia.device.interface import DeviceArray, is_device_array
 from teco.runtimes.ports import (
     TakesPlanes,
     from_port,
+    no_pictures,
     shape_of,
     size_of,
     to_port,
@@ -164,6 +165,14 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 class TurnPlanes(TakesPlanes, TurnSession):
     """The same for a file with planes; see :class:`teco.runtimes.base.PlaneSession`."""
+
+    def step_on_device(self, lr: Any, state: State | None) -> tuple[DeviceArray, State]:
+        """Planes that stay on the GPU are not taken yet.
+
+        Raises:
+            TecoError: always.
+        """
+        raise no_pictures(self._contract.io)
 
     def enlarge_planes(self, picture: Pixels, state: State | None) -> tuple[Pixels, State]:
         """See :meth:`teco.runtimes.base.PlaneSession.enlarge_planes`; ``state`` is as

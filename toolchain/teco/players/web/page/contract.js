@@ -86,7 +86,7 @@ export function readManifest(text, source) {
     ["warm_up", 0, undefined], ["check", "", ""],
   ])) refuse((name in c ? c[name] : left) !== usual, name, c[name], usual);
   for (const name of ["chroma", "conversion"]) {
-    const planes = c[name] ?? [];
+    const planes = name in c ? c[name] : [];
     refuse(!Array.isArray(planes) || planes.length > 0, name, planes, []);
   }
   refuse(!SCALES.includes(c.scale), "scale", c.scale, SCALES);
