@@ -572,7 +572,7 @@ def test_the_bench_measures_them(teco, tmp_path, files) -> None:
                 "--threads", 1, "--json", tmp_path / "r.json")  # fmt: skip
     assert done.code == 0, done.stderr
     (row,) = store.read(tmp_path / "r.json").rows
-    assert row.notes == ()
+    assert not [note for note in row.notes if "failed" in note], row.notes
     assert row.end_to_end is not None
     assert row.playback is not None
     assert row.quality is not None
