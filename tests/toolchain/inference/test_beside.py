@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from pathlib import Path
 
 import av
 import cv2
@@ -115,6 +117,14 @@ def test_ten_bits_stay(tmp_path, fake_session) -> None:
     assert len(set(luma[40, :60].tolist())) > 12
 
 
+def written_to_the_end(part: Path) -> None:
+    """Wait for the writer, which may be some frames behind the network."""
+    end = time.monotonic() + 60
+    while not part.is_file():
+        assert time.monotonic() < end, f"{part} was not written"
+        time.sleep(0.01)
+
+
 def test_a_long_comparison_goes_on_and_is_no_other_job(
     tmp_path, fake_session, make_clip, monkeypatch
 ) -> None:
@@ -126,6 +136,7 @@ def test_a_long_comparison_goes_on_and_is_no_other_job(
     class Ends(fake_session):  # as a power cut does
         def step(self, lr, state):
             if len(self.calls) == 15:
+                written_to_the_end(tmp_path / ".out.mkv.teco-segments" / "0000.json")
                 raise KeyboardInterrupt
             return super().step(lr, state)
 
