@@ -1,4 +1,4 @@
-"""The deploy form of the `real` generator (:mod:`teco_models.arch.computed_alignment`).
+"""The deploy form of computed alignment (:mod:`teco_models.arch.computed_alignment`).
 
 The same function, arranged for runtimes. Exact rewrites (differences are rounding only):
 
@@ -91,7 +91,8 @@ class AlignedStep(nn.Module):
         self.register_buffer("slope_taps", gradient_filter(), persistent=False)
         self.register_buffer("smooth_taps", binomial_filter(), persistent=False)
         self.register_buffer("luma_shares", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("colour_taps", bicubic_phases(5, self.variant.scale), persistent=False)
+        colour = bicubic_phases(5, self.variant.scale, self.variant.centred)
+        self.register_buffer("colour_taps", colour, persistent=False)
 
     def forward(
         self,
@@ -109,7 +110,7 @@ class AlignedStep(nn.Module):
         warped = self._warp_phases(hr_luma_prev, flow)
         latent = () if latent_prev is None else (self._warp_features(latent_prev, flow),)
         base = net.enlarge(y)
-        error = known * (y - warped.mean(1, keepdim=True))
+        error = known * (y - net.shrink(warped))
         around = edged(error, 1)
         corrected = warped + F.conv2d(around, net.spread)
         gain = GAIN_PAST * known
@@ -127,7 +128,7 @@ class AlignedStep(nn.Module):
     def _flow(self, y: Tensor, past: Tensor, hr: Tensor) -> Tensor:
         """(1, 2, h, w) in LR pixels, from the frame to the past."""
         h, w = y.shape[-2:]
-        target = F.avg_pool2d(hr, self.variant.scale)
+        target = self.generator.shrink_output(hr)
         # All three at once: one gather of rows and one of columns.
         frames = torch.cat((y, past, target), dim=1)
         symbolic = type(h) is not int or type(w) is not int

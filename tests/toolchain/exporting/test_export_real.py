@@ -25,7 +25,7 @@ from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.checkpoint import Weights, load_weights
 from teco_models.variant import Variant
 
-VARIANT = Variant.real(blocks=1, channels=8, latent=4)
+VARIANT = Variant.aligned(blocks=1, channels=8, latent=4)
 
 
 def made(variant: Variant) -> Weights:
@@ -38,7 +38,11 @@ def weights() -> Weights:
     return made(VARIANT)
 
 
-@pytest.mark.parametrize("variant", [VARIANT, replace(VARIANT, scale=2)], ids=lambda v: v.name)
+@pytest.mark.parametrize(
+    "variant",
+    [VARIANT, replace(VARIANT, scale=2), replace(VARIANT, degradation="bd")],
+    ids=lambda v: v.name,
+)
 @pytest.mark.parametrize(
     "options",
     [
@@ -76,7 +80,7 @@ def test_states_of_the_contract() -> None:
     assert contract.inputs["hr_luma_prev"] == ("1", "1", "4*h", "4*w")
     eight = StreamContract.of(VARIANT, "uint8")
     assert eight.outputs == ("hr8", "luma", "hr_luma", "latent", "check")
-    bare = StreamContract.of(Variant.real(latent=0))
+    bare = StreamContract.of(Variant.aligned(latent=0))
     assert bare.outputs == ("hr", "luma", "hr_luma")
 
 

@@ -67,7 +67,7 @@ def weights_of(variant: Variant):
     return infer(generator.eval().state_dict(), source="test")
 
 
-REAL = Variant.real(blocks=1, channels=8, latent=4)
+REAL = Variant.aligned(blocks=1, channels=8, latent=4)
 VARIANTS = {
     "flow": Variant(blocks=1, channels=16, flow_channels=8, tail="shuffle"),
     "free": Variant(blocks=1, channels=16, flow_channels=0, tail="shuffle"),
