@@ -52,7 +52,6 @@ def command(
     from teco.estimates import records as measured
     from teco.estimates import runtimes
     from teco.estimates.memory import memory, parse_size
-    from teco.exporting.options import ExportOptions
 
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
@@ -60,8 +59,6 @@ def command(
     variant = _variant(blocks, model, name)
     scale = variant.scale
     h, w = parse_size(size, scale)
-    if variant.computed_alignment:
-        ExportOptions(precision=precision).check(variant)  # which forms there are
     cost, found = variant.cost(h, w), memory(variant, h, w, precision)
     records = measured.read()
     comparisons = runtimes.compare(records)
