@@ -53,6 +53,11 @@ CONTAINERS = {
 """Suffix -> libav's name of the container."""
 
 
+_X265_SHORT = 2
+"""Frames of which x265 does not know when they are decoded: it takes that from the time of the
+frame after them, by its usual two B-frames' delay, and otherwise from memory that was never set."""
+
+
 class VideoSink(Aborting):
     """See :func:`teco.video.clips.open_sink`. Opening writes the temporary file's header."""
 
@@ -172,7 +177,7 @@ class VideoSink(Aborting):
             raise TecoError(f"nothing was written to {self.name}: no frame came")
         if self._segments is None:
             with self._muxing():
-                self._keep(self._encoder.encode(None))
+                self._keep(self._rest())
         else:
             if self._in_segment:
                 self._finish_segment()
@@ -418,6 +423,14 @@ class VideoSink(Aborting):
             pts = self._last_pts + 1
         return pts
 
+    def _rest(self) -> list[Any]:
+        """What the encoder still holds at the end of the picture, or of a part of it."""
+        packets = self._encoder.encode(None)
+        if self._encoder.name == "libx265" and self._in_segment <= _X265_SHORT:
+            for packet in packets:  # none is a B-frame: each is decoded when it is shown
+                packet.dts = packet.pts
+        return packets
+
     def _keep(self, packets: list[Any]) -> None:
         """Packets of the encoder into the file, or into the part under way."""
         for packet in packets:
@@ -438,7 +451,7 @@ class VideoSink(Aborting):
         assert self._last_pts is not None
         assert self._end is not None
         with self._muxing(), write_errors(self.name):
-            self._keep(self._encoder.encode(None))
+            self._keep(self._rest())
             end = round((self._end - self._shift) / self._time_base)
             self._segments.finish(Segment(self._in_segment, self._last_pts, end))
         self._in_segment = 0
