@@ -26,7 +26,7 @@ from teco.core.errors import MACHINE, TecoError
 from teco.core.files import Output, WriteError, check_target, write_errors
 from teco.core.memory import free_bytes
 from teco.core.planes import PIX_FMT, Layout
-from teco.video.colour import OF_PLANES, Converter, output_colour
+from teco.video.colour import OF_PLANES, Converter, is_420, output_colour, siting_of
 from teco.video.file.container import describe_picture, give_up, is_cover, open_container
 from teco.video.file.encoders import (
     USUAL,
@@ -95,7 +95,10 @@ class VideoSink(Aborting):
         else:
             self._time_base = 1 / (source.rate or Fraction(25))
         colour = output_colour(source.colour, self._pix_fmt, width, height)
-        self._converter = Converter(colour)
+        siting = siting_of(av.Codec(codec, "w").canonical_name)
+        self._converter = Converter(colour, siting)
+        if is_420(self._pix_fmt):
+            options["chroma_sample_location"] = siting
         self._aspect = source.pixel_aspect
         self._shift = self._media.origin if self._media else Fraction(0)
         self._durations: dict[int, int] = {}
@@ -119,7 +122,7 @@ class VideoSink(Aborting):
                     format=self._kind,
                     container_options=self._muxer_options(),
                 )
-                self._add_streams(source, codec, options, rate or source.rate or Fraction(25))
+                self._add_streams(codec, options, rate or source.rate or Fraction(25))
                 self._open_encoder(codec)
                 self._encoder: Any = self._stream.codec_context
                 self._container.start_encoding()
@@ -315,22 +318,19 @@ class VideoSink(Aborting):
             _add_words(options, words)
         return {}
 
-    def _add_streams(
-        self, source: FrameSource, codec: str, options: dict[str, str], rate: Fraction
-    ) -> None:
+    def _add_streams(self, codec: str, options: dict[str, str], rate: Fraction) -> None:
         """The picture stream and the copied ones, in the source's order."""
         if self._kind == "avi":
             # A reader of AVI has only the order of packets to go by.
             options = {**options, "bf": "0"}
         media, others = self._media, self._others
         if media is None or others is None:
-            aspect = source.pixel_aspect
-            self._stream = self._picture_stream(codec, options, rate, aspect, {}, None)
+            self._stream = self._picture_stream(codec, options, rate, {}, None)
             return
         for stream in others.streams():
             if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
-                    codec, options, rate, source.pixel_aspect,
+                    codec, options, rate,
                     others.tags_of(stream) | self._stereo_tag, stream.disposition,
                 )  # fmt: skip
             else:
@@ -379,7 +379,6 @@ class VideoSink(Aborting):
         codec: str,
         options: dict[str, str],
         rate: Fraction,
-        aspect: Fraction | None,
         metadata: dict[str, str],
         disposition: Disposition | None,
     ) -> Any:
@@ -403,7 +402,7 @@ class VideoSink(Aborting):
         context = stream.codec_context
         if context.codec.canonical_name == "hevc" and self._kind in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # Apple's players do not play hev1, libav's choice
-        describe_picture(context, self._converter.colour, aspect)
+        describe_picture(context, self._converter.colour, self._aspect)
         stream.metadata.update(metadata)
         if disposition is not None:
             stream.disposition = disposition
