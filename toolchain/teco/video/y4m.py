@@ -233,6 +233,7 @@ class Y4MSink(Aborting):
         pix_fmt: str = "yuv420p",
         rate: Fraction | None = None,
         overwrite: bool = False,
+        square: bool = False,
     ) -> None:
         self.name = name
         self._size = (width, height)
@@ -267,7 +268,7 @@ class Y4MSink(Aborting):
         self._end = Fraction(0)
         self._written = self._repeated = 0
         # 0:0 is unknown.
-        shape = source.pixel_aspect
+        shape = Fraction(1) if square else source.pixel_aspect
         aspect = "0:0" if shape is None else f"{shape.numerator}:{shape.denominator}"
         header = (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "

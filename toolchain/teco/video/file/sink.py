@@ -72,6 +72,7 @@ class VideoSink(Aborting):
         overwrite: bool = False,
         rate: Fraction | None = None,
         planes: Layout | None = None,
+        square: bool = False,
     ) -> None:
         self.name = str(path)
         self._size = (width, height)
@@ -99,7 +100,7 @@ class VideoSink(Aborting):
         self._converter = Converter(colour, siting)
         if is_420(self._pix_fmt):
             options["chroma_sample_location"] = siting
-        self._aspect = source.pixel_aspect
+        self._aspect = Fraction(1) if square else source.pixel_aspect
         self._shift = self._media.origin if self._media else Fraction(0)
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
