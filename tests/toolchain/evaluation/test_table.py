@@ -670,7 +670,7 @@ def test_another_network_than_the_published_is_called_so() -> None:
         assert whose["teco-x4-b10-c64-bp-lk"] == "ours, other net"
         assert whose["teco-x4-b10-c64-raw"] == "ours"
         (note,) = [n for n in grid.notes if n.startswith("Other networks")]
-        assert "back-projection and a Lucas-Kanade step and normalised flow inputs" in note
+        assert "with back-projection, a Lucas-Kanade step, normalised flow inputs besides" in note
         assert raw.name not in note
         assert any("REDS (their cards say)" in n for n in grid.notes)
 

@@ -22,8 +22,8 @@ STUDY_CONDITIONS = (
     "ToS3 and Vid4; which of the two, and which average, the figures are of is not stated here"
 )
 STUDY_BLOCKS_NOTE = (
-    "Blocks: the study's text prunes to 9, 7, 5, 3 and 1; its table 3 has vanilla TecoGAN, which is "
-    "the PyTorch port's network of 10 blocks, and 7, 5, 3 and 1, and no row for 9."
+    "Blocks: the study's text prunes to 9, 7, 5, 3 and 1; its table 3 has vanilla TecoGAN, the "
+    "PyTorch port's network of 10 blocks, and 7, 5, 3 and 1, and no row for 9."
 )
 STUDY_NOTE = (
     "The parameter column of the published table cannot come from removing blocks: one block is "

@@ -308,8 +308,7 @@ def _other_networks(report: TableReport, published: Sequence[Published]) -> list
         if like and (differs := like[0].differs_from(entrant.variant)):
             reasons.setdefault(differs, []).append(entrant.name)
     found = [
-        f"Other networks than the published, with {' and '.join(differs)} besides: "
-        f"{', '.join(names)}."
+        f"Other networks than the published, with {', '.join(differs)} besides: {', '.join(names)}."
         for differs, names in reasons.items()
     ]
     if any(entrant.spec == entry.name for entrant in report.entrants for entry in zoo.entries()):
