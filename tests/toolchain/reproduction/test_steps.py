@@ -1,4 +1,4 @@
-"""A chain of commands: what is done is skipped, what was stopped goes on, nothing is taken as is."""
+"""A chain of commands: what is done is skipped, what was stopped goes on, nothing is replaced."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from teco.core.errors import Interrupted, TecoError
+from teco.core.files import lock_file, unlock
 from teco.reproduction.steps import Journal, Step, run_steps
 
 WRITER = """
@@ -146,6 +147,16 @@ def test_a_signal_waits_for_the_step_and_lets_nothing_follow(
     assert (chain.folder / "a").exists() is (which == signal.SIGINT)
     chain.run(replace(steps[0], machine=()), steps[1])
     assert chain.calls == (["a", "b"] if which == signal.SIGINT else ["a", "a", "b"])
+
+
+def test_two_processes_do_not_take_the_same_steps(chain: Chain) -> None:
+    lock = lock_file(chain.folder)
+    try:
+        with pytest.raises(TecoError, match="another process"):
+            chain.run(chain.step("a"))
+    finally:
+        unlock(lock)
+    chain.run(chain.step("a"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])

@@ -181,7 +181,7 @@ def test_the_small_form_goes_on_after_an_interrupt_and_to_its_end(
     record = json.loads((out / "table.json").read_text())
     assert {m["variant"] for m in record["models"]} == {"teco-x4-b10-c64-raw", "teco-x4-b1-c64-raw"}
     text = (out / "table.md").read_text()
-    assert "| b1/weights-gan | ours | 1.924 |" in text  # the study's own network
+    assert "| b1/weights-gan.safetensors | ours | 1.924 |" in text  # the study's own network
     once_more = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert [x.rsplit(" ", 1)[1] for x in once_more.stderr.splitlines() if x[0] == "["] == [
         "done"

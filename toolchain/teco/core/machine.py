@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 from dataclasses import dataclass, field
@@ -132,6 +133,27 @@ def _install(extra: str) -> str:
     if extra == "torch" and importlib.util.find_spec("onnxruntime") is None:
         extra = "train"
     return f"pip install 'teco[{extra}]'"
+
+
+def install_elsewhere(extra: str) -> str:
+    """The command that installs this teco with an extra on another machine, for what is emitted.
+
+    It comes from where this one came from: a repository with its commit, or an index with its
+    version. A checkout is nothing that another machine has, and the index may know another ``teco``
+    or none; what to put in its place is said then.
+    """
+    try:
+        own = importlib.metadata.distribution("teco")
+    except importlib.metadata.PackageNotFoundError:
+        own = None
+    origin = None if own is None else json.loads(own.read_text("direct_url.json") or "null")
+    if own is not None and origin is None:
+        return f"pip install 'teco[{extra}]=={own.version}'"
+    vcs = (origin or {}).get("vcs_info")
+    if vcs is not None:
+        where = f"{vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
+        return f"pip install 'teco[{extra}] @ {where}'"
+    return f"pip install 'CHECKOUT[{extra}]'    # CHECKOUT: a copy of teco's repository"
 
 
 def _read(path: str) -> str:

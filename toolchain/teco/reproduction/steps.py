@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from teco.core.errors import FAILED, MACHINE, USAGE, Interrupted, TecoError
-from teco.core.files import as_json, sha256_of, write_beside
+from teco.core.files import as_json, lock_file, sha256_of, unlock, write_beside
 
 TECO = (sys.executable, "-m", "teco")
 
@@ -119,7 +119,6 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_beside(self.path, as_json({"kind": "teco steps", "schema": 1, "steps": self._steps}))
 
 
@@ -145,10 +144,29 @@ def run_steps(
         program: what takes the arguments of the steps.
 
     Raises:
-        TecoError: a step failed, with its exit code, or made nothing; or what it makes is there and
-            came about otherwise.
+        TecoError: a step failed, with its exit code, or made nothing; what it makes is there and
+            came about otherwise; or another process takes steps in the journal's folder.
         Interrupted: SIGINT or SIGTERM came, and the step has ended.
     """
+    folder = journal.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_file(folder)
+    except BlockingIOError as error:
+        raise TecoError(
+            f"another process takes the steps of {folder}",
+            hint="wait for its end, stop it, or give another --out",
+            exit_code=USAGE,
+        ) from error
+    try:
+        _take(steps, journal, tell, program)
+    finally:
+        unlock(lock)
+
+
+def _take(
+    steps: Sequence[Step], journal: Journal, tell: Callable[[str], None], program: Sequence[str]
+) -> None:
     for place, step in enumerate(steps, start=1):
         head = f"[{place}/{len(steps)}] {step.name}"
         if journal.is_done(step):
