@@ -155,8 +155,9 @@ def test_mistakes_are_refused(teco, untouched, tmp_path: Path, monkeypatch) -> N
 def test_the_small_form_goes_on_after_an_interrupt_and_to_its_end(
     tmp_path: Path, make_pictures, texture
 ) -> None:
+    (tmp_path / "clips").mkdir()
     make_pictures(tmp_path / "clips" / "a", texture(12, 96, 112))
-    clip = make_pictures(tmp_path / "test", texture(8, 96, 112, 1))
+    clip = make_pictures(tmp_path / "test", texture(8, 96, 112, seed=1))
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "teco", "reproduce", "table-3", "--small", "--blocks", "1"),

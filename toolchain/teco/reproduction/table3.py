@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from teco.benchmark import SHIPPED_CLIP
 from teco.core.errors import USAGE, TecoError
 from teco.evaluation.table.published import STUDY_ROWS
 from teco.reproduction.hours import MEASURED
@@ -63,8 +64,9 @@ class Protocol:
 
     Attributes:
         out: folder of everything that is made.
-        data: to train on; None for ``REDS`` of the working folder, small ``examples``.
-        tests: sets or clips of the table; none for ``ToS3`` and ``Vid4``, small a shipped clip.
+        data: to train on; None for ``REDS`` of the working folder.
+        tests: sets or clips of the table; none for ``ToS3`` and ``Vid4``. Of the short form the
+            shipped clip is both.
         blocks: what is left of the 10.
         device: ``"cpu"`` or ``"cuda"``.
         workers: data processes of a training.
@@ -95,13 +97,15 @@ def needed(protocol: Protocol) -> tuple[Data, ...]:
     """What the chain reads that it does not make."""
     p = protocol
     if p.small:
-        clips = Data(
-            "clips", p.data or Path("examples"), "any clips of 64 pixels and more to train on",
-            "examples/ of the repository",
-        )  # fmt: skip
-        tests = p.tests or (Path("examples/city_hr.mp4"),)
-        shot = Data("test", tests[0], "a clip to measure on", "examples/ of the repository")
-        return (clips, *(_at(shot, path) for path in tests))
+        clips = p.data or SHIPPED_CLIP.parent
+        tests = p.tests or (SHIPPED_CLIP,)
+        return (
+            Data("clips", clips, "clips to train on", "teco, which ships one"),
+            *(
+                Data("test", path, "a clip to measure on", "teco, which ships one")
+                for path in tests
+            ),
+        )
     reds = Data(
         "REDS", p.data or Path("REDS"),
         "240 + 30 clips of 100 PNG of 1280x720, about 40 GB, in train/train_sharp/000 and "
@@ -118,10 +122,6 @@ def needed(protocol: Protocol) -> tuple[Data, ...]:
         reds,
         *(Data(t.name, t, known.get(t.name, "clips to measure on"), port) for t in tests),
     )
-
-
-def _at(data: Data, path: Path) -> Data:
-    return Data(data.name, path, data.contents, data.source)
 
 
 def check(protocol: Protocol) -> None:

@@ -36,12 +36,12 @@ class _Blocks(_BlocksType):
 @click.argument("table", metavar="table-3", type=click.Choice(["table-3"]))
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="DIR",
-    help="To train on. [default: REDS; with --small examples]",
+    help="To train on. [default: REDS; with --small the shipped clip]",
 )  # fmt: skip
 @click.option(
     "--test", "tests", type=click.Path(path_type=Path), metavar="DIR|CLIP", multiple=True,
     help="A set to measure on. Repeatable. [default: ToS3 and Vid4; with --small "
-    "examples/city_hr.mp4]",
+    "the shipped clip]",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR",
