@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from teco.reproduction.steps import Step
     from teco.reproduction.table3 import Protocol
 
-    _BlocksType = click.ParamType[tuple[int, ...]]
+    _CountsType = click.ParamType[tuple[int, ...]]
 else:
-    _BlocksType = click.ParamType  # a generic class only in the newest click
+    _CountsType = click.ParamType  # a generic class only in the newest click
 
 
-class _Blocks(_BlocksType):
+class _Counts(_CountsType):
     """Numbers with commas between."""
 
     name = "N,N,..."
@@ -48,7 +48,7 @@ class _Blocks(_BlocksType):
     help="Of everything that is made. [default: runs/table-3; with --small runs/table-3-small]",
 )  # fmt: skip
 @click.option(
-    "--blocks", type=_Blocks(), metavar="N,N,...",
+    "--blocks", type=_Counts(), metavar="N,N,...",
     help="What is left of 10 blocks. [default: 7,5,3,1, the table's; the study's text has 9 too]",
 )  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
