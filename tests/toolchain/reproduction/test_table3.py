@@ -125,7 +125,7 @@ def test_the_timed_run_is_the_recipe(tmp_path: Path) -> None:
     from teco.cli.research.train import command as train
 
     for device in ("cpu", "cuda"):
-        step = measuring(Protocol(out=tmp_path, device=device), tmp_path / "clip")[-1]
+        step = measuring(Protocol(out=tmp_path, device=device))[-1]
         context = train.make_context("train", list(step.arguments[1:]))
         assert context.params["config"] == "paper"
         assert context.params["out"].name == MEASURED

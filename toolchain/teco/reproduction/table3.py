@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from teco.benchmark import SHIPPED_CLIP
 from teco.core.errors import USAGE, TecoError
 from teco.evaluation.table.published import STUDY_ROWS
 from teco.reproduction.hours import MEASURED
 from teco.reproduction.steps import Step
 from teco.training.recipe import load_recipe
+from teco_calibration.metrics.lpips_backbone import find_backbone
 
 VANILLA, *PRUNED = (row.blocks for row in STUDY_ROWS)
 """Residual blocks of the table: those of the network that is pruned, and what is left of it."""
@@ -143,7 +142,7 @@ def steps(protocol: Protocol) -> list[Step]:
     clips, validation = _parts(trained)
     found: list[Step] = []
     if not p.small:
-        found.append(Step(name="networks", command=("fetch", "lpips", "--vgg")))
+        found += _networks()
     machine = ("--device", p.device, "--workers", str(p.workers))
     weights: dict[int, Path] = {}
 
@@ -194,34 +193,28 @@ def steps(protocol: Protocol) -> list[Step]:
     return found
 
 
-def measuring(protocol: Protocol, clip: Path) -> list[Step]:
-    """A short run of the recipe, whose log tells the pace of this machine.
-
-    Args:
-        protocol: for the device.
-        clip: folder of pictures to train on, such as :func:`write_noise` makes.
-    """
+def measuring(protocol: Protocol) -> list[Step]:
+    """A short run of the recipe on the shipped clip, whose log tells the pace of this machine."""
     p = protocol
     run = p.out / MEASURED
-    count = MEASURED_ITERATIONS[p.device]
-    command = ("train", "--config", RECIPE, *_typed(count), "--data", str(clip), "--out", str(run))
-    machine = ("--device", p.device, "--workers", str(p.workers))
-    made = run / "weights-gan.safetensors"
+    length = _typed(MEASURED_ITERATIONS[p.device])
+    clips = ("--data", str(SHIPPED_CLIP.parent), "--out", str(run))
     return [
-        Step(name="networks", command=("fetch", "lpips", "--vgg")),
-        Step(name=MEASURED, command=command, makes=(made,), machine=machine),
+        *_networks(),
+        Step(
+            name=MEASURED,
+            command=("train", "--config", RECIPE, *length, *clips),
+            makes=(run / "weights-gan.safetensors",),
+            machine=("--device", p.device, "--workers", str(p.workers)),
+        ),
     ]
 
 
-def write_noise(folder: Path) -> None:
-    """Pictures that cost a training what others cost: 24 of 384x320, of noise."""
-    import cv2
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for n in range(24):
-        picture = rng.integers(0, 256, (320, 384, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{n:04d}.png"), picture)
+def _networks() -> list[Step]:
+    """What fetches the networks of losses and measures (64 MB), where one is not in the cache."""
+    if all(find_backbone(name) is not None for name in ("alexnet", "vgg16")):
+        return []
+    return [Step(name="networks", command=("fetch", "lpips", "--vgg"))]
 
 
 def _typed(options: dict[str, int]) -> tuple[str, ...]:

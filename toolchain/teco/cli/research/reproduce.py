@@ -82,7 +82,7 @@ def command(
     """
     from teco.core.machine import require_extra
     from teco.reproduction.steps import Journal, run_steps
-    from teco.reproduction.table3 import PRUNED, Protocol, check, measuring, steps, write_noise
+    from teco.reproduction.table3 import PRUNED, Protocol, check, measuring, steps
 
     protocol = Protocol(
         out=out or Path("runs") / (f"{table}-small" if small else table), data=data, tests=tests,
@@ -94,9 +94,7 @@ def command(
         for module in ("torch", "safetensors", "tensorboard"):
             require_extra(module, "torch", "training")
     if measure:
-        noise = protocol.out / "measured-clip"
-        write_noise(noise)
-        run_steps(measuring(protocol, noise), journal, say)
+        run_steps(measuring(protocol), journal, say)
     chain = steps(protocol)
     if dry_run:
         _list(protocol, chain, journal)
