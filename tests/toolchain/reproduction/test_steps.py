@@ -159,7 +159,7 @@ def test_two_processes_do_not_take_the_same_steps(chain: Chain) -> None:
     chain.run(chain.step("a"))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"steps": 1}'])
 def test_another_file_is_no_journal(tmp_path: Path, text: str) -> None:
     (tmp_path / "steps.json").write_text(text)
     with pytest.raises(TecoError, match="no journal of steps"):

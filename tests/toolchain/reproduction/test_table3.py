@@ -166,7 +166,7 @@ def test_the_small_form_goes_on_after_an_interrupt_and_to_its_end(
     ]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
-    while not (out / "b10-cut.safetensors").exists() and not (out / "b1-cut.safetensors").exists():
+    while not (out / "b1-cut.safetensors").exists():
         assert first.poll() is None, first.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)

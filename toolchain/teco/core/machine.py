@@ -9,6 +9,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -142,18 +143,19 @@ def install_elsewhere(extra: str) -> str:
     version. A checkout is nothing that another machine has, and the index may know another ``teco``
     or none; what to put in its place is said then.
     """
+    checkout = f"pip install 'CHECKOUT[{extra}]'    # CHECKOUT: a copy of teco's repository"
     try:
         own = importlib.metadata.distribution("teco")
     except importlib.metadata.PackageNotFoundError:
-        own = None
-    origin = None if own is None else json.loads(own.read_text("direct_url.json") or "null")
-    if own is not None and origin is None:
+        return checkout
+    origin = own.read_text("direct_url.json")  # PEP 610; an index leaves none
+    if origin is None:
         return f"pip install 'teco[{extra}]=={own.version}'"
-    vcs = (origin or {}).get("vcs_info")
-    if vcs is not None:
-        where = f"{vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
-        return f"pip install 'teco[{extra}] @ {where}'"
-    return f"pip install 'CHECKOUT[{extra}]'    # CHECKOUT: a copy of teco's repository"
+    source: dict[str, Any] = json.loads(origin)
+    if (vcs := source.get("vcs_info")) is None:
+        return checkout
+    where = f"{vcs['vcs']}+{source['url']}@{vcs['commit_id']}"
+    return f"pip install 'teco[{extra}] @ {where}'"
 
 
 def _read(path: str) -> str:

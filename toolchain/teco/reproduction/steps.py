@@ -71,7 +71,7 @@ class Journal:
         self.path = path
         self._steps: dict[str, dict[str, Any]] = {}
         try:
-            self._steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+            self._steps = dict(json.loads(path.read_text(encoding="utf-8"))["steps"])
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:

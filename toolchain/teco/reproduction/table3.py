@@ -27,7 +27,7 @@ RECIPE = "paper"
 
 SMALL = {"iterations": 6, "gan_iterations": 3}
 _SMALL = (
-    *("--batch", "1", "--frames", "4", "--crop", "64", "--warp-weight", "1"),
+    *("--batch", "1", "--frames", "4", "--crop", "64"),
     # VGG costs more than everything else together, and is fetched.
     *("--perceptual-weight", "0"),
 )

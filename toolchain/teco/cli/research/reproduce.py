@@ -148,7 +148,7 @@ def _hours(protocol: Protocol, chain: list[Step]) -> str:
     left = sum(one.hours for one in expected)
     if not left:
         return "Nothing is left to train."
-    sources = "; ".join(dict.fromkeys(s for one in expected if one.hours for s in [one.source]))
+    sources = "; ".join(dict.fromkeys(one.source for one in expected if one.hours))
     text = f"{_time(left)} of training are left, estimated from {sources}."
     if PUBLISHED in sources:
         text += (
