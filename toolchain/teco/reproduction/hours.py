@@ -76,7 +76,8 @@ def _estimate(step: Step, logs: Mapping[str, _Log]) -> Estimate:
         else:
             name, pace = found
             seconds += left * pace
-            sources[f"{1 / pace:.3g} iterations a second ({stage}) in {name}"] = None
+            pace_of = f"{pace:.3g} seconds an iteration" if pace > 1 else f"{1 / pace:.3g} a second"
+            sources[f"{pace_of} in stage {stage} of the run `{name}`"] = None
     return Estimate(seconds / 3600, done, total, "; ".join(sources))
 
 
