@@ -32,6 +32,10 @@ class Installed:
             "pip install 'teco[cpu] @ git+https://host/teco.git@abc'",
         ),
         ({"url": "file:///home/me/teco", "dir_info": {"editable": True}}, "pip install 'CHECKOUT"),
+        (
+            {"url": "file:///home/me/teco", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            "pip install 'CHECKOUT",
+        ),
     ],
 )
 def test_it_comes_from_where_this_one_came_from(

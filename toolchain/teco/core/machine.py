@@ -152,7 +152,7 @@ def install_elsewhere(extra: str) -> str:
     if origin is None:
         return f"pip install 'teco[{extra}]=={own.version}'"
     source: dict[str, Any] = json.loads(origin)
-    if (vcs := source.get("vcs_info")) is None:
+    if (vcs := source.get("vcs_info")) is None or source["url"].startswith("file:"):
         return checkout
     where = f"{vcs['vcs']}+{source['url']}@{vcs['commit_id']}"
     return f"pip install 'teco[{extra}] @ {where}'"
