@@ -104,6 +104,8 @@ def test_what_came_about_otherwise_is_refused(chain: Chain) -> None:
     chain.run(a, b)
     # A first step that is made again, and comes out otherwise, is not what b was made from.
     (chain.folder / "a").unlink()
+    with pytest.raises(TecoError, match="from other files"):
+        Journal(chain.folder / "steps.json").is_done(b)
     other = replace(a, command=(*a.command[:2], "other"))
     with pytest.raises(TecoError, match="from other files"):
         chain.run(other, b)

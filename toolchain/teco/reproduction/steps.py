@@ -70,13 +70,17 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._steps: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file says now; see the class for what it raises."""
         try:
-            self._steps = dict(json.loads(path.read_text(encoding="utf-8"))["steps"])
+            self._steps = dict(json.loads(self.path.read_text(encoding="utf-8"))["steps"])
         except FileNotFoundError:
-            pass
+            self._steps = {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TecoError(
-                f"{path} is no journal of steps: {getattr(error, 'strerror', None) or error}",
+                f"{self.path} is no journal of steps: {getattr(error, 'strerror', None) or error}",
                 hint="move it away with what lies beside it, or give another --out",
                 exit_code=USAGE,
             ) from error
@@ -123,7 +127,7 @@ class Journal:
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
-    return {str(path): sha256_of(path) for path in paths}
+    return {str(path): sha256_of(path) if path.exists() else "absent" for path in paths}
 
 
 def run_steps(
@@ -159,6 +163,7 @@ def run_steps(
             exit_code=USAGE,
         ) from error
     try:
+        journal.read()  # another process may have gone on since
         _take(steps, journal, tell, program)
     finally:
         unlock(lock)
