@@ -7,7 +7,8 @@
 
 Every step is a ``teco`` command that a user could type; this file is their order and their numbers.
 A step that is done is skipped, and one that was stopped goes on, so the same command continues the
-family after a break. The model cards name the steps by the names used here.
+family after a break (:mod:`teco.reproduction.steps`). The model cards name the steps by the names
+used here.
 
 --sharp names a folder with the sharpest of the clips, from which all learns that makes use of the
 past: on clips whose detail is gone or flickers (compression), a network learns that the past
@@ -22,12 +23,13 @@ What follows the GAN forms (:data:`AFTER_GAN`) ran on two CPU cores, ten minutes
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from teco.core.errors import TecoError
+from teco.reproduction.steps import Journal, Step, run_steps
 
 KIND = "c64-bp-lk"
 STUDENTS = (7, 5, 3, 1)
@@ -173,25 +175,6 @@ AFTER_GAN: tuple[Round | Mean, ...] = (
 """What the shipped GAN forms went through after the first, in the order in which it was done."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of the family.
-
-    Attributes:
-        name: of the step, and of its folder or file under --out.
-        command: arguments of ``teco``, with paths.
-        result: exists when the step is done.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    result: Path
-
-    @property
-    def text(self) -> str:
-        return "teco " + shlex.join(self.command)
-
-
 def steps(
     data: Path, sharp: Path, out: Path, val: str, shrink: str, schedule: Schedule = FULL
 ) -> Iterator[Step]:
@@ -200,8 +183,11 @@ def steps(
     def train(name: str, *arguments: str, stage: str = "recurrent", clips: Path = data) -> Step:
         common = ("--data", str(clips), "--out", str(out / name))
         validation = ("--val", val, "--val-shrink", shrink)
-        result = out / name / f"weights-{stage}.safetensors"
-        return Step(name, ("train", *common, *arguments, *validation), result)
+        return Step(
+            name=name,
+            command=("train", *common, *arguments, *validation),
+            makes=(out / name / f"weights-{stage}.safetensors",),
+        )
 
     means = {one.name for one in AFTER_GAN if isinstance(one, Mean)}
 
@@ -224,13 +210,13 @@ def steps(
         cut = out / f"b{blocks}-cut.safetensors"
         ranked = ("--clip", val, "--shrink", shrink, "--frames", "5")
         yield Step(
-            f"b{blocks}-cut",
-            (
+            name=f"b{blocks}-cut",
+            command=(
                 *("prune", weights("b10"), "--blocks", str(blocks)),
                 *(ranked if blocks in s.ranked else ()),
                 *("-o", str(cut)),
             ),
-            cut,
+            makes=(cut,),
         )
         teacher = ("--teacher", weights("b10"))
         yield train(f"b{blocks}", "--init", str(cut), *teacher, *NO_FLOW, *s.student, *s.machine)
@@ -246,7 +232,7 @@ def steps(
             mean = out / f"{one.name}.safetensors"
             shares = ",".join(one.shares.values())
             command = ("blend", *parts, "--shares", shares, "-o", str(mean))
-            yield Step(one.name, command, mean)
+            yield Step(name=one.name, command=command, makes=(mean,))
             continue
         critic = out / (one.critic or "") / "discriminator.safetensors"
         yield train(
@@ -283,22 +269,6 @@ def steps(
     )
 
 
-def finish(step: subprocess.Popen[bytes]) -> int:
-    """Wait for a step; its exit code.
-
-    A Ctrl-C is the step's too, which saves where it stands before it ends. What it ended with, no
-    other step is to follow: 130 where it had come to its end already.
-    """
-    interrupted = False
-    while True:
-        try:
-            code = step.wait()
-        except KeyboardInterrupt:
-            interrupted = True
-        else:
-            return code or (130 if interrupted else 0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of training clips")
@@ -320,15 +290,17 @@ def main() -> None:
         if unknown := [name for name in names if name not in known]:
             parser.error(f"no step is called {unknown[0]!r}; steps: {', '.join(sorted(known))}")
         chosen = [step for step in chosen if step.name in names]
-    for step in chosen:
-        done = not arguments.dry_run and step.result.exists()
-        print(f"# {step.name}{': done' if done else ''}\n{step.text}", flush=True)
-        if done or arguments.dry_run:
-            continue
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        code = finish(subprocess.Popen([sys.executable, "-m", "teco", *step.command]))
-        if code:
-            raise SystemExit(code)
+    if arguments.dry_run:
+        for step in chosen:
+            print(f"# {step.name}\n{step.text}")
+        return
+    try:
+        run_steps(
+            chosen, Journal(arguments.out / "steps.json"), lambda text: print(text, flush=True)
+        )
+    except TecoError as error:
+        print(f"{error.message}; {error.hint}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
 if __name__ == "__main__":

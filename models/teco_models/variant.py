@@ -109,7 +109,7 @@ class Variant:
     """A member of the family. Weights decide it (:mod:`teco_models.checkpoint`), never a config.
 
     Attributes:
-        blocks: residual blocks of SRNet (TecoGAN: 16 or 10; the pruned family: 9/7/5/3/1).
+        blocks: residual blocks of SRNet (TecoGAN: 16 or 10; the pruned family: 7, 5, 3, 1).
         channels: width of SRNet.
         flow_channels: width of FNet's first stage; the others are 2x, 4x and 8x. 0: no flow net
             and no warp, a latent state of C maps instead.

@@ -181,7 +181,7 @@ class RemovedBlock:
     """A block that went.
 
     Attributes:
-        index: in the network it was taken from.
+        index: in the network it was taken from, from 0.
         sensitivity: loss of the network without it and those removed before it, in the measure's
             unit (dB of PSNR-Y lost, for ``teco prune``); None where nothing was measured.
     """
@@ -263,34 +263,62 @@ class PruneReport:
         }
 
     def to_text(self) -> str:
-        """For people, several lines; block sensitivity is taken to be in dB."""
-        lines = [f"{self.before.name} -> {self.after.name}"]
-        if self.blocks:
-            gone = ", ".join(
-                f"{b.index}" + ("" if b.sensitivity is None else f" ({b.sensitivity:+.3f} dB)")
-                for b in self.blocks
-            )
-            measured = any(b.sensitivity is not None for b in self.blocks)
-            meaning = "; in brackets what is lost in all once it has gone too" if measured else ""
-            lines.append(f"blocks removed, in this order: {gone}{meaning}")
+        """For people, in sentences; block sensitivity is taken to be in dB of PSNR-Y.
+
+        Blocks are counted from 1 at the input, as people count; :meth:`as_dict` counts from 0.
+        """
+        lines = [f"{self.before.name} became {self.after.name}.", *self._blocks_in_words()]
         if self.channels:
             width = max(len(g.name) for g in self.channels)
-            lines.append(f"channels kept, and the share of the group's {self.criterion} importance")
+            lines.append(
+                "Of each layer's channels so many stayed, and hold this share of its importance "
+                f"({self.criterion} norms):"
+            )
             lines += [
-                f"  {g.name:{width}}  {g.before:>4} -> {g.after:<4} {g.kept:6.1%}"
+                f"  {g.name:{width}}  {g.after:>4} of {g.before:<4} {g.kept:6.1%}"
                 for g in self.channels
             ]
-        before, after = _cost(self.before), _cost(self.after)
-        size = f"{COST_SIZE[0]}x{COST_SIZE[1]}"
-        for label, key, scale, digits in (
-            ("parameters", "params", 1, 0),
-            (f"GMAC at {size}", "macs", 1e9, 2),
-        ):
-            old, new = before[key]["total"], after[key]["total"]
-            lines.append(
-                f"{label}: {old / scale:,.{digits}f} -> {new / scale:,.{digits}f} ({new / old:.1%})"
-            )
+        (params, fewer), (macs, less) = (
+            (_cost(self.before)[key]["total"], _cost(self.after)[key]["total"])
+            for key in ("params", "macs")
+        )
+        lines.append(
+            f"It has {fewer:,} parameters where it had {params:,} ({fewer / params:.1%}), and a "
+            f"frame of {COST_SIZE[1]}x{COST_SIZE[0]} costs {less / 1e9:,.2f} GMAC where it cost "
+            f"{macs / 1e9:,.2f} ({less / macs:.1%})."
+        )
         return "\n".join(lines)
+
+    def _blocks_in_words(self) -> list[str]:
+        """Which blocks went, in which order, which stayed, and what each removal cost."""
+        if not self.blocks:
+            return []
+        gone = [b.index + 1 for b in self.blocks]
+        stay = [n for n in range(1, self.before.blocks + 1) if n not in gone]
+        went = "was removed" if len(gone) == 1 else "were removed, in this order"
+        stayed = f"{_blocks_named(stay)} stayed"
+        if stay[-1] != len(stay):
+            now = _blocks_named(range(1, len(stay) + 1)).lower()
+            stayed += f", and {'is' if len(stay) == 1 else 'are'} now {now}"
+        lines = [
+            f"Of {self.before.blocks} residual blocks, counted from 1 at the input, "
+            f"{_blocks_named(gone).lower()} {went}. {stayed}."
+        ]
+        losses = [
+            f"{b.sensitivity:.3f} dB {'once' if i else 'without'} block {b.index + 1}"
+            f"{' was gone too' if i else ''}"
+            for i, b in enumerate(self.blocks)
+            if b.sensitivity is not None
+        ]
+        if losses:
+            lines.append(f"PSNR-Y lost in all: {', '.join(losses)}; below zero it was gained.")
+        return lines
+
+
+def _blocks_named(numbers: Sequence[int]) -> str:
+    """``[3, 1, 2]`` -> ``Blocks 3, 1 and 2``."""
+    *others, last = map(str, numbers)
+    return f"Blocks {', '.join(others)} and {last}" if others else f"Block {last}"
 
 
 def _cost(variant: Variant) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class SparsityReport:
         width = max(map(len, self.layers))
         return "\n".join(
             [
-                f"convolution weights kept: {self.kept:,} of {self.weights:,} ({share:.1%})",
+                f"The masks keep {self.kept:,} of {self.weights:,} ({share:.1%}) weights:",
                 *(
                     f"  {key:{width}}  {kept:>9,} of {n:>9,} {kept / n:6.1%}"
                     for key, (n, kept) in self.layers.items()

@@ -33,6 +33,7 @@ from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 from teco_calibration.degrade import crop_to_multiple, degrade
 from teco_calibration.metrics.quality import Lpips, SequenceResult, Window
+from teco_models import zoo
 from teco_models.variant import Variant
 
 CHEAP = ("psnr", "ssim", "tof")
@@ -624,7 +625,7 @@ def test_published_rows_stand_beside_ours_of_the_same_structure() -> None:
     ours, on_set, study = grids(report)
     assert [row[0] for row in ours.rows] == ["bicubic", *FAMILY]
     assert not any("published" in cell for row in ours.rows for cell in row)
-    assert {row[1] for row in on_set.rows} == {"published", "ours"}
+    assert {row[1] for row in on_set.rows} == {"published", "ours, other net"}
     after: dict[str, list[tuple[str, ...]]] = {}
     for row in on_set.rows:
         if row[1] == "published":
@@ -642,7 +643,7 @@ def test_published_rows_stand_beside_ours_of_the_same_structure() -> None:
     # Folder averages are shown, but beside a frame average stands ours.
     assert after["FRVSR (official) [1]"][0][3] == "31.00"
     assert after["TecoGAN (PyTorch port, 10 blocks) [2]"][0][3] == "30.00"
-    study_rows = [row for row in study.rows if row[1] == "ours"]
+    study_rows = [row for row in study.rows if row[1] == "ours, other net"]
     assert [row[0] for row in study_rows] == [f"{t} on Vid4" for t in (*tens, "teco-x4-b3-c64")]
     assert study_rows[0][2] == "2.589"
     assert published.STUDY_NOTE in study.notes
@@ -652,9 +653,26 @@ def test_elsewhere_only_parameters_stand_beside_the_study() -> None:
     report = invented(FAMILY, sets=("clips",))
     first, study = grids(report)
     assert first.title == "clips"
-    ours = [row for row in study.rows if row[1] == "ours"]
+    ours = [row for row in study.rows if row[1] == "ours, other net"]
     assert [row[2:] for row in ours] == [("2.589", "-", "-", "-")] * 2 + [("2.072", "-", "-", "-")]
     assert len(grids(invented(FAMILY, sets=("clips",), published=False))) == 1
+
+
+def test_another_network_than_the_published_is_called_so() -> None:
+    """Every shipped network for papers is one; the one that the recipe `paper` trains is not."""
+    raw = Variant(blocks=10, flow_norm="raw")
+    models = {entry.name: (Variant.parse(entry.name), 0.0, 29.0, 0.3)
+              for entry in zoo.entries() if entry.name.startswith("teco-x4-b10-c64-bp-lk")
+              and not entry.name.endswith("-gan")}  # fmt: skip
+    report = invented(models | {raw.name: (raw, 0.0, 30.0, 0.2)})
+    for grid in grids(report)[1:]:
+        whose = {row[0].removesuffix(" on Vid4"): row[1] for row in grid.rows}
+        assert whose["teco-x4-b10-c64-bp-lk"] == "ours, other net"
+        assert whose["teco-x4-b10-c64-raw"] == "ours"
+        (note,) = [n for n in grid.notes if n.startswith("Other networks")]
+        assert "with back-projection, a Lucas-Kanade step, normalised flow inputs besides" in note
+        assert raw.name not in note
+        assert any("REDS (their cards say)" in n for n in grid.notes)
 
 
 def test_cut_measurements_are_not_called_comparable() -> None:

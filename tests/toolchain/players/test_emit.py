@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def test_a_folder_is_complete(target, tmp_path: Path, monkeypatch) -> None:
     readme = (folder / "README.md").read_text()
     for command in emission.commands:
         assert command in readme
+    # The index may have another package of that name, or none: see install_elsewhere().
+    for line in re.findall(r"^.*\b(?:pip|npm|uv) (?:install|add) .*$", readme, re.MULTILINE):
+        assert not re.search(r"\bteco(\[\w+\])?(\s|'|\"|`|$)(?! @)", line.split("#")[0]), line
     assert json.loads((folder / MARK).read_text())["target"] == target.name
     assert (folder.stat().st_mode & 0o777) == 0o755
     # It does not say where it was made.

@@ -382,8 +382,9 @@ def test_the_report_adds_up() -> None:
     }  # fmt: skip
     assert all(0.5 < g["kept"] < 1 for g in groups.values())  # the better half
     text = report.to_text()
-    assert "2 (+0.250 dB)" in text
-    assert f"{data['before']['params']['total']:,} -> {data['after']['params']['total']:,}" in text
+    assert "block 3 was removed. Blocks 1, 2 and 4 stayed, and are now blocks 1, 2 and 3." in text
+    assert "0.250 dB without block 3" in text
+    assert f"{data['after']['params']['total']:,} parameters" in text
     assert [n for n in report.notes if "12 is no multiple of 8" in n and "8 or 16" in n]
     with pytest.raises(ModelError, match="does not continue"):
         second.report.then(first.report)
@@ -682,7 +683,7 @@ def test_the_command_ranks_cuts_and_records(teco, model: Path, clip: Path, tmp_p
         "--clip", clip, "--frames", 6, "--json", report,
     )  # fmt: skip
     done.says(
-        "teco-x4-b3-c16-f8-shuffle -> teco-x4-b2-c12-f8-shuffle",
+        "teco-x4-b3-c16-f8-shuffle became teco-x4-b2-c12-f8-shuffle.",
         "multiple of 8",
         f"next: teco train --init {out} --teacher {model}",
     )
@@ -716,7 +717,7 @@ def test_the_command_ranks_cuts_and_records(teco, model: Path, clip: Path, tmp_p
 def test_without_a_clip_the_last_blocks_go(teco, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.safetensors"
     done = teco("prune", model, "-o", out, "--blocks", 2)
-    done.says("blocks removed, in this order: 2", "without --clip nothing was measured")
+    done.says("block 3 was removed. Blocks 1 and 2 stayed.", "nothing was measured")
     expected = prune_blocks(load_weights(model), [0, 1]).weights
     assert weights_digest(load_weights(out)) == weights_digest(expected)
     # Now it exists.
@@ -730,7 +731,7 @@ def test_a_shipped_model_is_pruned_by_name(teco, tmp_path: Path) -> None:
     out = tmp_path / "p.safetensors"
     done = teco("prune", "teco-x4-b3-c64-bp-lk", "-o", out, "--flow-channels", 16)
     done.says(
-        "teco-x4-b3-c64-bp-lk -> teco-x4-b3-c64-f16-bp-lk",
+        "teco-x4-b3-c64-bp-lk became teco-x4-b3-c64-f16-bp-lk.",
         f"next: teco train --init {out} --teacher teco-x4-b3-c64-bp-lk ...",
     )
     assert load_weights(out).variant.flow_channels == 16
@@ -773,7 +774,7 @@ def test_the_command_makes_tickets_and_ties_blocks(teco, model: Path, tmp_path: 
     assert json.loads(made.metadata["pruned"])["rewound_to"] == weights_digest(load_weights(start))
     tied = tmp_path / "tied.safetensors"
     teco("prune", model, "-o", tied, "--share-blocks", 2).says(
-        "neither time nor file size", "tied blocks: 0,0,1"
+        "neither time nor file size", "counted from 1 at the input: 1 and 2; 3."
     )
     assert parse_pattern(load_weights(tied)) == (0, 0, 1)
     assert tied.stat().st_size == pytest.approx(model.stat().st_size, rel=0.02)

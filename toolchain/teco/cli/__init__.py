@@ -54,6 +54,7 @@ SECTIONS = {
             "train": "Train a network: flow start, recurrent stage, GAN stage.",
             "prune": "Make weights smaller: fewer blocks or channels.",
             "blend": "Mix networks of one family: the mean of their weights.",
+            "reproduce": "Go through all steps to the paper's table, or list them.",
         },
     ),
 }

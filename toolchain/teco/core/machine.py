@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -132,6 +134,28 @@ def _install(extra: str) -> str:
     if extra == "torch" and importlib.util.find_spec("onnxruntime") is None:
         extra = "train"
     return f"pip install 'teco[{extra}]'"
+
+
+def install_elsewhere(extra: str) -> str:
+    """The command that installs this teco with an extra on another machine, for what is emitted.
+
+    It comes from where this one came from: a repository with its commit, or an index with its
+    version. A checkout is nothing that another machine has, and the index may know another ``teco``
+    or none; what to put in its place is said then.
+    """
+    checkout = f"pip install 'CHECKOUT[{extra}]'    # CHECKOUT: a copy of teco's repository"
+    try:
+        own = importlib.metadata.distribution("teco")
+    except importlib.metadata.PackageNotFoundError:
+        return checkout
+    origin = own.read_text("direct_url.json")  # PEP 610; an index leaves none
+    if origin is None:
+        return f"pip install 'teco[{extra}]=={own.version}'"
+    source: dict[str, Any] = json.loads(origin)
+    if (vcs := source.get("vcs_info")) is None or source["url"].startswith("file:"):
+        return checkout
+    where = f"{vcs['vcs']}+{source['url']}@{vcs['commit_id']}"
+    return f"pip install 'teco[{extra}] @ {where}'"
 
 
 def _read(path: str) -> str:

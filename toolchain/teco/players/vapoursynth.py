@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from teco.core.machine import install_elsewhere
 from teco.players.base import Emission, EmitRequest, accepts, model_files
 from teco_models import zoo
 
@@ -70,8 +71,7 @@ class VapourSynth:
             notes=(
                 "teco must be installed in the Python that VapourSynth runs on, 3.12 or newer for "
                 "PyPI's:\n\n"
-                "```sh\npip install vapoursynth vapoursynth-bestsource teco && vapoursynth "
-                "config\n```\n\n"
+                f"```sh\n{install_elsewhere('players')}\nvapoursynth config\n```\n\n"
                 "mpv has the filter where it was built with VapourSynth (`mpv --vf=help` says so)."
             ),
         )

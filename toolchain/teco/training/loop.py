@@ -70,7 +70,7 @@ _OF_SHOTS = ("still_share", "still_speed", "max_stride", "real_world")
 """Options of training on shots that are degraded as they are drawn."""
 
 LOG_EVERY = 50
-"""Iterations between lines of the log; each validation is a line too."""
+"""Iterations between lines of the log; each validation and each stage's last one is a line too."""
 
 
 class DivergedError(TecoError):
@@ -514,7 +514,7 @@ class Trainer:
                 if last or self.iteration % self.loop.validate_every == 0:
                     validation = self._validate()
                 done = IterationRecord(self.stage, self.iteration, self.total, losses, validation)
-                if validation or self.iteration % LOG_EVERY == 0:
+                if validation or last or self.iteration % LOG_EVERY == 0:
                     self._log(done)
                 watch(done)
                 # All processes stop at the same iteration, or the others would wait for this one.

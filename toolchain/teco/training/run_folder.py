@@ -86,6 +86,7 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line of figures."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with self.figures.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -189,16 +189,28 @@ def _show(
         say(result.report.to_text())
     if result.sparsity is not None:
         say(result.sparsity.to_text())
-        say(f"masks, to apply after every step of training: {masks_path(output)}")
+        say(f"They are in {masks_path(output)}; `teco train --masks` applies them at every step.")
     if result.pattern is not None:
-        say(f"tied blocks: {','.join(map(str, result.pattern))}")
+        say(_tied(result.pattern))
     for note in result.notes:
         say(f"note: {note}")
     if measured is None and result.report.blocks:
-        say("note: without --clip nothing was measured: the last blocks went, the paper's order")
+        say(
+            "note: nothing was measured: the last blocks went, the paper's order; --clip measures "
+            "which are missed least"
+        )
     if measured is not None:
         say(
-            f"PSNR-Y on {measured['frames']} frames of {asked.clip}: "
-            f"{measured['psnr_before']:.2f} -> {measured['psnr_after']:.2f} dB, before any training"
+            f"Before any training, on {measured['frames']} frames of {asked.clip} PSNR-Y went from "
+            f"{measured['psnr_before']:.2f} to {measured['psnr_after']:.2f} dB."
         )
     say(f"next: teco train --init {output} --teacher {asked.weights} ...")
+
+
+def _tied(pattern: tuple[int, ...]) -> str:
+    """Which blocks share their weights, counted from 1: ``(0, 0, 1)`` -> 1 and 2; 3."""
+    groups = [
+        " and ".join(str(n) for n, of in enumerate(pattern, start=1) if of == group)
+        for group in dict.fromkeys(pattern)
+    ]
+    return f"Blocks that share weights, counted from 1 at the input: {'; '.join(groups)}."

@@ -57,6 +57,11 @@ def command(everything: bool, time: bool, again: bool, threads: int | None, as_j
         put("  ".join(line[n].ljust(widths[n]) for n in keep).rstrip())
     if time:
         say(f"milliseconds for a frame of {SIZE[1]}x{SIZE[0]}; other sizes take time by their area")
+    if everything:
+        say(
+            "those for papers are not the papers' own: back-projection (-bp) and a Lucas-Kanade "
+            "step (-lk), or no flow net (live), are teco's, and they were trained on other clips"
+        )
     left = len(models) - len(known)
     if left:
         say(f"{left} more are for papers, not for clips that people have: teco models --all")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from teco.evaluation.table.published import (
     BD_CONDITIONS,
+    STUDY_BLOCKS_NOTE,
     STUDY_CONDITIONS,
     STUDY_NOTE,
     STUDY_ROWS,
@@ -25,6 +26,7 @@ from teco.evaluation.table.report import (
 )
 from teco_calibration.degrade import BD_SIGMA
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
+from teco_models import zoo
 from teco_models.variant import Degradation
 
 DIGITS: dict[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4, "tof": 4, "tlp": 3, "flicker": 3}
@@ -220,7 +222,7 @@ def _published_on(one: SetResult, report: TableReport) -> Grid:
         rows.append(_published_row(f"{published.method} {mark}", published, _SET_METRICS))
         average = published.average or report.options.average
         rows += [
-            _our_row(judged.row.method, judged, average, _SET_METRICS)
+            _our_row(judged.row.method, published, judged, average, _SET_METRICS)
             for judged in _like(published, one)
         ]
     notes = [f"[{n}] {source}" for n, source in enumerate(sources, start=1)]
@@ -229,7 +231,7 @@ def _published_on(one: SetResult, report: TableReport) -> Grid:
         f"Published: {BD_CONDITIONS}; frame average where the source says so "
         f"({', '.join(averages)}), the others do not say."
     )
-    notes += _differences(report)
+    notes += [*_other_networks(report, rows_for(one.clips.kind)), *_differences(report)]
     return Grid(
         f"{one.clips.kind}: published figures, and ours of as many blocks",
         ("method", "whose", "params M", *(heading(m) for m in _SET_METRICS)),
@@ -246,20 +248,20 @@ def _study(report: TableReport) -> Grid:
             rows += [
                 _our_row(
                     f"{judged.row.method} on {one.clips.kind}",
-                    judged, report.options.average, _STUDY_METRICS,
+                    published, judged, report.options.average, _STUDY_METRICS,
                 )
                 for judged in _like(published, one)
             ]  # fmt: skip
         if not tested:
             # Parameters do not depend on the clips; the figures would not be comparable.
             rows += [
-                (e.name, "ours", _params(e), *("-" for _ in _STUDY_METRICS))
+                (e.name, _whose(published, e), _params(e), *("-" for _ in _STUDY_METRICS))
                 for e in report.entrants
                 if published.is_like(e.variant)
             ]
     notes = [f"Published: {STUDY_ROWS[0].source}.", f"Its conditions: {STUDY_CONDITIONS}."]
-    notes.append(STUDY_NOTE)
-    notes += _differences(report)
+    notes += [STUDY_BLOCKS_NOTE, STUDY_NOTE]
+    notes += [*_other_networks(report, STUDY_ROWS), *_differences(report)]
     return Grid(
         "The study's table 3 as published, and ours of as many blocks",
         ("method", "whose", "params M", *(heading(m) for m in _STUDY_METRICS)),
@@ -282,10 +284,36 @@ def _published_row(name: str, published: Published, metrics: Sequence[Metric]) -
 
 
 def _our_row(
-    name: str, judged: MethodResult, average: Average, metrics: Sequence[Metric]
+    name: str,
+    published: Published,
+    judged: MethodResult,
+    average: Average,
+    metrics: Sequence[Metric],
 ) -> tuple[str, ...]:
+    assert judged.entrant is not None
     cells = (number(judged.value(m, average), m) for m in metrics)
-    return (name, "ours", _params(judged.entrant), *cells)
+    return (name, _whose(published, judged.entrant), _params(judged.entrant), *cells)
+
+
+def _whose(published: Published, entrant: Entrant) -> str:
+    """What stands beside a published row: its network trained by us, or another one."""
+    return "ours, other net" if published.differs_from(entrant.variant) else "ours"
+
+
+def _other_networks(report: TableReport, published: Sequence[Published]) -> list[str]:
+    """In what the networks that are marked as others differ from the published ones."""
+    reasons: dict[tuple[str, ...], list[str]] = {}
+    for entrant in report.entrants:
+        like = [row for row in published if row.is_like(entrant.variant)]
+        if like and (differs := like[0].differs_from(entrant.variant)):
+            reasons.setdefault(differs, []).append(entrant.name)
+    found = [
+        f"Other networks than the published, with {', '.join(differs)} besides: {', '.join(names)}."
+        for differs, names in reasons.items()
+    ]
+    if any(entrant.spec == entry.name for entrant in report.entrants for entry in zoo.entries()):
+        found.append("Shipped networks were trained on other clips than REDS (their cards say).")
+    return found
 
 
 def _differences(report: TableReport) -> list[str]:

@@ -9,7 +9,13 @@ from typing import Any, Literal
 
 from teco.core.machine import Machine
 from teco.evaluation.quality import BASELINES, QualityRow
-from teco.evaluation.table.published import STUDY_NOTE, STUDY_ROWS, Published, rows_for
+from teco.evaluation.table.published import (
+    STUDY_BLOCKS_NOTE,
+    STUDY_NOTE,
+    STUDY_ROWS,
+    Published,
+    rows_for,
+)
 from teco.evaluation.table.sets import FRAMES, ClipSet
 from teco.measurement.latency import LatencyResult
 from teco_calibration.metrics.quality import Metric
@@ -241,7 +247,7 @@ class TableReport:
             "models": [entrant.as_dict() for entrant in self.entrants],
             "sets": [one.as_dict() for one in self.sets],
             "published": [row.as_dict() for row in published],
-            "published_note": STUDY_NOTE if published else None,
+            "published_note": f"{STUDY_BLOCKS_NOTE} {STUDY_NOTE}" if published else None,
             "left_out": list(self.left_out),
             "warnings": list(self.warnings),
         }
