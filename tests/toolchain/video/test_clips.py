@@ -905,3 +905,55 @@ def test_an_encoder_without_its_hardware_is_named(tmp_path, clip):
     assert caught.value.exit_code == 3
     assert "NVIDIA GPU" in caught.value.message
     assert not list(tmp_path.iterdir())
+
+
+# --- encoders with rates and ranges of their own --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "kept", "notes"),
+    [
+        (25, Fraction(25), 0),
+        (Fraction(24000, 1001), Fraction(24000, 1001), 0),
+        (26, Fraction(30000, 1001), 1),
+    ],
+)
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_rates_that_a_codec_does_not_know_become_the_next_it_does(
+    codec, rate, kept, notes, tmp_path, make_clip
+) -> None:
+    """Of a clip whose clock is finer than its rate, as MP4's is."""
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 150, time_base=1 / Fraction(rate))
+    with open_source(clip) as source:
+        times = [frame.seconds for frame in source]
+    said = enlarge(clip, tmp_path / "out.mkv", codec=codec)
+    assert sum(codec in line for line in said) == notes
+    with av.open(str(tmp_path / "out.mkv")) as made:
+        found = [f.time for f in made.decode(video=0)]
+        assert made.streams.video[0].codec_context.framerate == kept
+    assert found == pytest.approx(times, abs=float(0.5 / kept) + 0.001)
+
+
+def test_more_frames_a_second_than_a_codec_holds(tmp_path, make_clip) -> None:
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 4, time_base=Fraction(1, 120))
+    with open_source(clip) as source, pytest.raises(TecoError) as refused:
+        sink_for(tmp_path / "out.mkv", source, codec="mpeg1video")
+    assert (refused.value.exit_code, refused.value.hint) == (
+        2, "give --rate 60, or take another codec",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
+def test_jpeg_is_written_in_full_range(pix_fmt, tmp_path, make_clip) -> None:
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 2)
+    with (
+        open_source(clip) as source,
+        sink_for(tmp_path / "out.mkv", source, codec="mjpeg", pix_fmt=pix_fmt) as sink,
+    ):
+        for frame in source:
+            sink.write(frame.with_pixels(np.full((96, 128, 3), 255, np.uint8)))
+        sink.commit()
+    with av.open(str(tmp_path / "out.mkv")) as made:
+        frame = next(made.decode(video=0))
+        assert frame.format.name == f"yuvj{pix_fmt[3:]}"
+        assert np.asarray(frame.planes[0])[: 96 * 128].min() >= 254

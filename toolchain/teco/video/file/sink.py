@@ -53,6 +53,9 @@ CONTAINERS = {
 """Suffix -> libav's name of the container."""
 
 
+_SAME_RATE = 0.999
+"""Rates that differ by less are one: 23.976 is written in many ways."""
+
 _X265_SHORT = 2
 """Frames of which x265 does not know when they are decoded: it takes that from the time of the
 frame after them, by its usual two B-frames' delay, and otherwise from memory that was never set."""
@@ -244,6 +247,8 @@ class VideoSink(Aborting):
         if encoder.type != "video":
             raise TecoError(f"{codec} encodes {encoder.type}, not pictures", exit_code=2)
         known = [f.name for f in encoder.video_formats or []]
+        if codec == "mjpeg" and f"yuvj{pix_fmt[3:]}" in known:
+            pix_fmt = f"yuvj{pix_fmt[3:]}"  # JPEG has full range alone, and this is its name
         if known and pix_fmt not in known:
             raise TecoError(
                 f"{codec} does not take {pix_fmt}, expected one of {', '.join(known)}", exit_code=2
@@ -270,11 +275,32 @@ class VideoSink(Aborting):
         )
 
     def _constant_rate(self, codec: str, source: FrameSource) -> Fraction | None:
+        """The rate of what has no clock of its own; None where each frame has its time."""
+        encoder: Any = av.Codec(codec, "w")
+        # MPEG-1 and MPEG-2 know a few rates.
+        rates = [Fraction(r.numerator, r.denominator) for r in encoder.frame_rates or []]
         # AVI has no timestamps, and MPEG-4 part 2 a clock of 16 bits.
-        if self._kind == "avi" or codec == "mpeg4":
-            fastest = self._media.fastest_rate if self._media is not None else None
+        if not (rates or self._kind == "avi" or codec == "mpeg4"):
+            return None
+        fastest = self._media.fastest_rate if self._media is not None else None
+        if not rates:
             return fastest or source.rate or Fraction(25)
-        return None
+        wanted = source.rate or fastest or Fraction(25)
+        # The next higher one, on whose ticks no two frames fall together.
+        rate = min((r for r in rates if r > wanted * _SAME_RATE), default=None)
+        if rate is None:
+            raise TecoError(
+                f"{codec} holds at most {float(max(rates)):g} frames a second, and the clip has "
+                f"{float(wanted):g}",
+                hint=f"give --rate {float(max(rates)):g}, or take another codec",
+                exit_code=2,
+            )
+        if rate > wanted / _SAME_RATE:
+            self.notices.append(
+                f"{codec} knows no rate of {float(wanted):.6g} frames a second; the times of frames "
+                f"are rounded to ticks of {float(rate):.6g}"
+            )
+        return rate
 
     def _spare_memory(self, codec: str, preset: str, options: dict[str, str]) -> None:
         """Let the encoder look ahead by fewer frames where those would take too much memory."""
