@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,10 @@ GROUPS = {
     "few": "few samples",
 }  # fmt: skip
 """Code of a warning -> its group, in the order of the line."""
+
+WIDE = 0.25
+"""Of a ratio: an interval that reaches further from it is told by its ends. It is one of
+logarithms, so that wide ones reach further up than down."""
 
 DISTURBED = ("busy", "throttled")
 """Of these warnings one makes all figures doubtful."""
@@ -74,7 +78,6 @@ def answer(record: Record) -> Answer:
     metric = main_metric(lines)
     memory = "gpu_memory" if any(column("gpu_memory").value(e) for e in lines) else "peak"
     keys = ("p50", "fps", *((metric,) if metric else ()), memory)
-
     rest = [_float32(lines), _quality(lines, metric)]
     stopped = f"Incomplete, {record.stopped or 'it was interrupted'}. "
     confidence = confidence_of(record)
@@ -97,14 +100,17 @@ def main_metric(lines: Sequence[TableRow]) -> Metric | None:
 # --- verdicts ----------------------------------------------------------------------------------
 
 
-def plus_minus(ratio: Ratio) -> str:
-    """``2.0 ± 0.1``: how many times as long it takes, no narrower than its 99% interval.
+def with_interval(ratio: Ratio) -> str:
+    """How many times as long it takes: ``2.0 ± 0.1``, or ``2.0 (1.1 to 3.9)`` where that is wide.
 
-    Where there is no interval the ratio stands alone.
+    It is no narrower than the 99% interval; where there is none, the ratio stands alone.
     """
     if not ratio.has_interval:
         return f"{ratio.ratio:.1f}"
     half = max(ratio.high - ratio.ratio, ratio.ratio - ratio.low)
+    if half > WIDE * ratio.ratio:
+        low, high = _outwards(ratio.low, math.floor), _outwards(ratio.high, math.ceil)
+        return f"{_outwards(ratio.ratio, round)} ({low} to {high})"
     most = 2 if ratio.ratio < 10 else 1
     digits = min(most, max(0, 1 - math.floor(math.log10(half))))
     middle = round(ratio.ratio, digits)
@@ -113,13 +119,19 @@ def plus_minus(ratio: Ratio) -> str:
     return f"{middle:.{digits}f} ± {half:.{digits}f}"
 
 
+def _outwards(value: float, rounded: Callable[[float], int]) -> str:
+    """A number in about two digits."""
+    digits = 0 if value >= 10 else 1 if value >= 1 else 2
+    return f"{rounded(value * 10**digits) / 10**digits:.{digits}f}"
+
+
 def verdict(e: TableRow, lines: Sequence[TableRow]) -> str:
     """A row's place beside the fastest one; "-" where nothing was compared."""
     if e.is_fastest:
         return "fastest" if not _rivals(lines) else "fastest, not proven"
     if e.ratio is None:
         return "-"
-    times = plus_minus(e.ratio)
+    times = with_interval(e.ratio)
     match e.ratio.verdict:
         case "slower":
             return f"{times} times slower"
@@ -166,10 +178,10 @@ def _headline(lines: Sequence[TableRow]) -> str:
         e for e in slower
         if e.runtime == BASELINE and e.model == fastest.model and e not in told
     ]  # fmt: skip
-    text = ", ".join(
-        [f"{'Fastest, not proven' if rivals else 'Fastest'}: {fastest.key}, {ms}"]
-        + [f"{plus_minus(e.ratio)} times faster than {_name(e, fastest)}" for e in told if e.ratio]
-    )
+    text = f"{'Fastest, not proven' if rivals else 'Fastest'}: {fastest.key}, {ms}"
+    for e in told:
+        assert e.ratio is not None
+        text += f", {with_interval(e.ratio)} times faster than {_name(e, fastest)}"
     if equal:
         text += f"; {_listed(equal)} {'is' if len(equal) == 1 else 'are'} as fast"
     return f"{text}; {_listed(rivals)} may be as fast." if rivals else f"{text}."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from teco.benchmark.record.compare import Comparison
 from teco.benchmark.record.gate import GateResult
-from teco.benchmark.report.answer import plus_minus
+from teco.benchmark.report.answer import with_interval
 from teco.core.text import printable
 from teco.evaluation.quality import QualityRow
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
@@ -140,7 +140,7 @@ def _compared(found: Comparison) -> str:
     if not changed:
         return f"{text}."
     most = max(changed, key=lambda ratio: abs(math.log(ratio.ratio)))
-    return f"{text}; most: {most.row} takes {plus_minus(most)} times as long."
+    return f"{text}; most: {most.row} takes {with_interval(most)} times as long."
 
 
 _VERDICTS: Mapping[str, str] = {

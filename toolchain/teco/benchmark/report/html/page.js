@@ -91,7 +91,7 @@
         Plot.line(front.length ? [...front, { p50: slowest * 1.3, v: front.at(-1).v }] : [], {
           x: "p50", y: "v", curve: "step-after", stroke: "currentColor", strokeDasharray: "6 3",
           strokeWidth: 1.5 }),
-        Plot.ruleY(shown, { x1: "low", x2: "high", y: "v", stroke: "runtime", strokeWidth: 1.5 }),
+        Plot.ruleY(shown, { x1: "low", x2: "high", y: "v", stroke: "runtime", strokeWidth: 1.5, clip: true }),
         Plot.dot(shown, { x: "p50", y: "v", symbol: "runtime", stroke: "runtime", r: 6,
           fill: (p) => (p.front ? "var(--ink)" : "var(--panel)"), strokeWidth: 2,
           ariaLabel: (p) => `${p.label}: ${short(p.p50)} ms, ${short(p.v)}` }),

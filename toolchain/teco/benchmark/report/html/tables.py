@@ -10,7 +10,7 @@ from itertools import groupby
 from teco.benchmark.record.gate import GateResult
 from teco.benchmark.record.record import Record
 from teco.benchmark.report.answer import Answer, mark, verdict
-from teco.benchmark.report.columns import MIB, Column, TableRow, column, measured
+from teco.benchmark.report.columns import MIB, Column, TableRow, column, measured, number
 from teco.page.document import table
 
 
@@ -79,12 +79,17 @@ def _plain(value: float | None) -> str:
     return "" if value is None else "Infinity" if math.isinf(value) else repr(float(value))
 
 
+def _end(ms: float) -> str:
+    """An end of an interval, in about three digits."""
+    return number(ms, 0 if ms >= 100 else 1 if ms >= 10 else 2)
+
+
 def _cell(e: TableRow, c: Column, best: bool) -> str:
     plain = _plain(c.value(e))
     kind = ' class="best"' if best else ""
     under = ""
     if c.key == "p50" and e.host is not None:
-        under = f"<small>{e.host.low:.3g}\u2013{e.host.high:.3g}</small>"
+        under = f"<small>{_end(e.host.low)}\u2013{_end(e.host.high)}</small>"
     return f'<td data-key="{c.key}" data-value="{plain}"{kind}>{escape(c.text(e))}{under}</td>'
 
 
