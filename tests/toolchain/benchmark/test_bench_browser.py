@@ -1,16 +1,9 @@
-"""The report in a real browser: Debian's chromium (or Chrome), driven by selenium.
-
-It needs the browser and ``chromedriver`` on the path and skips with a sentence elsewhere;
-``TECO_REQUIRE=browser`` turns the skip into a failure, and ``.ci/run`` sets it in CI.
-"""
+"""The report in a real browser; see tests/support/browser.py for what that needs."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,34 +12,18 @@ import bench_record
 import cv2
 import numpy as np
 import pytest
+from accessibility import collisions, findings, looks, show_as
+from browser import chromium
 from javascript import real_libraries
 
 from teco.benchmark.record.record import Record
-from teco.benchmark.report.columns import entries, shown_columns
+from teco.benchmark.report.answer import answer, mark, verdict
+from teco.benchmark.report.columns import entries, measured
 from teco.benchmark.report.html.page import write_html
 from teco.core.files import as_json
 from teco_calibration.records import to_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.fetched]
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-def browser_path() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-def why_no_browser() -> str | None:
-    """The sentence that says what is missing."""
-    if browser_path() is None or shutil.which("chromedriver") is None:
-        return "no chromium with its chromedriver: apt-get install chromium chromium-driver"
-    if importlib.util.find_spec("selenium") is None:
-        return "selenium is not installed: pip install 'teco[dev]'"
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -62,41 +39,33 @@ def report(record, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Any]:
-    if reason := why_no_browser():
-        (pytest.fail if os.environ.get("TECO_REQUIRE") == "browser" else pytest.skip)(reason)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = str(browser_path())
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
-    yield driver
-    driver.quit()
+def browser() -> Iterator[Any]:
+    with chromium() as window:
+        yield window
 
 
 @pytest.fixture
 def show(browser, report) -> Callable[..., Any]:
-    """Open the report at a width, in light or dark."""
+    """Open the report at a width, in light or dark, with or without what it folds."""
 
-    def open_at(width: int = 1280, scheme: str = "light") -> Any:
-        browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia",
-            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-        )
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
+    def open_at(width: int = 1280, scheme: str = "light", *, unfolded: bool = True) -> Any:
+        show_as(browser, width, scheme)
         browser.get(report.as_uri())
         settled(browser)
+        if unfolded:
+            unfold(browser)
         return browser
 
     return open_at
+
+
+def unfold(browser: Any) -> None:
+    """Open everything, and wait until its charts are drawn."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    drawn = "return [...document.querySelectorAll('.plot')].every(p => p.querySelector('svg'))"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(drawn))
 
 
 def settled(browser: Any) -> None:
@@ -148,7 +117,7 @@ def test_the_table_says_the_record(show, record, tmp_path) -> None:
     lines = entries(record)
     assert [row for row, _ in found] == [e.key for e in lines]
     for (_, cells), e in zip(found, lines, strict=True):
-        for c in shown_columns(lines):
+        for c in measured(lines):
             value, text = cells[c.key]
             assert text == c.text(e), (e.key, c.key)
             assert (float(value) if value else None) == c.value(e)
@@ -181,24 +150,24 @@ def test_the_charts_are_drawn(show, record) -> None:
         return len(browser.find_elements("css selector", f"#{chart} svg {what}"))
 
     rows = len(record.rows)
-    assert marks("pareto", "g[aria-label=dot] path") == rows
-    assert marks("roofline", "g[aria-label=dot] path") == rows
-    assert marks("spread", "g[aria-label=tick] line") == sum(
+    assert marks("pareto", "g[data-mark=dot] path") == rows
+    assert marks("roofline", "g[data-mark=dot] path") == rows
+    assert marks("spread", "g[data-mark=tick] line") == sum(
         len(row.latency.host.all) for row in record.rows
     )
-    assert marks("frames", "g[aria-label=line] path") == rows + 2
-    assert marks("cold", "g[aria-label=line] path") == rows
+    assert marks("frames", "g[data-mark=line] path") == rows + 2
+    assert marks("cold", "g[data-mark=line] path") == rows
     # Another metric is another picture, and a curve can be hidden.
     before = browser.find_element("id", "pareto").get_attribute("innerHTML")
-    browser.find_element("css selector", "#pareto-metric option[value=lpips]").click()
+    browser.find_element("css selector", "#pareto-metric option[value=psnr]").click()
     assert browser.find_element("id", "pareto").get_attribute("innerHTML") != before
     before = browser.find_element("id", "cold").get_attribute("innerHTML")
-    browser.find_element("css selector", "#cold-metric option[value=lpips]").click()
+    browser.find_element("css selector", "#cold-metric option[value=psnr]").click()
     assert browser.find_element("id", "cold").get_attribute("innerHTML") != before
     browser.find_element("css selector", "#frames-legend input").click()
-    assert marks("frames", "g[aria-label=line] path") == rows + 1
+    assert marks("frames", "g[data-mark=line] path") == rows + 1
     browser.find_element("css selector", "#frames-legend button:last-of-type").click()
-    assert marks("frames", "g[aria-label=line] path") == 0
+    assert marks("frames", "g[data-mark=line] path") == 0
 
 
 def test_the_sliders_change_the_picture(show) -> None:
@@ -256,6 +225,40 @@ def test_the_keyboard_does_all_of_it(show) -> None:
         "canvas#view, .scroll')].every(e => e.tabIndex >= 0)"
     )
     assert reached
+
+
+def test_the_first_screen_is_the_answer(show, record) -> None:
+    """At 1280x800: the sentence, its table, a chart, one line of warning; the rest is folded."""
+    browser = show(unfolded=False)
+    found = answer(record)
+    first = browser.execute_script(
+        "return ['.answer', '.doubts', '#answer', '#pareto svg[role=img]'].map(s => { "
+        "const e = document.querySelector(s); "
+        "return [e.textContent, e.getBoundingClientRect().bottom, e.clientHeight]; })"
+    )
+    assert first[0][0] == found.headline
+    assert first[1][0].startswith(found.doubts)
+    assert first[1][2] < 40, "one line"
+    assert all(bottom <= 800 for _, bottom, _ in first)
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#answer tbody tr')].map(tr => "
+        "[tr.dataset.row, tr.lastChild.textContent])"
+    )
+    assert [key for key, _ in rows] == [e.key for e in found.lines]
+    for (_, told), e in zip(rows, found.lines, strict=True):
+        assert told == verdict(e, found.lines) + mark(e)
+    open_ones = browser.execute_script("return document.querySelectorAll('details[open]').length")
+    assert open_ones == 0
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_axe_finds_nothing_and_no_label_covers_another(browser, report, unfolded) -> None:
+    for look in looks(browser, report.as_uri()):
+        settled(browser)
+        if unfolded:
+            unfold(browser)
+        assert collisions(browser) == [], look
+        assert findings(browser) == [], look
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -292,6 +292,7 @@ def test_compare_finds_what_changed_and_what_did_not(tmp_path: Path, teco) -> No
     done = teco("compare", *paths, "--json", tmp_path / "c.json")
     done.says()
     text = done.stdout.decode()
+    assert text.startswith("Of 2 candidates after: 1 slower, 1 as fast; most: live on onnxruntime ")
     assert "1.200" in text
     assert "slower" in text
     assert max(len(line) for line in text.splitlines()) <= 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import html.parser
 import io
 import json
@@ -22,25 +23,37 @@ from hypothesis import strategies as st
 from javascript import STAND_INS, real_libraries
 
 from teco.benchmark.quality.measure import Gallery
+from teco.benchmark.record import store
+from teco.benchmark.record.catalogue import FOLDER
 from teco.benchmark.record.gate import GateResult
 from teco.benchmark.record.record import Record
+from teco.benchmark.report.answer import (
+    GROUPS,
+    answer,
+    confidence_of,
+    grouped_warnings,
+    mark,
+    verdict,
+    with_interval,
+)
 from teco.benchmark.report.columns import (
     COLUMNS,
     TableRow,
     column,
     entries,
+    measured,
     number,
     pareto_front,
-    shown_columns,
 )
 from teco.benchmark.report.html import libraries
 from teco.benchmark.report.html import page as html_page
 from teco.benchmark.report.html.frames import encode
 from teco.benchmark.report.markdown import markdown
-from teco.benchmark.report.terminal import Lines, LiveTable, bench_progress, record_tables
+from teco.benchmark.report.terminal import Lines, LiveTable, answer_text, bench_progress
 from teco.core.errors import TecoError
 from teco.core.files import as_json
 from teco.core.names import common_prefix
+from teco.measurement.records import Ratio, TimingWarning
 from teco.page.viewer import Crop
 from teco_calibration.records import to_data
 from teco_calibration.temporal_gate.verdict import Bounds, Numbers, Verdict
@@ -74,8 +87,8 @@ def test_columns_read_the_record(record) -> None:
     assert column("in_time").value(lines[2]) == pytest.approx(100 * 11 / 12)
     assert [e.key for e in lines[-2:]] == ["bicubic", "bilinear"]
     assert column("p50").value(lines[-1]) is None
-    assert {e.ratio for e in lines if e.row} >= {1.0}, "the fastest is once itself"
-    shown = {c.key for c in shown_columns(lines)}
+    assert [column("ratio").value(e) for e in lines if e.is_fastest] == [1.0]
+    shown = {c.key for c in measured(lines)}
     assert {"device", "gpu_memory", "flicker"} & shown == set()
     assert len({c.key for c in COLUMNS}) == len(COLUMNS)
 
@@ -121,11 +134,129 @@ def test_common_prefix() -> None:
     assert common_prefix(["teco-x4-b3"]) == ""
 
 
+# --- the answer --------------------------------------------------------------------------------
+
+FAST, SLOW = "<b>live</b> on openvino-bf16", "teco-x4-b3-c64-bp-lk on onnxruntime"
+
+
+def with_verdicts(record: Record, **verdicts: str) -> Record:
+    """The record with other verdicts on its rows: nth row of the ratios -> verdict."""
+    changed = [
+        replace(r, verdict=verdicts.get(f"row{n}", r.verdict)) for n, r in enumerate(record.ratios)
+    ]
+    return replace(record, ratios=tuple(changed))
+
+
+def test_the_answer_is_the_fastest_and_by_how_much(record) -> None:
+    found = answer(record)
+    e = found.lines[0]
+    assert e.key == FAST
+    assert e.is_fastest
+    assert [x.host.p50 for x in found.lines if x.host] == sorted(
+        x.host.p50 for x in found.lines if x.host
+    )
+    assert [x.key for x in found.lines[-2:]] == ["bicubic", "bilinear"]
+    assert found.headline.startswith(f"Fastest: {FAST}, {column('p50').text(e)} ms, ")
+    # Against the next, which is ONNX Runtime on the same model: said once.
+    (ratio,) = [r for r in record.ratios if r.row == "<b>live</b> on onnxruntime"]
+    assert found.headline.count("times faster than") == 1
+    assert f"{with_interval(ratio)} times faster than onnxruntime" in found.headline
+    assert found.rest.startswith("Its frames differ from float32 by up to 21 of 255; in float32 ")
+    lpips = {x.key: column("lpips").value(x) for x in found.lines if x.row}
+    assert f"Best LPIPS: {min(lpips, key=lpips.__getitem__)}, {min(lpips.values()):.4f} (bic" in (
+        found.rest
+    )
+    assert [c.key for c in found.columns] == ["p50", "fps", "lpips", "peak"]
+    for text in (answer_text(record), markdown(record).replace("*", "")):
+        assert " ".join(text.split()).startswith(found.sentence)
+
+
+def test_the_answer_says_what_is_not_proven(record) -> None:
+    lines = entries(with_verdicts(record, row0="undecided", row1="equal"))
+    told = answer(with_verdicts(record, row0="undecided", row1="equal"))
+    rows = [r.row for r in record.ratios]
+    assert told.headline.startswith("Fastest, not proven: ")
+    verdicts = {e.key: verdict(e, lines) for e in lines}
+    assert verdicts[FAST] == "fastest, not proven"
+    assert verdicts[rows[0]].startswith("undecided, ")
+    assert verdicts[rows[1]] == "as fast"
+    assert verdicts[rows[2]].endswith("times slower")
+    assert verdicts["bicubic"] == "-"
+    assert "may be as fast" in told.headline
+    assert answer(with_verdicts(record, row1="equal")).headline.endswith("is as fast.")
+    assert verdict(entries(record)[-3], entries(record)) == "fastest"
+
+
+def test_one_row_is_compared_with_nothing(record) -> None:
+    alone = answer(replace(record, rows=record.rows[:1], ratios=()))
+    assert alone.headline.startswith(f"{SLOW}: ")
+    assert "a step" in alone.headline
+    assert [verdict(e, alone.lines) for e in alone.lines] == ["-", "-", "-"]
+
+
+def test_rows_that_are_not_float32_are_marked(record) -> None:
+    lines = {e.key: e for e in entries(record)}
+    assert mark(lines[SLOW]) == "", "one step is rounding"
+    assert "21 of 255" in mark(lines[FAST])
+    row = replace(record.row(FAST), distance=None)
+    unknown = replace(record, rows=(*record.rows[:-1], row))
+    assert mark(entries(unknown)[-3]) == "bf16, not compared with float32"
+    assert "--clip" in answer(unknown).rest
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "expected"),
+    [
+        (2.0, 1.95, 2.1, "2.00 ± 0.10"), (1.5348, 1.3314, 1.6191, "1.53 ± 0.20"),
+        (13.3, 12.6, 14.0, "13.3 ± 0.7"),
+        (1.5, 0.414, 3.21, "1.5 (0.41 to 3.3)"), (78.4, 18.7, 174.2, "78 (18 to 175)"),
+        (60.0, 50.0, 70.0, "60 ± 10"), (3.52, 3.52, 3.52, "3.5"),
+    ],
+)  # fmt: skip
+def test_what_is_told_is_no_narrower_than_the_interval(ratio, low, high, expected) -> None:
+    found = Ratio(row="a", against="b", ratio=ratio, low=low, high=high, verdict="slower", why="")
+    assert with_interval(found) == expected
+    if "±" in expected:
+        middle, half = map(float, expected.split(" ± "))
+        assert middle - half - 1e-9 <= low < high <= middle + half + 1e-9
+
+
+def test_warnings_are_grouped_and_make_the_confidence(record) -> None:
+    def warned(*codes: str) -> Record:
+        texts = tuple(TimingWarning(code=c, row="", text=f"{c} {n}") for n, c in enumerate(codes))
+        return replace(record, warnings=texts, unavailable=(), static=())
+
+    levels = {
+        ("busy", "few"): "low", ("throttled",): "low", ("drift", "drift"): "fair",
+        ("a-later-word",): "fair", ("few",): "high", (): "high",
+    }  # fmt: skip
+    for codes, level in levels.items():
+        assert confidence_of(warned(*codes)) == level, codes
+    assert confidence_of(replace(warned(), complete=False, stopped="x")) == "low"
+    mixed = warned("drift", "a-later-word", "busy", "drift")
+    assert list(grouped_warnings(mixed)) == [GROUPS["busy"], GROUPS["drift"], "a-later-word"]
+    doubts = answer(mixed).doubts
+    assert doubts.startswith("Confidence low: 4 warnings (")
+    assert f"{GROUPS['drift']} 2" in doubts
+    text = answer_text(mixed)
+    assert "drift 3" not in text, "folded"
+    assert "drift 3" in answer_text(mixed, details=True)
+    assert answer(warned()).doubts == "Confidence high: no warnings"
+
+
 # --- text --------------------------------------------------------------------------------------
 
 
-def test_the_table_fits_and_says_the_record(record) -> None:
-    text = record_tables(record)
+def test_the_answer_fits(record) -> None:
+    text = answer_text(record)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+    assert "jitter" not in text
+    assert "built for sm_89" in text, "what was named and did not run is no detail"
+
+
+def test_the_details_fit_and_say_the_record(record) -> None:
+    text = answer_text(record, details=True)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
     for e in entries(record):
@@ -136,17 +267,25 @@ def test_the_table_fits_and_says_the_record(record) -> None:
 
 def test_markdown_says_the_record(record) -> None:
     text = markdown(record)
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    found = answer(record)
+    assert text.startswith(f"**{found.headline}** {found.rest}\n\n| model | runtime | p50 ms |")
+    first, rest = text.split("<summary>Every figure</summary>")
+    rows = [line for line in first.splitlines() if line.startswith("| `")]
+    for line, e in zip(rows, found.lines, strict=True):
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        assert cells[2:-1] == [c.text(e) for c in found.columns]
+        assert cells[-1] == "; ".join(filter(None, (verdict(e, found.lines), mark(e))))
+    rows = [line for line in rest.splitlines() if line.startswith("| `")]
     speed = rows[: len(record.rows)]
     for line, e in zip(speed, [e for e in entries(record) if e.row], strict=True):
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
         assert cells[1] == e.runtime
         assert cells[2] == column("p50").text(e)
     assert sum("**" in line for line in rows) >= 2
-    assert "Not run: tensorrt: no NVIDIA GPU was found." in text
+    assert "- not run: tensorrt: no NVIDIA GPU was found\n" in text
     assert "112x96, 12 frames, degraded (BD)" in text
     stopped = replace(record, complete=False, stopped="interrupted at: timing steps")
-    assert "Incomplete: interrupted at: timing steps." in markdown(stopped)
+    assert markdown(stopped).startswith("**Incomplete, interrupted at: timing steps. Fastest")
 
 
 def test_speed_that_was_measured_once_is_said_to_be(record) -> None:
@@ -159,11 +298,12 @@ def test_speed_that_was_measured_once_is_said_to_be(record) -> None:
     shared = replace(record, rows=(slow, duplicate, *others))
     sentence = f"measured once: twin as {slow.artifact.name}."
     assert sentence in markdown(shared)
-    assert sentence in " ".join(record_tables(shared).split())
+    assert sentence in " ".join(answer_text(shared, details=True).split())
     assert "speed shared" in html_page.page(shared, None, {}, STAND_INS)
     assert "measured once: " not in markdown(record)
     lines = entries(shared)
     assert lines[1].ratio == lines[0].ratio
+    assert verdict(lines[1], lines) == verdict(lines[0], lines)
 
 
 def test_records_without_quality_or_rows(record) -> None:
@@ -171,12 +311,40 @@ def test_records_without_quality_or_rows(record) -> None:
         record, clip=None, interpolations=(),
         rows=tuple(replace(r, quality=None, distance=None, roofline=None) for r in record.rows),
     )  # fmt: skip
-    for text in (record_tables(bare), markdown(bare), html_page.page(bare, None, {}, STAND_INS)):
+    for text in (answer_text(bare), markdown(bare), html_page.page(bare, None, {}, STAND_INS)):
         assert "PSNR" not in text.partition("<script>")[0]
         assert "p50" in text
     empty = replace(bare, rows=(), ratios=(), noise=(), complete=False, stopped="interrupted")
-    assert "Incomplete" in markdown(empty)
-    assert "The bench is incomplete" in html_page.page(empty, None, {}, STAND_INS)
+    assert markdown(empty).startswith("**Incomplete, interrupted. Nothing was timed.**")
+    assert "Nothing was timed" in html_page.page(empty, None, {}, STAND_INS)
+    assert answer_text(empty).startswith("Not run: engine.onnx: ")
+
+
+def test_a_record_is_shown_again(record, teco, tmp_path) -> None:
+    path, page, table = tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.md"
+    store.write(path, record)
+    done = teco("bench", "--from", path, "--markdown", table)
+    done.says()
+    assert done.stdout.decode() == answer_text(record)
+    assert table.read_text() == markdown(record)
+    done = teco("bench", "--from", path, "--details")
+    assert done.stdout.decode() == answer_text(record, details=True)
+    for options in (("live",), ("--budget", 20), ("--json", tmp_path / "x.json")):
+        teco("bench", "--from", path, *options).refuses(2, "--from shows a record")
+    teco("bench", "--from", page).refuses(2, "cannot be read as a record")
+
+
+def test_records_of_before_are_answered_too() -> None:
+    """Of schema 2, as the catalogue has them."""
+    (path, *_) = sorted(FOLDER.glob("*.json"))
+    assert json.loads(path.read_text())["schema"] == 2
+    old = store.read(path)
+    found = answer(old)
+    assert found.headline.startswith("Fastest: live on openvino-bf16, 13.5 ms, 2.67 ± 0.11 times")
+    assert found.confidence == "fair"
+    assert max(map(len, answer_text(old).splitlines())) <= 100
+    assert "47 of 255" in markdown(old)
+    assert html.escape(found.headline) in html_page.page(old, None, {}, STAND_INS)
 
 
 # --- while it runs -----------------------------------------------------------------------------
@@ -302,7 +470,7 @@ def test_the_page_holds_the_record_and_its_figures(record, text) -> None:
     page = Page(text)
     assert json.loads(page.data["record"]) == json.loads(as_json(to_data(record)))
     for e in entries(record):
-        for c in shown_columns(entries(record)):
+        for c in measured(entries(record)):
             value, shown = page.cells[e.key, c.key]
             assert shown == c.text(e)
             expected = c.value(e)

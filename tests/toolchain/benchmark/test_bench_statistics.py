@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from time import process_time, sleep
 
 import numpy as np
@@ -19,7 +20,7 @@ from teco.measurement.interleaving import (
     plan_repetitions,
     warm_up,
 )
-from teco.measurement.records import WarmUp
+from teco.measurement.records import Samples, WarmUp
 from teco.measurement.statistics import (
     noise_floor,
     percentile,
@@ -90,13 +91,33 @@ def test_verdicts_on_made_samples(shared: float, own: float) -> None:
     assert found >= 18 or own == 0.1, "a tenth is one noise of a step here: undecided is honest"
 
 
-def test_few_rounds_give_no_verdict() -> None:
-    slow, fast = samples_of([[2.0]] * 4), samples_of([[1.0]] * 4)
-    found = ratio_within("slow", "fast", slow, fast, 0.0)
-    assert found.ratio == pytest.approx(2)
-    assert found.verdict == "undecided"
-    assert "too few" in found.why
-    assert ratio_within("slow", "fast", samples_of([[2.0]]), fast, 0.0).verdict == "undecided"
+def test_few_rounds_are_judged_by_students_interval() -> None:
+    """It is wide, and what it proves all the same is called so: 13 times of three rounds."""
+    fast = samples_of([[1.0]] * 3)
+    for compare in (ratio_within, ratio_across):
+        found = compare("slow", "fast", samples_of([[12.6], [13.3], [14.0]]), fast, 0.0)
+        logs = np.log([12.6, 13.3, 14.0])
+        half = 9.925 * logs.std(ddof=1) / np.sqrt(3)
+        assert np.log([found.low, found.high]) == pytest.approx(
+            [logs.mean() - half, logs.mean() + half], abs=1e-3
+        )
+        assert found.verdict == "slower"
+        two = compare("slow", "fast", samples_of([[1.0], [1.2]]), samples_of([[1.0]] * 2), 0.0)
+        assert two.verdict == "undecided", "a tenth, of two rounds that differ by a fifth"
+        one = compare("slow", "fast", samples_of([[2.0]]), fast, 0.0)
+        assert (one.verdict, one.low, one.high) == ("undecided", 2.0, 2.0)
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4])
+def test_few_rounds_seldom_call_the_same_different(rounds: int) -> None:
+    """At 99% four of 400 are expected."""
+    rng = np.random.default_rng(5)
+
+    def noisy() -> Samples:
+        return samples_of([[float(np.exp(0.1 * rng.standard_normal()))] for _ in range(rounds)])
+
+    verdicts = [ratio_within("a", "b", noisy(), noisy(), 0.0).verdict for _ in range(400)]
+    assert sum(v in ("faster", "slower") for v in verdicts) <= 10
 
 
 def test_words_of_verdicts() -> None:
@@ -176,16 +197,21 @@ def test_rounds_are_whole_and_their_order_changes() -> None:
     log: list[str] = []
     candidates = [TimedCandidate(n, Noted(n, log)) for n in "abc"]
     told: list[tuple[int, int | None]] = []
-    interleave(candidates, plan_repetitions(3, 8), progress=lambda d, t: told.append((d, t)))
-    assert [len(b.host) for b in candidates[0].blocks] == [3, 3, 2]
-    rounds = ["".join(log[:9]), "".join(log[9:18]), "".join(log[18:])]
+    interleave(candidates, plan_repetitions(3, 17), progress=lambda d, t: told.append((d, t)))
+    sizes = [3, 3, 3, 3, 3, 2]
+    assert [len(b.host) for b in candidates[0].blocks] == sizes
+    steps = iter(log)
     orders = set()
-    for text, size in zip(rounds, (3, 3, 2), strict=True):
-        blocks = [text[i : i + size] for i in range(0, len(text), size)]
+    for size in sizes:
+        blocks = ["".join(islice(steps, size)) for _ in range(3)]
         assert sorted(blocks) == [c * size for c in "abc"], "each once, in a row"
         orders.add("".join(b[0] for b in blocks))
     assert len(orders) > 1
-    assert told[-1] == (24, 24)
+    assert told[-1] == (51, 51)
+    # Few repetitions make short blocks: five rounds where there can be.
+    assert [plan_repetitions(1, n).sizes for n in (3, 8, 11)] == [
+        ((1, 1, 1),), ((1,) * 8,), ((2, 2, 2, 2, 2, 1),)
+    ]  # fmt: skip
 
 
 def test_what_the_last_candidate_left_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

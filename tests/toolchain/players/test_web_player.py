@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from accessibility import findings, looks
 from browser import chromium, resize
 from web_page import enlarge, open_page, serve, settle, site_folder, wait_for
 
@@ -136,6 +137,25 @@ def test_every_node_runs_on_webgpu(server, folder, name) -> None:
     placed = [line for line in lines if "placed on" in line]
     assert len(placed) == 1, lines
     assert "All nodes placed on [WebGpuExecutionProvider]" in placed[0]
+
+
+def test_axe_finds_nothing(server, make_clip, tmp_path, texture) -> None:
+    """On the empty page, while a clip is shown, and where a file could not be played."""
+    clip = make_clip(
+        tmp_path / "clip.webm", pixels=texture(12, 160, 96), codec="libvpx-vp9", crf="10"
+    )
+    broken = tmp_path / "broken.webm"
+    broken.write_bytes(b"no video")
+    with chromium() as page:
+        for look in looks(page, server.url):
+            wait_for(page, "return teco.ready")
+            assert findings(page) == [], look
+            page.find_element("id", "file").send_keys(str(clip))
+            wait_for(page, "return teco.stats.shown > 2")
+            assert findings(page) == [], look
+            page.find_element("id", "file").send_keys(str(broken))
+            wait_for(page, "return document.getElementById('alert').textContent")
+            assert findings(page) == [], look
 
 
 def test_the_video_itself_plays(page, server, make_clip, tmp_path, texture) -> None:

@@ -12,6 +12,7 @@ import browser
 import cv2
 import numpy as np
 import pytest
+from accessibility import findings, looks
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -116,6 +117,13 @@ def test_nothing_is_asked_of_the_network_and_nothing_fails(chromium, page) -> No
         "return performance.getEntriesByType('resource').map(e => e.name)"
     )
     assert [name for name in asked if not name.startswith("data:")] == []
+
+
+@pytest.mark.fetched
+def test_axe_finds_nothing(chromium, page) -> None:
+    for look in looks(chromium, page.as_uri()):
+        WebDriverWait(chromium, 20).until(lambda w: canvas(w)[-2, -2].any())
+        assert findings(chromium) == [], look
 
 
 @pytest.mark.parametrize("width", [1280, 400])

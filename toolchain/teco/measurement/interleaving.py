@@ -183,10 +183,14 @@ class RoundPlan:
 
 
 def plan_repetitions(candidates: int, repetitions: int) -> RoundPlan:
-    """``repetitions`` samples of each, in blocks of three; the last block holds the rest."""
+    """``repetitions`` samples of each, in blocks of three; the last block holds the rest.
+
+    Where that makes fewer rounds than an interval wants, blocks are shorter: rounds are worth more.
+    """
+    block = min(USUAL_BLOCK, max(1, repetitions // FEWEST))
     sizes: list[int] = []
     while sum(sizes) < repetitions:
-        sizes.append(min(USUAL_BLOCK, repetitions - sum(sizes)))
+        sizes.append(min(block, repetitions - sum(sizes)))
     return RoundPlan((tuple(sizes),) * candidates)
 
 

@@ -108,7 +108,7 @@ class Ratio:
     Attributes:
         row, against: keys.
         ratio: 1.1 takes a tenth longer; see :mod:`teco.measurement.statistics`.
-        low, high: 99% confidence interval.
+        low, high: 99% confidence interval; the ratio itself where a single block gave none.
         verdict: of row.
         why: the verdict in a sentence.
     """
@@ -120,6 +120,11 @@ class Ratio:
     high: float
     verdict: Verdict
     why: str
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were blocks enough for one."""
+        return self.low < self.high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ A median forgives a spike within a block; trimming forgives a round that somethi
 A percentile interval of n resampled units is too narrow for small n, by the narrowness of the
 bootstrap's variance and by taking a normal for a t distribution. Hesterberg's expanded percentile
 interval (What Teachers Should Know About the Bootstrap, 2014, section 4.3) takes both up, and is
-used here. The confidence of ratios is 99%, since a record holds dozens of them.
+used here. Fewer than five rounds are too few to resample; there, Student's t gives the interval of
+the mean of the logarithms, wide as few rounds make it, and a difference that it proves all the same
+is called so. The confidence of ratios is 99%, since a record holds dozens of them.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ EQUAL = 0.05
 """Relative difference that nobody would notice: an interval within it means "equal"."""
 
 FEWEST = 5
-"""Rounds below which no verdict is given: four have only 35 different resamples, the most extreme
-of which repeats the most extreme round."""
+"""Rounds below which the interval is Student's: four have only 35 different resamples, the most
+extreme of which repeats the most extreme round."""
 
 RESAMPLES = 4000
 TRIM = 0.2
@@ -133,11 +135,13 @@ def ratio_within(row: str, against: str, a: Samples, b: Samples, noise: float) -
     rounds = min(len(a.blocks), len(b.blocks))
     logs = _logs(a.blocks[:rounds]) - _logs(b.blocks[:rounds])
     found = float(np.exp(_trimmed(logs[None])[0]))
-    if rounds < 2:
-        return _judge(row, against, found, None, SMALLEST, rounds)
-    means = _trimmed(logs[_draws(rounds, RESAMPLES)])
-    interval = _expanded(means, rounds, CONFIDENCE)
-    return _judge(row, against, found, interval, max(SMALLEST, noise), rounds)
+    interval = None
+    if rounds >= FEWEST:
+        means = _trimmed(logs[_draws(rounds, RESAMPLES)])
+        interval = _expanded(means, rounds, CONFIDENCE)
+    elif rounds > 1:
+        interval = _of_few(float(logs.mean()), _error(logs), rounds)
+    return _judge(row, against, found, interval, max(SMALLEST, noise))
 
 
 def ratio_across(row: str, against: str, a: Samples, b: Samples, noise: float) -> Ratio:
@@ -145,13 +149,17 @@ def ratio_across(row: str, against: str, a: Samples, b: Samples, noise: float) -
     logs_a, logs_b = _logs(a.blocks), _logs(b.blocks)
     found = float(np.exp(_trimmed(logs_a[None])[0] - _trimmed(logs_b[None])[0]))
     fewest = min(len(logs_a), len(logs_b))
-    if fewest < 2:
-        return _judge(row, against, found, None, SMALLEST_ACROSS, fewest)
-    means = _trimmed(logs_a[_draws(len(logs_a), RESAMPLES)]) - _trimmed(
-        logs_b[_draws(len(logs_b), RESAMPLES, seed=1)]
-    )
-    interval = _expanded(means, fewest, CONFIDENCE)
-    return _judge(row, against, found, interval, max(SMALLEST_ACROSS, noise), fewest)
+    interval = None
+    if fewest >= FEWEST:
+        means = _trimmed(logs_a[_draws(len(logs_a), RESAMPLES)]) - _trimmed(
+            logs_b[_draws(len(logs_b), RESAMPLES, seed=1)]
+        )
+        interval = _expanded(means, fewest, CONFIDENCE)
+    elif fewest > 1:
+        # As many degrees of freedom as the smaller has: Welch's are never fewer.
+        error = math.hypot(_error(logs_a), _error(logs_b))
+        interval = _of_few(math.log(found), error, fewest)
+    return _judge(row, against, found, interval, max(SMALLEST_ACROSS, noise))
 
 
 def noise_floor(row: str, first: Samples, second: Samples) -> NoiseFloor:
@@ -167,16 +175,12 @@ def _judge(
     ratio: float,
     interval: tuple[float, float] | None,
     smallest: float,
-    rounds: int,
 ) -> Ratio:
-    """The verdict on a ratio, from the interval of its logarithm."""
-    if interval is None:
-        low = high = ratio
-    else:
-        low, high = (float(np.exp(x)) for x in interval)
+    """The verdict on a ratio, from its logarithm's interval; a single round has none."""
+    low, high = (ratio, ratio) if interval is None else (float(np.exp(x)) for x in interval)
     verdict: Verdict = "undecided"
-    if rounds < FEWEST:
-        why = f"{rounds} blocks of each are too few to judge, {FEWEST} or more are needed"
+    if interval is None:
+        why = "one block of each is too few to judge"
     elif low > 1 + smallest:
         verdict, why = "slower", f"takes {low - 1:.1%} to {high - 1:.1%} longer"
         if low > 2:
@@ -210,6 +214,17 @@ def _trimmed(values: _Array) -> _Array:
     cut = int(TRIM * values.shape[-1])
     ordered = np.sort(values, axis=-1)
     return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+
+
+def _error(logs: _Array) -> float:
+    """Standard error of the mean of two or more blocks."""
+    return float(logs.std(ddof=1)) / math.sqrt(len(logs))
+
+
+def _of_few(centre: float, error: float, units: int) -> tuple[float, float]:
+    """Student's interval of a mean of so many units."""
+    half = _student((1 + CONFIDENCE) / 2, units - 1) * error
+    return centre - half, centre + half
 
 
 def _expanded(values: _Array, units: int, confidence: float) -> tuple[float, float]:

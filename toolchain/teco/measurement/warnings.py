@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from teco.measurement.records import Latency, NoiseFloor, Ratio, TimingWarning
+from teco.measurement.records import Latency, NoiseFloor, TimingWarning
 
 BUSY_LOAD = 0.5
 """Load average per processor before measuring, above which other programs are at work."""
@@ -62,19 +62,16 @@ def machine_warnings(
     return tuple(TimingWarning(code=code, row="", text=text) for code, text in found)
 
 
-def comparison_warnings(
-    noise: Sequence[NoiseFloor], ratios: Sequence[Ratio]
-) -> tuple[TimingWarning, ...]:
+def noise_warnings(noise: Sequence[NoiseFloor]) -> tuple[TimingWarning, ...]:
     """What concerns comparisons of candidates."""
-    wide = [
-        (one.row, f"{one.row} differed from itself by {one.share:.1%}: smaller differences between "
-         "candidates are ignored in this run")
+    return tuple(
+        TimingWarning(
+            code="wide", row=one.row,
+            text=f"{one.row} differed from itself by {one.share:.1%}: smaller differences between "
+            "candidates are ignored in this run",
+        )
         for one in noise if one.share > WIDE
-    ]  # fmt: skip
-    wide += [
-        (r.row, f"{r.row} against {r.against}: {r.why}") for r in ratios if r.verdict == "undecided"
-    ]
-    return tuple(TimingWarning(code="wide", row=row, text=text) for row, text in wide)
+    )  # fmt: skip
 
 
 def latency_warnings(

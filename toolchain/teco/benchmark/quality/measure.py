@@ -42,9 +42,6 @@ from teco_calibration.temporal_gate.recurrence import SHORTEST, measure_recurren
 PartProgress = Callable[[str, int, "int | None"], None]
 """Told what is being done, and (done, total or None) of it."""
 
-SAME_STEPS = 1
-"""8-bit steps that the frames of a candidate may be from the reference's to share its figures."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class QualityOptions:
@@ -241,7 +238,7 @@ class _Measuring:
                     distances.add(pixels, reference.output(n))
                     self.progress(f"distance of {name}", n + 1, reference.stored)
                 distance = distance_of(distances, reference.runtime, self.clip.size)
-                if distance is not None and distance.max_steps <= SAME_STEPS:
+                if distance is not None and distance.is_rounding:
                     return MeasuredQuality(
                         index=index, quality=reference.quality,
                         distance=replace(distance, psnr_drop=0.0),

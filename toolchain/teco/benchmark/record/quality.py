@@ -121,6 +121,10 @@ class Quality:
     notes: tuple[str, ...] = ()
 
 
+SAME_STEPS = 1
+"""8-bit steps that frames may be from the float32 reference's to count as the same: rounding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistanceRecord:
     """From the float32 step of the same weights, over recurrent frames, each fed its own past.
@@ -147,3 +151,8 @@ class DistanceRecord:
     min_psnr: float | None
     psnr_drop: float | None = None
     drift: Trend | None = None
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the frames are the reference's but for rounding."""
+        return self.max_steps <= SAME_STEPS

@@ -12,7 +12,7 @@ from typing import Literal
 
 from teco.benchmark.record.quality import Quality
 from teco.benchmark.record.record import EndToEnd, Memory, Playback, Record, Row
-from teco.measurement.records import Latency, Summary
+from teco.measurement.records import Latency, Ratio, Summary
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
 
 MIB = 2**20
@@ -28,7 +28,8 @@ class TableRow:
         runtime: name, "" for an interpolation.
         row: None for an interpolation.
         quality: None where there is no clip.
-        ratio: median over that of the fastest row; None where nothing was compared.
+        ratio: against the fastest row; None for that row and where nothing was compared.
+        is_fastest: whether the others are compared with it.
     """
 
     key: str
@@ -36,7 +37,8 @@ class TableRow:
     runtime: str
     row: Row | None
     quality: Quality | None
-    ratio: float | None = None
+    ratio: Ratio | None = None
+    is_fastest: bool = False
 
     @property
     def latency(self) -> Latency | None:
@@ -61,11 +63,13 @@ class TableRow:
 
 def entries(record: Record) -> list[TableRow]:
     """All lines of a record's tables, in its order, interpolations last."""
-    ratios = {r.against: 1.0 for r in record.ratios} | {r.row: r.ratio for r in record.ratios}
+    ratios = {r.row: r for r in record.ratios}
+    fastest = {r.against for r in record.ratios}
     lines = [
         TableRow(
             key=row.key, model=row.artifact.name, runtime=row.runtime, row=row,
             quality=row.quality, ratio=ratios.get(row.measured_as or row.key),
+            is_fastest=(row.measured_as or row.key) in fastest,
         )
         for row in record.rows
     ]  # fmt: skip
@@ -144,6 +148,10 @@ def _mean(metric: Metric) -> Callable[[TableRow], Value]:
 def _device(e: TableRow) -> Value:
     latency = e.latency
     return None if latency is None or latency.device is None else latency.device.summary.p50
+
+
+def _ratio(e: TableRow) -> Value:
+    return 1.0 if e.is_fastest else e.ratio and e.ratio.ratio
 
 
 def _in_time(e: TableRow) -> Value:
@@ -235,12 +243,12 @@ COLUMNS: tuple[Column, ...] = (
     _column("p99", _T, "p99 ms", 1, "low", _of("p99"), "99 of 100 steps took no longer"),
     _column("jitter", _T, "jitter ms", 1, "low", _of("jitter"),
             "mean difference of a step from the one measured before"),
-    _column("fps", _T, "fps", 2, "high", _of("fps"), "throughput, steps a second: 1000 / p50"),
+    _column("fps", _T, "fps", 1, "high", _of("fps"), "throughput, steps a second: 1000 / p50"),
     _column("device", _T, "GPU ms", 2, "low", _device,
             "median device time of the network, by GPU events"),
-    _column("ratio", _T, "x fastest", 2, "low", lambda e: e.ratio,
-            "median over that of the fastest row, by blocks measured in turns"),
-    _column("end_to_end", _E, "end to end fps", 2, "high",
+    _column("ratio", _T, "x fastest", 2, "low", _ratio,
+            "how many times as long as the fastest row, by blocks measured in turns"),
+    _column("end_to_end", _E, "end to end fps", 1, "high",
             lambda e: e.end_to_end.fps if e.end_to_end else None,
             "frames a second from file to file: decoding, step and encoding overlapped"),
     _column("in_time", _P, "in time %", 0, "high", _in_time,
@@ -266,9 +274,10 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 
-def shown_columns(lines: Sequence[TableRow]) -> list[Column]:
-    """Those that at least one entry has a number for."""
-    return [c for c in COLUMNS if any(c.value(e) is not None for e in lines)]
+def measured(lines: Sequence[TableRow], keys: Sequence[str] = ()) -> list[Column]:
+    """The columns of these keys, or all, that at least one entry has a number for."""
+    columns = [column(key) for key in keys] or COLUMNS
+    return [c for c in columns if any(c.value(e) is not None for e in lines)]
 
 
 def column(key: str) -> Column:

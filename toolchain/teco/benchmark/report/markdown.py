@@ -1,11 +1,12 @@
-"""A record as Markdown, for a README: two tables, and under which conditions they hold."""
+"""A record as Markdown, for a README: the answer, its table and conditions, the rest folded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from teco.benchmark.record.record import Record
-from teco.benchmark.report.columns import TableRow, column, entries
+from teco.benchmark.report.answer import answer, grouped_warnings, mark, verdict
+from teco.benchmark.report.columns import Column, TableRow, entries, measured
 
 SPEED = (
     "p50", "p90", "p99", "jitter", "fps", "device", "end_to_end", "in_time", "share", "peak",
@@ -15,27 +16,51 @@ QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift",
 
 
 def markdown(record: Record) -> str:
-    """Speed and memory, then quality; the best of each column in bold."""
+    """The answer, its table with the best of each column in bold, and the rest folded."""
+    found = answer(record)
     lines = entries(record)
-    parts = [_table([e for e in lines if e.row is not None], SPEED)]
-    parts.append(_table([e for e in lines if e.quality is not None], QUALITY))
-    parts.append(" ".join(conditions(record)))
-    parts += [f"Not run: {what}: {why}." for what, why in not_run(record)]
+    rows = [e for e in lines if e.row is not None]
+    judged = [e for e in lines if e.quality is not None]
+    warnings = [
+        f"- {group}: {text}" for group, texts in grouped_warnings(record).items() for text in texts
+    ]
+    missing = [f"- not run: {what}: {why}" for what, why in not_run(record)]
+    every = [_table(rows, measured(rows, SPEED)), _table(judged, measured(judged, QUALITY))]
+    parts = [
+        f"**{found.headline}** {found.rest}".strip(),
+        _table(found.lines, found.columns, found.lines),
+        _folded(found.doubts, "\n".join([*warnings, *missing])),
+        " ".join(conditions(record)),
+        _folded("Every figure", shared_speed(record), *every),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(lines: Sequence[TableRow], keys: Sequence[str]) -> str:
-    """Without the columns in which nothing was measured; "" where that is all of them."""
-    columns = [c for c in map(column, keys) if any(c.value(e) is not None for e in lines)]
+def _folded(title: str, *parts: str) -> str:
+    """What opens below a line; the line alone where there is nothing below it."""
+    inside = "\n\n".join(part for part in parts if part)
+    if not inside:
+        return f"{title}."
+    return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
+
+
+def _table(
+    lines: Sequence[TableRow], columns: Sequence[Column], judged: Sequence[TableRow] = ()
+) -> str:
+    """A table, with verdicts where it is the answer's; "" without columns."""
     if not columns:
         return ""
     best = {c.key: c.best(lines) for c in columns}
     text = [
-        "| model | runtime | " + " | ".join(c.title for c in columns) + " |",
-        "|---|---|" + "---:|" * len(columns),
+        "| model | runtime | "
+        + " | ".join(c.title for c in columns)
+        + (" | verdict |" if judged else " |"),
+        "|---|---|" + "---:|" * len(columns) + ("---|" if judged else ""),
     ]
     for e in lines:
         cells = [f"**{c.text(e)}**" if e.key in best[c.key] else c.text(e) for c in columns]
+        if judged:
+            cells.append("; ".join(filter(None, (verdict(e, judged), mark(e)))))
         name = e.model.replace("|", "\\|")
         text.append("| " + " | ".join([f"`{name}`", e.runtime, *cells]) + " |")
     return "\n".join(text)
@@ -57,11 +82,7 @@ def conditions(record: Record) -> list[str]:
             f"Quality on {clip.name}{shrunk}, {clip.width}x{clip.height}, {clip.frames} frames, "
             f"{how}; official definitions, frame average."
         )
-    if shared := shared_speed(record):
-        found.append(shared)
     found.append(f"Measured {record.created[:10]}.")
-    if not record.complete:
-        found.append(f"Incomplete: {record.stopped or 'it was interrupted'}.")
     return found
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from teco.benchmark.record.compare import Comparison
 from teco.benchmark.record.gate import GateResult
+from teco.benchmark.report.answer import with_interval
 from teco.core.text import printable
 from teco.evaluation.quality import QualityRow
 from teco_calibration.metrics.quality import HIGHER_IS_BETTER, UNITS, Metric
@@ -93,7 +95,7 @@ UNITS_SHORT = {
 
 
 def comparison_table(found: Comparison) -> str:
-    """Two records compared: one line per row that both have, then what else differs."""
+    """Two records compared: the answer, one line per row that both have, then what else differs."""
     header = ("candidate", "before ms", "after ms", "ratio", "99% interval", "verdict")
     body: list[tuple[str, ...]] = []
     notes: list[str] = []
@@ -105,7 +107,7 @@ def comparison_table(found: Comparison) -> str:
                 _number(pair.before_ms, 2),
                 _number(pair.after_ms, 2),
                 _number(ratio and ratio.ratio, 3),
-                "-" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}",
+                f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.has_interval else "-",
                 "not timed" if ratio is None else ratio.verdict,
             )
         )
@@ -117,12 +119,33 @@ def comparison_table(found: Comparison) -> str:
     for one in found.differences:
         mark = "incomparable" if one.incomparable else "differs"
         notes.append(f"{mark}: {one.what}: {one.before} | {one.after}")
+    first = [_compared(found)]
     if found.incomparable:
-        notes.append(
-            "these runs differ in more than what was compared: a ratio says which machine with "
-            "which software is faster, not what a change of the model did"
+        first.append(
+            "These runs differ in more than what was compared: a ratio says which machine with "
+            "which software is faster, not what a change of the model did."
         )
-    return _table(header, body, notes)
+    return plain_text(*first).rstrip() + "\n" + _table(header, body, notes)
+
+
+def _compared(found: Comparison) -> str:
+    """How many candidates became faster and slower, and which changed most."""
+    ratios = [pair.ratio for pair in found.pairs if pair.ratio is not None]
+    if not ratios:
+        return "No candidate was timed in both."
+    counts = Counter(ratio.verdict for ratio in ratios)
+    told = [f"{counts[v]} {word}" for v, word in _VERDICTS.items() if v in counts]
+    changed = [ratio for ratio in ratios if ratio.verdict in ("faster", "slower")]
+    text = f"Of {len(ratios)} candidate{'s' * (len(ratios) != 1)} after: {', '.join(told)}"
+    if not changed:
+        return f"{text}."
+    most = max(changed, key=lambda ratio: abs(math.log(ratio.ratio)))
+    return f"{text}; most: {most.row} takes {with_interval(most)} times as long."
+
+
+_VERDICTS: Mapping[str, str] = {
+    "faster": "faster", "slower": "slower", "equal": "as fast", "undecided": "undecided",
+}  # fmt: skip
 
 
 def gate_table(gate: Sequence[GateResult]) -> str:

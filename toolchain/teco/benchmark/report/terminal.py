@@ -1,4 +1,4 @@
-"""A benchmark in a terminal: a table that fills while it runs, and the whole one at its end.
+"""A benchmark in a terminal: a table that fills while it runs, and the answer at its end.
 
 While steps are timed the screen is drawn between them only: no thread refreshes it. Where standard
 error is no terminal, progress is told in lines.
@@ -6,17 +6,17 @@ error is no terminal, progress is told in lines.
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from teco.benchmark.measure.candidates import BenchCandidate
 from teco.benchmark.record.record import Record, Row
-from teco.benchmark.report.columns import TableRow, column, entries
-from teco.benchmark.report.markdown import conditions, not_run
+from teco.benchmark.report.answer import answer, grouped_warnings, main_metric, mark, verdict
+from teco.benchmark.report.columns import Column, TableRow, column, entries, measured
+from teco.benchmark.report.markdown import conditions, not_run, shared_speed
 from teco.benchmark.report.render import WIDTH, plain_text
 from teco.core.text import printable
 from teco_models.variant import SCALE
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-log = logging.getLogger(__name__)
-
 SPEED = ("p50", "p90", "p99", "jitter", "fps", "device", "end_to_end", "in_time", "share", "peak")
 QUALITY = ("psnr", "ssim", "lpips", "tof", "tlp", "flicker", "float32", "drift", "pre_roll")
 OTHER = ("ratio", "load", "first")
+WHILE_IT_RUNS = ("p50", "p99", "fps", "peak")
 
 EVERY = 0.5
 """Seconds between two redraws at least."""
@@ -51,45 +50,53 @@ PREFIX = f"teco-x{SCALE}-"
 """Of most models' names; tables do without, and say so."""
 
 
-def record_tables(record: Record) -> str:
-    """Speed and memory, then quality, then what they are of; at most 100 columns wide.
+def answer_text(record: Record, *, details: bool = False) -> str:
+    """The answer, its table and one line on how far to trust them; at most 100 columns wide.
 
     "" where nothing ran and there is nothing to say of what did not.
+
+    Args:
+        record: what was measured.
+        details: every column, what did not run, every warning and note as well.
     """
     if not record.rows and not record.static:
         return ""
+    found = answer(record)
+    parts = [_paragraph(found.sentence)] if record.rows else []
+    if found.columns:
+        verdicts = {e.key: (verdict(e, found.lines), mark(e)) for e in found.lines}
+        table = plain_text(table_of(found.lines, found.columns, verdicts=verdicts))
+        parts.append(f"{table.rstrip()}\n\n")
+    parts += [_paragraph(f"Not run: {s.artifact.file}: {s.why}") for s in record.static]
+    if record.rows:
+        more = "" if details else ", see --details"
+        parts.append(_paragraph(f"{found.doubts}{more}."))
+    parts.append(_paragraph(" ".join(conditions(record))))
+    return "".join(parts + (_details(record) if details else []))
+
+
+def _details(record: Record) -> list[str]:
+    """Speed and memory, then quality, then what they are of, what did not run and warnings."""
     lines = entries(record)
     rows = [e for e in lines if e.row is not None]
-    text = "".join(
-        plain_text(table_of(some, keys))
-        for some, keys in ((rows, SPEED), (lines, QUALITY), (rows, OTHER))
-        if any(column(key).value(e) is not None for e in some for key in keys)
-    )
-    notes = [" ".join(conditions(record)), _explained(record)]
+    tables = [(rows, SPEED), (lines, QUALITY), (rows, OTHER)]
+    shown = [(some, measured(some, keys)) for some, keys in tables]
+    parts = [plain_text(table_of(some, columns)) for some, columns in shown if columns]
+    notes = [_explained(record), shared_speed(record)]
+    notes += [f"{r.row} against {r.against}: {r.verdict}: {r.why}." for r in record.ratios]
+    notes += [f"Not run: {what}: {why}." for what, why in not_run(record, static=False)]
     notes += [
-        f"{r.row} against {r.against}: {r.verdict}: {r.why}."
-        for r in record.ratios
-        if r.verdict in ("equal", "undecided")
+        f"{row.key}: {note}" for row in record.rows if not row.measured_as for note in row.notes
     ]
-    notes += [f"Not run: {s.artifact.file}: {s.why}" for s in record.static]
-    return text + "".join(f"{line}\n" for note in notes if note for line in _wrapped(note))
-
-
-def log_remarks(record: Record) -> None:
-    """Tell the user what was not run, and what makes the figures less sure."""
-    for what, why in not_run(record, static=False):
-        log.info("not run: %s: %s", what, why)
-    for row in record.rows:
-        if not row.measured_as:
-            for note in row.notes:
-                log.info("note: %s: %s", row.key, note)
-    if not record.rows:
-        return
     c = record.conditions
     noise = "".join(f"; the same candidate twice: {n.ratio - 1:+.1%}" for n in record.noise)
-    log.info("%s; reading the clock takes %.0f ns%s", c.pinning, c.timer_overhead_ns, noise)
-    for warning in record.warnings:
-        log.warning("warning: %s", warning.text)
+    notes.append(f"{c.pinning}; reading the clock takes {c.timer_overhead_ns:.0f} ns{noise}.")
+    notes += [
+        f"Warning, {group}: {text}."
+        for group, texts in grouped_warnings(record).items()
+        for text in texts
+    ]
+    return parts + [_paragraph(note) for note in notes]
 
 
 def _explained(record: Record) -> str:
@@ -112,38 +119,50 @@ def _explained(record: Record) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _wrapped(text: str) -> list[str]:
+def _paragraph(text: str) -> str:
+    """Text in lines; "" for none."""
     import textwrap
 
-    return textwrap.wrap(text, WIDTH, break_long_words=False) or [""]
+    lines = textwrap.wrap(printable(text), WIDTH, break_long_words=False)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def table_of(lines: Sequence[TableRow], keys: Sequence[str], *, pending: bool = False) -> Table:
-    """A table of some columns; those without any figure are left out.
+def table_of(
+    lines: Sequence[TableRow],
+    columns: Sequence[Column],
+    *,
+    verdicts: Mapping[str, tuple[str, str]] | None = None,
+    pending: bool = False,
+) -> Table:
+    """A table of some columns.
 
     Args:
-        lines: its lines; those without any figure are left out as well.
-        keys: of the columns.
-        pending: keep lines and columns that are still to be filled.
+        lines: its lines; those without any figure are left out.
+        columns: what it shows.
+        verdicts: key of a line -> what stands in a last column, and a mark below it.
+        pending: keep lines that are still to be filled.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    columns = [column(key) for key in keys]
     if not pending:
-        columns = [c for c in columns if any(c.value(e) is not None for e in lines)]
         lines = [e for e in lines if any(c.value(e) is not None for c in columns)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
     table.add_column("runtime", overflow="fold")
     for c in columns:
-        head = _HEADS.get(c.key, c.title.removesuffix(" ms"))
-        table.add_column(head, justify="right", no_wrap=True)
+        short = c.title if verdicts is not None else _HEADS.get(c.key, c.title.removesuffix(" ms"))
+        table.add_column(short, justify="right", no_wrap=True)
+    if verdicts is not None:
+        table.add_column("verdict", overflow="fold")
     best = {c.key: c.best(lines) for c in columns}
     for e in lines:
         cells = [Text(c.text(e), "bold" if e.key in best[c.key] else "") for c in columns]
-        table.add_row(Text(e.model.removeprefix(PREFIX)), Text(e.runtime), *cells)
+        if verdicts is not None:
+            cells.append(Text("\n".join(filter(None, verdicts[e.key]))))
+        name = e.model if verdicts is not None else e.model.removeprefix(PREFIX)
+        table.add_row(Text(name), Text(e.runtime), *cells)
     return table
 
 
@@ -290,12 +309,10 @@ class LiveTable:
         self._drawn = now
         room = max(3, self._live.console.size.height - 6)
         lines = list(self._entries.values())
-        keys = SPEED
-        if any(e.quality is not None for e in lines):
-            # Speed is measured by then; the end shows both.
-            keys = QUALITY
-        keys = [k for k in keys if k != "device" or any(column(k).value(e) for e in lines)]
-        table = table_of(self._shown(lines, room), keys, pending=True)
+        columns = [column(key) for key in WHILE_IT_RUNS]
+        metric = main_metric(lines)
+        columns += [column(metric)] if metric else []
+        table = table_of(self._shown(lines, room), columns, pending=True)
         self._live.update(Group(table, self._bar), refresh=True)
 
     def _shown(self, lines: list[TableRow], room: int) -> list[TableRow]:

@@ -97,6 +97,18 @@ def _a_number(_context: click.Context, _parameter: click.Parameter, value: float
     metavar="CONDITION",
     help="Exit with 1 where it holds of a candidate: 'p99_ms>40', 'psnr_drop>0.3'.",
 )
+@click.option(
+    "--details",
+    is_flag=True,
+    help="Also print every column, what did not run, and each warning.",
+)
+@click.option(
+    "--from",
+    "kept",
+    type=click.Path(path_type=Path),
+    metavar="RECORD.json",
+    help="Show a record that --json wrote, measuring nothing.",
+)
 @threads_option
 @json_option("Write the whole record.")
 @report_option("--html", "html_file", ".html", "Write the report: one page that needs no network.")
@@ -118,6 +130,8 @@ def command(
     latency_only_as_before: bool,
     gate: bool,
     fail_if: tuple[str, ...],
+    details: bool,
+    kept: Path | None,
     threads: int | None,
     json_file: Path | None,
     html_file: Path | None,
@@ -127,7 +141,9 @@ def command(
 
     Three numbers for speed: the latency of a step, end to end from file to file, and playback at
     the clip's rate. Each candidate runs in a process of its own; their steps take turns in random
-    order. An engine that is named alone is measured beside the ONNX file it was built from and the
+    order. Prints which is fastest, by how much and how sure that is; --details prints the rest.
+
+    An engine that is named alone is measured beside the ONNX file it was built from and the
     shipped float32 model, on every runtime here, with quality on a shipped clip; --fail-if then
     judges the engine.
     """
@@ -135,8 +151,11 @@ def command(
     from teco.benchmark.prepare import prepare, raise_failures
     from teco.benchmark.report.outputs import BenchOutputs
     from teco.benchmark.report.render import gate_table
-    from teco.benchmark.report.terminal import bench_progress, log_remarks, record_tables
+    from teco.benchmark.report.terminal import answer_text, bench_progress
 
+    if kept is not None:
+        _show(kept, details=details, html=html_file, markdown=markdown_file)
+        return
     request = BenchRequest(
         models=artifacts,
         family=family,
@@ -162,11 +181,42 @@ def command(
         record = bench.run(shown, outputs.keep)
     # Before anything is printed: whoever reads that may have left.
     outputs.keep(record)
-    put(record_tables(record), nl=False)
+    put(answer_text(record, details=details), nl=False)
     put(gate_table(bench.judged), nl=False)
-    log_remarks(record)
     outputs.write(record, bench.options.gallery, bench.shows)
     raise_failures(request, record, kept=json_file)
+
+
+def _show(kept: Path, *, details: bool, html: Path | None, markdown: Path | None) -> None:
+    """Print a record, and write its reports; a page without the frames, which no record holds."""
+    from teco.benchmark.record.gate import GateResult
+    from teco.benchmark.record.store import read
+    from teco.benchmark.report.outputs import BenchOutputs
+    from teco.benchmark.report.render import gate_table
+    from teco.benchmark.report.terminal import answer_text
+
+    _only_shows()
+    record = read(kept)
+    outputs = BenchOutputs.find(json=None, html=html, markdown=markdown)
+    put(answer_text(record, details=details), nl=False)
+    put(gate_table([GateResult.from_dict(one) for one in record.gate]), nl=False)
+    outputs.write(record, None, {})
+
+
+def _only_shows() -> None:
+    """Refuse what asks for a measurement beside --from."""
+    context = click.get_current_context()
+    given = [
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        and name not in ("kept", "details", "html_file", "markdown_file")
+    ]
+    if given:
+        raise click.UsageError(
+            "--from shows a record and measures nothing: only --details, --html and --markdown "
+            "go with it"
+        )
 
 
 @contextmanager

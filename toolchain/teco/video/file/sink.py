@@ -297,8 +297,8 @@ class VideoSink(Aborting):
             )
         if rate > wanted / _SAME_RATE:
             self.notices.append(
-                f"{codec} knows no rate of {float(wanted):.6g} frames a second; the times of frames "
-                f"are rounded to ticks of {float(rate):.6g}"
+                f"{codec} knows no rate of {float(wanted):.6g} frames a second; the times of "
+                f"frames are rounded to ticks of {float(rate):.6g}"
             )
         return rate
 

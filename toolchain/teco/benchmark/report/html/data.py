@@ -19,6 +19,7 @@ def means_of(e: TableRow) -> dict[str, float | None]:
 
 def points_of(record: Record, lines: Sequence[TableRow]) -> list[dict[str, Any]]:
     rows = [e for e in lines if e.row is not None]
+    one_model = len({e.model for e in rows}) == 1
     found: list[dict[str, Any]] = []
     for index, e in enumerate(rows):
         assert e.row is not None
@@ -29,7 +30,7 @@ def points_of(record: Record, lines: Sequence[TableRow]) -> list[dict[str, Any]]
                 "index": index,
                 "key": e.key,
                 "label": f"{e.model} on {e.runtime}",
-                "short": e.model.removeprefix(f"teco-x{SCALE}-"),
+                "short": e.runtime if one_model else e.model.removeprefix(f"teco-x{SCALE}-"),
                 "runtime": e.runtime,
                 "own": not e.row.measured_as,
                 **{k: host and getattr(host, k) for k in ("p50", "p90", "p99", "low", "high")},

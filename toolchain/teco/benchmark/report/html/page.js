@@ -10,7 +10,7 @@
   const TONES = Array.from({ length: 8 }, (_, n) => `var(--s${n})`);
   const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
 
-  // --- charts redraw when their width changes ------------------------------------------------
+  // --- charts redraw when their width changes, or they come into sight ------------------------
 
   const redraws = [];
   function chart(id, draw) {
@@ -22,12 +22,32 @@
       if (width < 60) return;
       last = width;
       box.replaceChildren(draw(width));
+      asOnePicture(box);
     };
+    // What the pointer brings up is drawn anew, with Plot's labels.
+    new MutationObserver(() => asOnePicture(box)).observe(box, { childList: true, subtree: true });
     redraws.push(() => Math.floor(box.clientWidth - 20) !== last && redraw());
     redraw();
     return redraw;
   }
   addEventListener("resize", () => redraws.forEach((f) => f()));
+  addEventListener("toggle", () => redraws.forEach((f) => f()), true);
+
+  // A chart is one picture with one name; its figures stand in the tables. Plot labels groups that
+  // have no role, which no screen reader may be given.
+  function asOnePicture(box) {
+    for (const part of box.querySelectorAll("svg [aria-label]")) {
+      part.dataset.mark = part.getAttribute("aria-label");
+      part.removeAttribute("aria-label");
+    }
+    for (const svg of box.querySelectorAll("svg")) {
+      if (svg.closest("[class*=swatches]")) svg.setAttribute("aria-hidden", "true");
+      else {
+        svg.setAttribute("role", "img");
+        svg.setAttribute("aria-label", box.dataset.name);
+      }
+    }
+  }
 
   const style = { background: "transparent", color: "currentColor", fontSize: "13px" };
   const tip = { fill: "var(--paper)", stroke: "var(--muted)" };
@@ -68,12 +88,10 @@
       ...scales,
       marks: [
         Plot.ruleY(lines, { y: "v", stroke: "var(--muted)", strokeDasharray: "3 4" }),
-        Plot.text(lines, { y: "v", text: "label", frameAnchor: "right", dy: -8, textAnchor: "end",
-          fill: "var(--muted)" }),
         Plot.line(front.length ? [...front, { p50: slowest * 1.3, v: front.at(-1).v }] : [], {
           x: "p50", y: "v", curve: "step-after", stroke: "currentColor", strokeDasharray: "6 3",
           strokeWidth: 1.5 }),
-        Plot.ruleY(shown, { x1: "low", x2: "high", y: "v", stroke: "runtime", strokeWidth: 1.5 }),
+        Plot.ruleY(shown, { x1: "low", x2: "high", y: "v", stroke: "runtime", strokeWidth: 1.5, clip: true }),
         Plot.dot(shown, { x: "p50", y: "v", symbol: "runtime", stroke: "runtime", r: 6,
           fill: (p) => (p.front ? "var(--ink)" : "var(--panel)"), strokeWidth: 2,
           ariaLabel: (p) => `${p.label}: ${short(p.p50)} ms, ${short(p.v)}` }),
@@ -82,35 +100,45 @@
           (p.front ? "\non the Pareto front" : "") })),
       ],
     });
-    return name(plot, shown.map((p) => ({ x: p.p50, y: p.v, text: labelled.includes(p) ? p.short : "" })), width);
+    return name(plot, [
+      ...shown.map((p) => ({ x: p.p50, y: p.v, text: labelled.includes(p) ? p.short : "" })),
+      ...lines.map((q) => ({ y: q.v, text: q.label })),
+    ], width);
   }
 
-  // Labels beside their marks, each at the first of eight places where it covers nothing; none
-  // where there is no such place (the tip and the table have it).
+  // Labels beside their marks, or along their line where they have no x: each at the first place
+  // where it covers nothing; none where there is no such place (the tip and the tables have it).
+  const ruler = document.createElement("canvas").getContext("2d");
   function name(plot, items, width, most = 8) {
-    const svg = d3.select(plot.tagName === "svg" ? plot : plot.querySelector("svg:last-of-type"));
+    const svg = d3.select(plot.tagName === "svg" ? plot : plot.querySelector(":scope > svg"));
     const sx = plot.scale("x"), sy = plot.scale("y");
-    const marks = items.map((one) => ({ ...one, px: sx.apply(one.x), py: sy.apply(one.y) }));
-    const taken = marks.map((m) => [m.px - 8, m.py - 8, m.px + 8, m.py + 8]);
+    const [from, to] = sx.range, [low, high] = d3.extent(sy.range);
+    ruler.font = `13px ${getComputedStyle(document.body).fontFamily}`;
+    const marks = items.map((one) => ({ ...one, py: sy.apply(one.y), px: one.x == null ? null : sx.apply(one.x) }));
+    const taken = marks.filter((m) => m.px != null).map((m) => [m.px - 8, m.py - 8, m.px + 8, m.py + 8]);
+    const lines = marks.filter((m) => m.px == null).map((m) => [from, m.py - 1, to, m.py + 1]);
     const meets = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     for (const m of marks.filter((one) => one.text)) {
-      const wide = 7.2 * m.text.length;
-      const places = [[12, 4], [-12 - wide, 4], [10, -12], [10, 20], [-10 - wide, -12], [-10 - wide, 20],
-        [-wide / 2, -14], [-wide / 2, 24]].slice(0, most);
-      for (const [dx, dy] of places) {
-        const left = m.px + dx, base = m.py + dy;
-        const box = [left, base - 12, left + wide, base + 3];
-        if (left < 52 || left + wide > width - 4 || taken.some((other) => meets(box, other))) continue;
+      const wide = ruler.measureText(m.text).width + 2;
+      const places = m.px == null
+        ? [to - wide, from + 4, (from + to - wide) / 2].flatMap((left) => [[left, m.py - 6], [left, m.py + 15]])
+        : [[12, 4], [-12 - wide, 4], [10, -12], [10, 20], [-10 - wide, -12], [-10 - wide, 20],
+          [-wide / 2, -14], [-wide / 2, 24]].slice(0, most).map(([dx, dy]) => [m.px + dx, m.py + dy]);
+      for (const [left, base] of places) {
+        const box = [left, base - 13, left + wide, base + 4];
+        if (left < from + 2 || box[2] > width - 2 || box[1] < low - 14 || box[3] > high + 2) continue;
+        if ([...taken, ...(m.px == null ? lines : [])].some((other) => meets(box, other))) continue;
         taken.push(box);
         // A line leads from a mark to a label that is not beside it.
         const end = [Math.max(left, Math.min(m.px, left + wide)), Math.max(base - 12, Math.min(m.py, base + 3))];
-        if (Math.hypot(end[0] - m.px, end[1] - m.py) > 13) {
+        if (m.px != null && Math.hypot(end[0] - m.px, end[1] - m.py) > 13) {
           svg.append("line").attr("x1", m.px).attr("y1", m.py).attr("x2", end[0]).attr("y2", end[1])
             .style("stroke", "var(--muted)");
         }
         svg.append("text").attr("x", left).attr("y", base).text(m.text)
-          .style("fill", "currentColor").style("stroke", "var(--panel)").style("stroke-width", 4)
-          .style("paint-order", "stroke").style("font-size", "13px");
+          .style("fill", m.px == null ? "var(--muted)" : "currentColor").style("stroke", "var(--panel)")
+          .style("stroke-width", 4).style("paint-order", "stroke").style("font-size", "13px")
+          .style("text-anchor", "start");
         break;
       }
     }
@@ -172,7 +200,7 @@
       const top = (2 * gemm.value) / 1e9, slope = copy.value / 1e9;
       const knee = top / slope;
       const xs = [reach[0], ...(knee > reach[0] && knee < reach[1] ? [knee] : []), reach[1]];
-      return { n, name: `${gemm.precision} ${gemm.library}: ${short(top)} GFLOP/s, ${short(slope)} GB/s`,
+      return { n, name: `${gemm.precision} ${gemm.library}`,
         points: xs.map((x) => ({ x, y: Math.min(top, x * slope) })) };
     });
     const plot = Plot.plot({
@@ -185,16 +213,16 @@
       marks: [
         ...lines.map((line) => Plot.line(line.points, { x: "x", y: "y", stroke: "currentColor",
           strokeWidth: 2, strokeDasharray: DASHES[line.n % 4] })),
-        Plot.text(lines.map((l) => ({ ...l.points.at(-1), name: l.name })), { x: "x", y: "y",
-          text: "name", textAnchor: "end", dx: -4, dy: -9, stroke: "var(--panel)", strokeWidth: 4,
-          fill: "currentColor", fontSize: width < 600 ? 11 : 13 }),
         Plot.dot(roofs, { x: "x", y: "y", symbol: "runtime", stroke: "runtime", fill: "var(--panel)",
           r: 6, strokeWidth: 2, ariaLabel: (p) => `${p.label}: ${d3.format(".0%")(p.share)} of the limit` }),
         Plot.tip(roofs, Plot.pointer({ x: "x", y: "y", ...tip,
           title: (p) => `${p.label}\n${short(p.y)} GFLOP/s\n${d3.format(".1%")(p.share)} of the limit (${p.roof.bound})` })),
       ],
     });
-    return name(plot, roofs.map((p) => ({ x: p.x, y: p.y, text: `${p.short} ${d3.format(".0%")(p.share)}` })), width, 2);
+    return name(plot, [
+      ...roofs.map((p) => ({ x: p.x, y: p.y, text: `${p.short} ${d3.format(".0%")(p.share)}` })),
+      ...lines.map((line) => ({ y: line.points.at(-1).y, text: line.name })),
+    ], width, 2);
   });
 
   // --- curves with a legend that hides and shows them -----------------------------------------
@@ -294,8 +322,7 @@
 
   // --- sorting -------------------------------------------------------------------------------
 
-  const table = byId("summary");
-  if (table) {
+  for (const table of document.querySelectorAll("table.figures")) {
     const body = table.tBodies[0];
     const heads = [...table.querySelectorAll("th[data-key]")];
     heads.forEach((head) => {

@@ -13,6 +13,7 @@ from typing import Any
 
 from teco.benchmark.quality.measure import Gallery
 from teco.benchmark.record.record import Record
+from teco.benchmark.report.answer import MAIN_METRICS, Answer, answer, grouped_warnings
 from teco.benchmark.report.columns import TITLES, TableRow, column, entries, pareto_front
 from teco.benchmark.report.html import tables
 from teco.benchmark.report.html.data import (
@@ -25,7 +26,7 @@ from teco.benchmark.report.html.data import (
 )
 from teco.benchmark.report.html.frames import encode
 from teco.benchmark.report.html.libraries import Libraries
-from teco.benchmark.report.markdown import conditions
+from teco.benchmark.report.markdown import conditions, not_run, shared_speed
 from teco.core.files import as_json, write_beside
 from teco.page.document import document, picker, scrolling, section
 from teco.page.viewer import SCRIPT, Pane, Shown, viewer
@@ -62,14 +63,20 @@ def page(
 ) -> str:
     """The report as text."""
     lines = entries(record)
+    found = answer(record)
     metrics: list[Metric] = [
         m for m in UNITS if any(e.quality and m in e.quality.means for e in lines)
     ]
     panes = panes_of(record, shown, shows) if shown else []
-    sections = [
-        ("summary-title", "Summary", _summary(lines)),
+    charts = [
         ("pareto-title", "Quality against latency", _pareto(record, metrics)),
         ("spread-title", "Latency", _spread(record)),
+    ]
+    drawn = [chart for chart in charts if chart[2]]
+    sections = [
+        ("summary-title", "Every figure", _summary(record, lines)),
+        *drawn[1:],
+        ("ratios-title", "Against the fastest", tables.ratios(record)),
         ("playback-title", "Playback", tables.playback(record)),
         ("roofline-title", "Distance to the limit", _roofline(record)),
         ("frames-title", "Quality frame by frame", _frames(record, metrics)),
@@ -83,6 +90,8 @@ def page(
     ]
     kept = [(ident, title, body) for ident, title, body in sections if body]
     contents = "".join(f'<li><a href="#{i}">{escape(t)}</a></li>' for i, t, _ in kept)
+    rest = "".join(section(ident, title, body) for ident, title, body in kept)
+    table = scrolling(tables.verdicts(found), "The answer") if found.columns else ""
     data = {
         "record": as_json(to_data(record)).decode(),
         "extra": as_json(_extra(record, lines, metrics)).decode(),
@@ -91,9 +100,10 @@ def page(
         data["shown"] = as_json(view_of(record, shown, shows, panes)).decode()
     return document(
         title=_title(record),
-        head=f'<p class="lead">{escape(" ".join(conditions(record)))}</p>{_warnings(record)}'
-        f'<nav aria-label="Contents"><ul>{contents}</ul></nav>',
-        main="".join(section(ident, title, body) for ident, title, body in kept),
+        head=_head(record, found),
+        main=f'<div class="first">{table}{section(*drawn[0]) if drawn else ""}</div>'
+        '<details id="all"><summary>Everything that was measured</summary>'
+        f'<nav aria-label="Contents"><ul>{contents}</ul></nav>{rest}</details>',
         footer=_footer(record, libraries),
         data=data,
         scripts=[*libraries.scripts, _resource("page.js"), SCRIPT],
@@ -136,17 +146,24 @@ def _title(record: Record) -> str:
     return f"teco bench: {what}" if models else "teco bench"
 
 
-def _warnings(record: Record) -> str:
-    texts = [w.text for w in record.warnings]
-    if not record.complete:
-        texts.insert(0, f"The bench is incomplete: {record.stopped or 'it was interrupted'}")
-    if not texts:
-        return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+def _head(record: Record, found: Answer) -> str:
+    """The answer, how far to trust it, and the conditions."""
+    rest = f'<p class="rest">{escape(found.rest)}</p>' if found.rest else ""
+    items = [
+        f"<li>{escape(group)}: {escape(text)}</li>"
+        for group, texts in grouped_warnings(record).items()
+        for text in texts
+    ]
+    items += [f"<li>not run: {escape(what)}: {escape(why)}</li>" for what, why in not_run(record)]
+    doubts = f'<p class="doubts">{escape(found.doubts)}.</p>'
+    if items:
+        doubts = (
+            f'<details class="doubts {found.confidence}"><summary>{escape(found.doubts)}</summary>'
+            f"<ul>{''.join(items)}</ul></details>"
+        )
     return (
-        '<aside class="warnings" aria-labelledby="warnings-title">'
-        '<h2 id="warnings-title">\u26a0 What makes these figures less sure</h2>'
-        f"<ul>{items}</ul></aside>"
+        f'<p class="answer">{escape(found.headline)}</p>{rest}{doubts}'
+        f'<p class="lead">{escape(" ".join(conditions(record)))}</p>'
     )
 
 
@@ -165,10 +182,12 @@ def _footer(record: Record, libraries: Libraries) -> str:
 # --- sections --------------------------------------------------------------------------------
 
 
-def _summary(lines: Sequence[TableRow]) -> str:
+def _summary(record: Record, lines: Sequence[TableRow]) -> str:
+    shared = shared_speed(record)
     return (
         "<p>\u2605 marks the best of a column; a dash, what was not measured. Click a heading to "
         "sort.</p>"
+        + (f"<p>{escape(shared)}</p>" if shared else "")
         + scrolling(tables.summary(lines), "Summary table")
         + f"<details><summary>What the columns are</summary>{tables.meanings(lines)}</details>"
     )
@@ -176,15 +195,17 @@ def _summary(lines: Sequence[TableRow]) -> str:
 
 def _figure(ident: str, label: str, caption: str) -> str:
     return (
-        f'<figure><div class="plot" id="{ident}" role="group" aria-label="{escape(label)}"></div>'
+        f'<figure><div class="plot" id="{ident}" data-name="{escape(label)}; the tables have its '
+        f'figures"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
 def _metric_picker(ident: str, metrics: Sequence[Metric]) -> str:
+    chosen = next((m for m in MAIN_METRICS if m in metrics), "")
     return (
         '<div class="controls">'
-        + picker(ident, "Quality by", [(m, TITLES[m]) for m in metrics])
+        + picker(ident, "Quality by", [(m, TITLES[m]) for m in metrics], chosen)
         + "</div>"
     )
 
@@ -197,21 +218,20 @@ def _pareto(record: Record, metrics: Sequence[Metric]) -> str:
         "Quality against latency",
         "Up and to the left is better. Filled marks lie on the Pareto front (dashed): nothing "
         "else is both as fast and as good. Bars through the marks are 95% intervals of the "
-        "median. The same figures stand in the summary.",
+        "median. The same figures stand in the tables.",
     )
 
 
 def _spread(record: Record) -> str:
     if not any(row.latency for row in record.rows):
         return ""
-    body = _figure(
+    return _figure(
         "spread",
         "Latency of every step",
         "Every step measured is a line; outliers are shown and count. Models that run the same "
         "graph on other weights were measured once. Of more than 600 steps evenly many are drawn, "
         "and all of the slowest.",
     )
-    return body + tables.ratios(record)
 
 
 def _roofline(record: Record) -> str:
@@ -223,7 +243,7 @@ def _roofline(record: Record) -> str:
         "The lines are the most this machine was measured to do in this run: multiply-adds "
         "on the flat part, memory on the slope. A step below its line leaves that share unused. "
         "Bytes are those that any implementation must move: weights, LR and HR frame and state, "
-        "each once.",
+        "each once. Labels that have no room are left out.",
     ) + tables.ceilings(record)
 
 

@@ -9,29 +9,51 @@ from itertools import groupby
 
 from teco.benchmark.record.gate import GateResult
 from teco.benchmark.record.record import Record
-from teco.benchmark.report.columns import MIB, Column, TableRow, shown_columns
+from teco.benchmark.report.answer import Answer, mark, verdict
+from teco.benchmark.report.columns import MIB, Column, TableRow, column, measured, number
 from teco.page.document import table
+
+
+def verdicts(found: Answer) -> str:
+    """The answer's table: a few columns, and the place of each row beside the fastest."""
+    best = {c.key: c.best(found.lines) for c in found.columns}
+    ratio = column("ratio")
+    body = ""
+    for e in found.lines:
+        note = mark(e)
+        told = escape(verdict(e, found.lines)) + (f"<small>{escape(note)}</small>" if note else "")
+        last = f'<td data-key="verdict" data-value="{_plain(ratio.value(e))}">{told}</td>'
+        body += _line(e, found.columns, best, last)
+    return (
+        f'<table id="answer" class="figures"><thead><tr>{_heads(found.columns)}'
+        '<th scope="col" data-key="verdict"><button type="button">verdict</button></th></tr>'
+        f"</thead><tbody>{body}</tbody></table>"
+    )
 
 
 def summary(lines: Sequence[TableRow]) -> str:
     """Every figure of every entry; ``data-value`` holds the number as the record has it."""
-    columns = shown_columns(lines)
+    columns = measured(lines)
     best = {c.key: c.best(lines) for c in columns}
     groups = "".join(
         f'<th scope="colgroup" colspan="{len(list(some))}">{escape(group)}</th>'
         for group, some in groupby(columns, key=lambda c: c.group)
     )
-    heads = "".join(
+    body = "".join(_line(e, columns, best) for e in lines)
+    return (
+        '<table id="summary" class="figures"><thead>'
+        f'<tr class="groups"><td></td>{groups}</tr>'
+        f"<tr>{_heads(columns)}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _heads(columns: Sequence[Column]) -> str:
+    """Headings that sort."""
+    name = '<th scope="col" data-key="name"><button type="button">model, runtime</button></th>'
+    return name + "".join(
         f'<th scope="col" data-key="{c.key}" title="{escape(c.meaning)}"><button type="button">'
         f"{_broken(c.title)}</button></th>"
         for c in columns
-    )
-    body = "".join(_line(e, columns, best) for e in lines)
-    return (
-        '<table id="summary"><thead>'
-        f"<tr><td></td>{groups}</tr>"
-        f'<tr><th scope="col" data-key="name"><button type="button">model, runtime</button></th>'
-        f"{heads}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
@@ -41,24 +63,33 @@ def _broken(title: str) -> str:
     return f"{escape(name)}<small>{escape(unit)}</small>" if name else escape(title)
 
 
-def _line(e: TableRow, columns: Sequence[Column], best: dict[str, set[str]]) -> str:
+def _line(e: TableRow, columns: Sequence[Column], best: dict[str, set[str]], last: str = "") -> str:
     precision = e.row.precision if e.row else ""
     shared = "speed shared" if e.row and e.row.measured_as else ""
     about = " · ".join(x for x in (e.runtime or "interpolation", precision, shared) if x)
     cells = "".join(_cell(e, c, e.key in best[c.key]) for c in columns)
     return (
         f'<tr data-row="{escape(e.key)}"><th scope="row"><b>{escape(e.model)}</b>'
-        f"<small>{escape(about)}</small></th>{cells}</tr>"
+        f"<small>{escape(about)}</small></th>{cells}{last}</tr>"
     )
 
 
+def _plain(value: float | None) -> str:
+    """A number as the script reads it."""
+    return "" if value is None else "Infinity" if math.isinf(value) else repr(float(value))
+
+
+def _end(ms: float) -> str:
+    """An end of an interval, in about three digits."""
+    return number(ms, 0 if ms >= 100 else 1 if ms >= 10 else 2)
+
+
 def _cell(e: TableRow, c: Column, best: bool) -> str:
-    value = c.value(e)
-    plain = "" if value is None else "Infinity" if math.isinf(value) else repr(float(value))
+    plain = _plain(c.value(e))
     kind = ' class="best"' if best else ""
     under = ""
     if c.key == "p50" and e.host is not None:
-        under = f"<small>{e.host.low:.3g}\u2013{e.host.high:.3g}</small>"
+        under = f"<small>{_end(e.host.low)}\u2013{_end(e.host.high)}</small>"
     return f'<td data-key="{c.key}" data-value="{plain}"{kind}>{escape(c.text(e))}{under}</td>'
 
 
@@ -70,7 +101,7 @@ def meanings(lines: Sequence[TableRow]) -> str:
             f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}"
             + ({"high": "; higher is better", "low": "; lower is better"}.get(c.better or "", ""))
             + "</dd>"
-            for c in shown_columns(lines)
+            for c in measured(lines)
         )
         + "</dl>"
     )
@@ -112,9 +143,10 @@ def cold_starts(lines: Sequence[TableRow]) -> str:
 def ratios(record: Record) -> str:
     """Every row against the fastest, with the verdict."""
     rows = [
-        [r.row, f"{r.ratio:.3f}", f"{r.low:.3f} to {r.high:.3f}", r.verdict, r.why]
+        [r.row, f"{r.ratio:.3f}", f"{r.low:.3f} to {r.high:.3f}" if r.has_interval else "-",
+         r.verdict, r.why]
         for r in record.ratios
-    ]
+    ]  # fmt: skip
     against = record.ratios[0].against if record.ratios else ""
     header = ("row", "ratio of medians", "interval, 99%", "verdict", "why")
     return table(header, rows, f"Against {against}")
