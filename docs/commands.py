@@ -1,7 +1,7 @@
 """Writes the reference of the command line, and of the bench's record, from what defines them.
 
-A hook of MkDocs: ``<!-- commands -->`` in a page becomes every command of teco with its usage, its help
-and its options, as ``teco COMMAND --help`` prints them; ``<!-- record -->`` the fields of
+A hook of MkDocs: ``<!-- commands -->`` in a page becomes every command of teco with its usage, its
+help and its options, as ``teco COMMAND --help`` prints them; ``<!-- record -->`` the fields of
 ``record.schema.json``. So neither can drift from the program.
 """
 
@@ -44,12 +44,16 @@ def _commands() -> str:
 def _command(command: click.Command, context: click.Context, level: int) -> list[str]:
     """A command, and those below it, as Markdown."""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    options = [p.get_help_record(context) for p in command.get_params(context)]
+    options = [
+        record
+        for parameter in command.get_params(context)
+        if (record := parameter.get_help_record(context)) and record[1]
+    ]
     parts = [
         f"{'#' * level} {context.command_path}",
         f"```text\n{usage}\n```",
         _text(cleandoc(command.help or "")),
-        "\n".join(f"- `{names}`: {_text(said)}" for names, said in filter(None, options)),
+        "\n".join(f"- `{names}`: {_text(said)}" for names, said in options),
     ]
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -8,8 +8,8 @@ model, and one crop of its frames is enlarged. A name that ends in .webp makes a
 fro; any other a single picture, the last of the frames.
 
 A folder gets a lossless picture for each shipped model, for bicubic and for the truth: three crops
-of the last frame, side by side, whose middles divide the frame's diagonal into quarters. Networks for
-papers are given what they were trained for: BD, without a codec.
+of the last frame, side by side, whose middles divide the frame's diagonal into quarters. Networks
+for papers are given what they were trained for: BD, without a codec.
 """
 
 from __future__ import annotations
