@@ -30,7 +30,7 @@ const SKIP = 5;
 /** Seconds of play after which sound that is not there will not come. */
 const SOUND_BY = 1;
 const SAMPLE = "sample.mp4";
-const REMADE = "make the folder again with `teco emit web`";
+const REMADE = "try again; whoever keeps this page makes it anew with `teco emit web`";
 
 /**
  * @template {Element} T
@@ -114,8 +114,10 @@ function fail({ message, hint, clip: bad }) {
   // Without a clip the stage has these two already.
   for (const id of ["other", "sample-instead"]) part(id, HTMLElement).hidden = !clip;
   part("again", HTMLElement).hidden = bad;
-  const onCard = backend.value === "webgpu" || (backend.value === "auto" && runs?.backend === "webgpu");
-  part("processor", HTMLElement).hidden = bad || !onCard;
+  // What has not been opened was to be, where there is one.
+  const onCard = runs ? runs.backend === "webgpu" : "gpu" in navigator;
+  const wanted = backend.value === "webgpu" || (backend.value === "auto" && onCard);
+  part("processor", HTMLElement).hidden = !wanted;
   ways.hidden = bad;
 }
 
@@ -207,9 +209,9 @@ function open(chosen) {
   busy(`opening ${clip}`);
   begins = true;
   setMuted(false);
-  const name = clip;
+  const source = video.src;
   tracksOf(chosen).then((found) => {
-    if (name === clip) tracks = found;
+    if (video.src === source) tracks = found;
   }, () => {}); // a file that cannot be read is told by the video
   if (!player.ready && !loading) reload();
 }
