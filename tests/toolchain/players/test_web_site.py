@@ -169,7 +169,7 @@ def test_nothing_is_lost() -> None:
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"dropped": 30}, "30 of 40 frames left out (75 %)"),
+        ({"dropped": 30}, "30 frames left out (75 %)"),
         ({"rate": 0.5}, "0.50 of its speed"),
         ({"silenced": True}, "Sound is off"),
         ({"soundless": True}, "does not play"),

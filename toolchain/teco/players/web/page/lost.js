@@ -29,8 +29,8 @@ export function losses(facts) {
   if (dropped) {
     const share = Math.round((100 * dropped) / (dropped + shown));
     found.push(
-      `${dropped} of ${dropped + shown} frames left out (${share} %), as this machine does not ` +
-      "keep up: “Show every frame” plays slower, a smaller size is faster");
+      `${dropped} frames left out (${share} %), as this machine does not keep up: ` +
+      "“Show every frame” plays slower, a smaller size is faster");
   }
   if (rate < 1) found.push(`Played at ${rate.toFixed(2)} of its speed, sound too, to show every frame`);
   if (height && from.height < clip.height) {
