@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from teco.core.errors import TecoError
 from teco.core.files import write_beside
-from teco.exporting.options import ExportOptions, NoSuchFormError, Precision
+from teco.exporting.options import ExportOptions, Precision
 from teco.model.engine.api import load
 from teco.model.engine.network import make_logger, parse
 from teco.model.opening import open_model
@@ -409,11 +409,7 @@ def main() -> int:
     for name in options.model:
         for precision in cast("list[Precision]", options.precision):
             for size in options.size:
-                try:
-                    row = row_of(name, size, precision, options.largest)
-                except NoSuchFormError as error:
-                    print(f"left out: {error.message}", file=sys.stderr)
-                    break
+                row = row_of(name, size, precision, options.largest)
                 rows.append(row)
                 for layer, kind, read, written in row.largest:
                     print(f"{read:6.3f} {written:6.3f} GB {kind.lower():14} {layer}")

@@ -285,7 +285,7 @@ def tiny_x2(tmp_path_factory) -> Path:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        generator = AlignedGenerator(Variant.real(blocks=1, channels=8, latent=4, scale=2))
+        generator = AlignedGenerator(Variant.aligned(blocks=1, channels=8, latent=4, scale=2))
     weights = Weights(generator.variant, dict(generator.state_dict()))
     options = ExportOptions(name="tiny-x2")
     return export_onnx(weights, tmp_path_factory.mktemp("onnx-x2"), options)

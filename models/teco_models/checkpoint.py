@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from teco_models.arch.backprojection import phase_blur
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.arch.discriminator import Discriminator
 from teco_models.arch.generator import Generator
@@ -34,6 +35,7 @@ _NORM = "fnet.norm.eps"
 _BACK = "srnet.back.spread"
 _REFINE = "refine.eps"
 _ALIGNED = frozenset({"base", "spread", "head.weight", "tail.weight"})
+_BLUR = "blur"
 _ALIGNED_BLOCK = re.compile(r"body\.(\d+)\.first\.weight")
 
 
@@ -92,6 +94,14 @@ def infer(
         expected = _expected(variant)
         _check_fit(tensors, expected, variant, source)
         kept = _finite(tensors, expected, source)
+        if _BLUR in kept:
+            if not torch.allclose(kept[_BLUR], phase_blur()[None], atol=1e-3):
+                raise ModelError(
+                    f"{source} holds another blur than BD's",
+                    hint="such weights were trained for another degradation and would give wrong "
+                    "pictures",
+                )
+            kept[_BLUR] = phase_blur()[None]  # may have been stored in half precision
         return Weights(variant, kept, (), dict(metadata or {}))
     scale = _scale_of(tensors)
     if scale not in (None, SCALE):
@@ -231,7 +241,8 @@ def _aligned_variant(tensors: Mapping[str, Tensor], source: str) -> Variant:
     # The head reads luma, its misfit, the past's phases and the features; the tail answers the
     # phases, the mask and the features.
     latent = inputs - 2 - phases
-    return Variant.real(
+    return Variant.aligned(
+        degradation="bd" if _BLUR in tensors else "real",
         blocks=len(blocks),
         channels=channels,
         latent=latent,
@@ -266,7 +277,7 @@ def build(weights: Weights) -> Generator:
         raise ModelError(
             f"{weights.variant.name} computes its alignment, and this is for networks that "
             "learn it or have none",
-            hint="give weights of the bd or bi degradation",
+            hint="give weights whose name ends in neither -real nor -bd",
         )
     generator = Generator(weights.variant)
     generator.load_state_dict(weights.tensors)

@@ -8,8 +8,8 @@ output where it lies, and its own last feature maps, and finds the motion within
 field. That is RLSP's recurrence (Fuoli et al. 2019) in TecoGAN's generator, for budgets of which
 flow and warp would take half.
 
-``degradation = "real"`` is another generator (:mod:`teco_models.arch.computed_alignment`): for
-ordinary clips, on luma, with a flow that is computed and needs no network.
+``alignment = "computed"`` is another generator (:mod:`teco_models.arch.computed_alignment`): on
+luma, with a flow that is computed and needs no network; for ordinary clips (``"real"``) and for BD.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from teco_models.errors import ModelError
 
 Tail = Literal["transposed", "shuffle", "egvsr"]
 Degradation = Literal["bd", "bi", "real"]
+Alignment = Literal["learned", "computed"]
 FlowNorm = Literal["pair", "raw"]
 
 SCALE = 4
@@ -39,9 +40,9 @@ _NAME = re.compile(
     r"(?:-f(?P<flow>\d+))?(?:-(?P<tail>shuffle|egvsr))?(?P<bp>-bp)?(?P<lk>-lk)?(?P<raw>-raw)?(?P<bi>-bi)?"
 )
 
-_REAL_NAME = re.compile(
+_COMPUTED_NAME = re.compile(
     r"teco-x(?P<scale>\d+)-b(?P<blocks>\d+)-c(?P<channels>\d+)"
-    r"(?:-h(?P<half_channels>\d+))?(?:-l(?P<latent>\d+))?(?:-m(?P<masks>\d+))?-real"
+    r"(?:-h(?P<half_channels>\d+))?(?:-l(?P<latent>\d+))?(?:-m(?P<masks>\d+))?-(?P<degradation>real|bd)"
 )
 
 
@@ -117,20 +118,23 @@ class Variant:
             ``"egvsr"`` a pixel shuffle of all channels, ReLU and a 3x3 convolution at HR, with no
             upsampled frame added (EGVSR, egvsr_nets.py).
         degradation: ``"bd"`` (Gaussian blur, phase-aligned cubic residual), ``"bi"`` (MATLAB
-            bicubic, bilinear residual), or ``"real"`` (shrunk about pixel centres and compressed):
-            with computed alignment, on luma, so that the fields above from ``flow_channels`` on
-            and the three below to ``lucas_kanade`` say nothing.
+            bicubic, bilinear residual), or ``"real"`` (shrunk about pixel centres and compressed).
+        alignment: ``"learned"`` by FNet, or by SRNet where ``flow_channels`` is 0; ``"computed"``
+            by Lucas-Kanade, on luma, so that ``flow_channels``, ``tail``, ``flow_norm``,
+            ``back_projection`` and ``lucas_kanade`` say nothing. "real" is always computed, "bd"
+            either way, "bi" never.
         flow_norm: ``"pair"`` FNet's two input frames are shifted and scaled by their common mean
             and deviation, without which it hardly learns from a cold start; ``"raw"`` as published.
         back_projection: the past is corrected by the frame before SRNet reads it, and mixed into
             the output (:mod:`teco_models.arch.backprojection`); with a flow net and BD only.
         lucas_kanade: FNet's flow is refined by one Lucas-Kanade step
             (:mod:`teco_models.arch.lucas_kanade`).
-        latent: of "real" alone: feature maps that are handed from step to step; 0: none.
-        masks: of "real" alone: 1, the mask is the same for all phases of an LR pixel; or as many
-            as there are phases, 16 of scale 4.
-        half_channels: of "real" alone: width of the residual blocks, which then run at half the
-            LR size; 0: they run at the LR size, ``channels`` wide.
+        latent: of computed alignment alone: feature maps that are handed from step to step; 0:
+            none.
+        masks: of computed alignment alone: 1, the mask is the same for all phases of an LR pixel;
+            or as many as there are phases, 16 of scale 4.
+        half_channels: of computed alignment alone: width of the residual blocks, which then run at
+            half the LR size; 0: they run at the LR size, ``channels`` wide.
         scale: 4, or with "real" 2: how many times as high and wide the picture is.
     """
 
@@ -146,6 +150,7 @@ class Variant:
     masks: int = 1
     half_channels: int = 0
     scale: int = SCALE
+    alignment: Alignment = "learned"
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES or (self.scale != SCALE and self.degradation != "real"):
@@ -178,7 +183,10 @@ class Variant:
                 "a variant without a flow net (f0) has no flow to refine (lk)",
                 hint="leave -lk out",
             )
-        for field, kind in (("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm)):
+        for field, kind in (
+            ("tail", Tail), ("degradation", Degradation), ("flow_norm", FlowNorm),
+            ("alignment", Alignment),
+        ):  # fmt: skip
             if getattr(self, field) not in get_args(kind):
                 raise ModelError(
                     f"{field} must be one of {', '.join(get_args(kind))}, "
@@ -188,13 +196,18 @@ class Variant:
     def _check_alignment(self) -> None:
         """Raise ModelError for fields of one generator beside those of the other."""
         own = {"latent": 0, "masks": 1, "half_channels": 0}
+        one_way = {"real": "computed", "bi": "learned"}
+        if self.alignment != one_way.get(self.degradation, self.alignment):
+            raise ModelError(
+                f"the alignment of degradation {self.degradation} is "
+                f"{one_way[self.degradation]}, got {self.alignment}"
+            )
         if not self.computed_alignment:
             odd = {f: getattr(self, f) for f, usual in own.items() if getattr(self, f) != usual}
             if odd:
                 raise ModelError(
-                    f"{_fields(odd)} belong to the real degradation, and this is "
-                    f"{self.degradation}",
-                    hint="a name that ends in -real has them: teco-x4-b2-c32-l14-real",
+                    f"{_fields(odd)} belong to computed alignment, and here it is learned",
+                    hint="a name that ends in -real or -bd has them: teco-x4-b2-c32-l14-real",
                 )
             return
         learned = {
@@ -204,17 +217,18 @@ class Variant:
         odd = {f: getattr(self, f) for f, only in learned.items() if getattr(self, f) != only}
         if odd:
             raise ModelError(
-                f"the real degradation computes its alignment and has one tail, so {_fields(odd)} "
-                "cannot be chosen",
-                hint="Variant.real() leaves them at what they must be",
+                f"computed alignment has one tail and no flow net, so {_fields(odd)} cannot be "
+                "chosen",
+                hint="Variant.aligned() leaves them at what they must be",
             )
         if self.masks not in (1, self.phases):
             raise ModelError(f"masks must be 1 or {self.phases}, got {self.masks}")
 
     @classmethod
-    def real(
+    def aligned(
         cls,
         *,
+        degradation: Degradation = "real",
         blocks: int = 2,
         channels: int = 32,
         latent: int = 14,
@@ -222,13 +236,14 @@ class Variant:
         half_channels: int = 0,
         scale: int = SCALE,
     ) -> Variant:
-        """A variant of the real degradation."""
+        """A variant of computed alignment."""
         return cls(
             blocks=blocks,
             channels=channels,
             flow_channels=0,
             tail="shuffle",
-            degradation="real",
+            degradation=degradation,
+            alignment="computed",
             latent=latent,
             masks=masks,
             half_channels=half_channels,
@@ -248,7 +263,7 @@ class Variant:
             parts += [f"h{self.half_channels}"] if self.half_channels else []
             parts += [f"l{self.latent}"] if self.latent else []
             parts += [f"m{self.masks}"] if self.masks != 1 else []
-            return "-".join((*parts, "real"))
+            return "-".join((*parts, self.degradation))
         if self.flow_channels != 32:
             parts.append(f"f{self.flow_channels}")
         if self.tail != "transposed":
@@ -271,7 +286,7 @@ class Variant:
     @property
     def computed_alignment(self) -> bool:
         """Whether motion is computed, and the past warped by it, with no network for it."""
-        return self.degradation == "real"
+        return self.alignment == "computed"
 
     @property
     def centred(self) -> bool:
@@ -304,18 +319,21 @@ class Variant:
         Raises:
             ModelError: the text is not a variant name.
         """
-        real = _REAL_NAME.fullmatch(name.strip())
-        if real is not None:
-            return cls.real(
-                **{"latent": 0, **{k: int(v) for k, v in real.groupdict().items() if v}}
+        computed = _COMPUTED_NAME.fullmatch(name.strip())
+        if computed is not None:
+            numbers = computed.groupdict()
+            degradation: Degradation = "bd" if numbers.pop("degradation") == "bd" else "real"
+            return cls.aligned(
+                degradation=degradation,
+                **{"latent": 0, **{k: int(v) for k, v in numbers.items() if v}},
             )
         match = _NAME.fullmatch(name.strip())
         if match is None:
             raise ModelError(
                 f"{name!r} is not a variant name",
                 hint="the form is teco-x4-bBLOCKS-cCHANNELS[-fFLOW][-shuffle|-egvsr][-bp][-lk]"
-                "[-raw][-bi], for example teco-x4-b3-c64, or for ordinary clips "
-                "teco-x4-bBLOCKS-cCHANNELS[-hHALF][-lLATENT][-mMASKS]-real",
+                "[-raw][-bi], for example teco-x4-b3-c64, or with computed alignment, for ordinary "
+                "clips (-real) or BD, teco-x4-bBLOCKS-cCHANNELS[-hHALF][-lLATENT][-mMASKS]-real",
             )
         tail = match["tail"]
         return cls(
@@ -345,7 +363,7 @@ class Variant:
         """
         check_size(h, w)
         if self.computed_alignment:
-            return _real_layers(self, h, w)
+            return _computed_layers(self, h, w)
         c, s = self.channels, self.scale
         out: list[Layer] = []
 
@@ -486,8 +504,8 @@ def _fields(values: dict[str, object]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in values.items())
 
 
-def _real_layers(v: Variant, h: int, w: int) -> tuple[Layer, ...]:
-    """:meth:`Variant.layers` of the real degradation.
+def _computed_layers(v: Variant, h: int, w: int) -> tuple[Layer, ...]:
+    """:meth:`Variant.layers` of computed alignment.
 
     Fixed filters count as none, as the upsampling's do elsewhere; the two learned linear filters,
     of the enlargement and of back-projection, count.

@@ -107,7 +107,6 @@ def test_words_that_are_none(tmp_path: Path, options, words: str) -> None:
         ({"io": "int4"}, "io is 'int4'"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
         ({"target": "foo"}, "target is 'foo'"),
-        ({"precision": "fp16"}, "float32 form only"),
     ],
 )
 def test_exports_that_are_none_leave_no_folder(tmp_path: Path, options, words: str) -> None:

@@ -30,7 +30,7 @@ from teco.core.pixels import Pixels
 from teco.inference.stream import CATCH_UP, Stream
 from teco.model.opening import DEFAULT_MODEL, Model, check_frame_size, open_model
 from teco.runtimes import Session, SessionOptions, open_session
-from teco.video.colour import Colour, Converter, guess_matrix
+from teco.video.colour import Colour, Converter, Siting, guess_matrix
 from teco_models.errors import ModelError
 from teco_models.variant import check_size
 
@@ -52,6 +52,9 @@ _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "b
 """Frame property _Matrix, a number of H.273."""
 _UNSPECIFIED = 2
 
+_SITINGS: tuple[Siting, ...] = ("left", "center", "topleft", "top", "bottomleft", "bottom")
+"""Frame property _ChromaLocation, a number of H.273; 0 where it is not said."""
+
 
 def upscale(
     clip: Any,
@@ -66,9 +69,9 @@ def upscale(
 ) -> Any:
     """Enlarge a clip four times, or as many as the model does.
 
-    Format, matrix, range and frame properties stay, the pixels' aspect among them; a matrix that
-    was not said is, since players guess it from the size. Clips of more than 8 bits go through the
-    network in 16. Frames of two fields (``_FieldBased``) are refused.
+    Format, matrix, range, place of chroma and frame properties stay, the pixels' aspect among them;
+    a matrix that was not said is, since players guess it from the size. Clips of more than 8 bits
+    go through the network in 16. Frames of two fields (``_FieldBased``) are refused.
 
     A scene begins where a frame's property ``_SceneChangePrev`` is 1; where a frame has none,
     teco's own detector says. Set ``core.num_threads`` before, not after: it is how far out of order
@@ -175,12 +178,12 @@ class _Filter:
             )
         if self._codec is None:
             return np.stack([np.asarray(frame[plane]) for plane in range(3)], axis=2)
-        return self._codec.picture(frame, _colour(frame, self._source))
+        return self._codec.picture(frame, _colour(frame, self._source), _siting(frame))
 
     def _planes(self, picture: Pixels, frame: Any) -> Sequence[NDArray[Any]]:
         if self._codec is None:
             return [picture[:, :, plane] for plane in range(3)]
-        return self._codec.planes(picture, _colour(frame, self._source))
+        return self._codec.planes(picture, _colour(frame, self._source), _siting(frame))
 
 
 def _check_clip(clip: Any) -> None:
@@ -201,29 +204,30 @@ class _YuvCodec:
         self._type = np.uint8 if form.bits_per_sample == 8 else np.uint16
         self._local = threading.local()
 
-    def picture(self, frame: Any, colour: Colour) -> Pixels:
+    def picture(self, frame: Any, colour: Colour, siting: Siting) -> Pixels:
         """(h, w, 3) RGB, uint16 where the format has more than 8 bits and else uint8."""
         coded = av.VideoFrame(frame.width, frame.height, self._name)
         for number, plane in enumerate(coded.planes):
             values = np.asarray(frame[number])
             self._samples(plane)[:, : values.shape[1]] = values
-        return self._converter(colour).to_rgb(coded, deep=self._type is np.uint16)
+        return self._converter(colour, siting).to_rgb(coded, deep=self._type is np.uint16)
 
-    def planes(self, picture: Pixels, colour: Colour) -> list[NDArray[Any]]:
+    def planes(self, picture: Pixels, colour: Colour, siting: Siting) -> list[NDArray[Any]]:
         """Y, Cb and Cr of the enlarged picture."""
-        coded = self._converter(colour).from_rgb(picture, self._name)
+        coded = self._converter(colour, siting).from_rgb(picture, self._name)
         return [self._samples(plane)[:, : plane.width] for plane in coded.planes]
 
     def _samples(self, plane: Any) -> NDArray[Any]:
         """A plane's own memory, (height, samples a line); lines end in padding."""
         return np.frombuffer(plane, self._type).reshape(plane.height, -1)
 
-    def _converter(self, colour: Colour) -> Converter:
+    def _converter(self, colour: Colour, siting: Siting) -> Converter:
         # swscale's tables are for one thread at a time, and several threads write.
-        known: dict[Colour, Converter] = self._local.__dict__.setdefault("known", {})
-        if colour not in known:
-            known[colour] = Converter(colour)
-        return known[colour]
+        known: dict[tuple[Colour, Siting], Converter]
+        known = self._local.__dict__.setdefault("known", {})
+        if (colour, siting) not in known:
+            known[colour, siting] = Converter(colour, siting)
+        return known[colour, siting]
 
 
 class _Sessions:
@@ -338,6 +342,12 @@ def _colour(frame: Any, clip: Any) -> Colour:
         )
     said = _MATRICES.get(matrix) or guess_matrix(clip.width, clip.height)
     return Colour(said, _is_full(frame.props))
+
+
+def _siting(frame: Any) -> Siting:
+    """Where a frame's chroma lies, and that of the enlarged one, which has the same properties."""
+    said = int(frame.props.get("_ChromaLocation", 0))
+    return _SITINGS[said] if 0 <= said < len(_SITINGS) else "left"
 
 
 def _is_full(props: Any) -> bool:

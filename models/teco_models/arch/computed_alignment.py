@@ -1,19 +1,21 @@
-"""The `real` generator: alignment by computation, reconstruction of luma by a small network.
+"""The generator of computed alignment: motion without learning, luma by a small network.
 
-For ordinary clips: shrunk about the centre of each pixel, colours at half the size, compressed. One
-step:
+For ordinary clips (degradation ``"real"``): shrunk about the centre of each pixel, colours at half
+the size, compressed. And for the papers' BD, whose LR pixel is a blur of 9x9 HR pixels about the
+first of its own. One step:
 
 1. **Luma.** The network enlarges the frame's luma alone; what it adds to luma is added to R, G and
    B alike, over a bicubic enlargement of the frame. Colours are stored at half the size in nearly
    every clip and have no detail to be found.
 2. **Flow** from the frame to the past, by pyramid Lucas-Kanade (Lucas and Kanade 1981) without any
    parameter: at a quarter and at half the LR size between the two frames, at the LR size between
-   the frame and the previous *output* shrunk to it. That last comparison is of like with like: what
-   was computed from many frames has less noise than one frame has.
+   the frame and the previous *output*, shrunk as the degradation does. That last comparison is of
+   like with like: what was computed from many frames has less noise than one frame has.
 3. **Warp** of the previous output at HR, sampled straight into its phases at LR, P, and of the
    network's own features at LR.
 4. **Back-projection** (Irani and Peleg 1991): the frame must be what P is when it is shrunk, so
-   e = Y - mean of P's phases is spread over them, P' = P + S(e) with S a learned 3x3 filter.
+   e = Y - D(P) is spread over its phases, P' = P + S(e) with S a learned 3x3 filter and D the mean
+   of P's phases, or BD's blur of them.
 5. **Network** at LR: it reads the frame less its local mean, e, P' less the enlarged frame, and its
    own warped features of the step before, and answers phases of detail, a mask and new features.
 6. **Output**: the enlarged frame (a learned 7x7 filter) and the detail, moved towards P' by the
@@ -25,7 +27,8 @@ then P', e and the mask are zero.
 Shape legend: N batch, T frames, h x w the LR size, H x W that size rounded up to multiples of
 :data:`BLOCK`, C ``variant.channels``, L ``variant.latent``, M ``variant.masks``; s the scale, 2 or
 4, and p = s^2; phases are (N, p, h, w) with channel = dy * s + dx for HR pixel (si + dy, sj + dx),
-as :func:`torch.nn.functional.pixel_shuffle` has it. LR pixel i covers the HR pixels si to si+s-1.
+as :func:`torch.nn.functional.pixel_shuffle` has it. LR pixel i covers the HR pixels si to si+s-1;
+its centre lies in their middle, of BD on the first.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from teco_models.arch.backprojection import trust
+from teco_models.arch.backprojection import STEP, phase_blur, trust
 from teco_models.arch.lucas_kanade import DERIVATIVE, EPS
 from teco_models.arch.ops import warp
 from teco_models.variant import Variant, check_size
@@ -91,8 +94,15 @@ not 0 (N, L, h, w) features of the step before."""
 # ------------------------------------------------------------------ fixed filters
 
 
-def bicubic_phases(taps: int, scale: int) -> Tensor:
-    """(p, 1, taps, taps): bicubic about pixel centres, as a convolution to phases."""
+def bicubic_phases(taps: int, scale: int, centred: bool = True) -> Tensor:
+    """(p, 1, taps, taps): bicubic as a convolution to phases.
+
+    Args:
+        taps: side of each phase's kernel, LR pixels, odd and at least 5.
+        scale: s.
+        centred: an LR pixel lies in the middle of its phases; else on the first of them.
+    """
+    shift = 0.5 / scale - 0.5 if centred else 0.0
 
     def kernel(x: float) -> float:
         a, x = CUBIC_A, abs(x)
@@ -105,17 +115,18 @@ def bicubic_phases(taps: int, scale: int) -> Tensor:
     reach = taps // 2
     rows = torch.tensor(
         [
-            [kernel(offset - ((phase + 0.5) / scale - 0.5)) for offset in range(-reach, reach + 1)]
+            [kernel(offset - phase / scale - shift) for offset in range(-reach, reach + 1)]
             for phase in range(scale)
         ]
     )
     return torch.einsum("ai,bj->abij", rows, rows).reshape(scale**2, 1, taps, taps)
 
 
-def bicubic(x: Tensor, scale: int) -> Tensor:
-    """(N, c, h, w) -> (N, c, sh, sw) about pixel centres, borders continued."""
+def bicubic(x: Tensor, scale: int, centred: bool = True) -> Tensor:
+    """(N, c, h, w) -> (N, c, sh, sw), borders continued; see :func:`bicubic_phases`."""
     n, c, h, w = x.shape
-    phases = F.conv2d(edged(x.reshape(n * c, 1, h, w), 2), bicubic_phases(5, scale).to(x))
+    taps = bicubic_phases(5, scale, centred).to(x)
+    phases = F.conv2d(edged(x.reshape(n * c, 1, h, w), 2), taps)
     return F.pixel_shuffle(phases, scale).reshape(n, c, scale * h, scale * w)
 
 
@@ -278,8 +289,12 @@ class AlignedGenerator(nn.Module):
     """The network and its recurrence; initialised as it is trained from.
 
     Args:
-        variant: of degradation "real".
+        variant: of computed alignment.
     """
+
+    blur: Tensor
+    """(1, p, 3, 3), BD's blur of an LR pixel's neighbourhood, by phases. Stored with the weights,
+    as it tells the degradation; none where frames were shrunk about pixel centres."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -289,12 +304,18 @@ class AlignedGenerator(nn.Module):
         and back-projection stay float32."""
         c, half = variant.channels, variant.half_channels
         phases, latent, masks = variant.phases, variant.latent, variant.masks
-        self.base = nn.Parameter(bicubic_phases(BASE_TAPS, variant.scale))
+        centred = variant.centred
+        self.base = nn.Parameter(bicubic_phases(BASE_TAPS, variant.scale, centred))
         """(p, 1, 7, 7), the linear enlargement; bicubic to begin with."""
         self.spread = nn.Parameter(torch.zeros(phases, 1, 3, 3))
-        """(p, 1, 3, 3), S; exact for shrinking by area to begin with."""
+        """(p, 1, 3, 3), S; to begin with exact for shrinking by area, of BD the blur's transpose.
+        """
         with torch.no_grad():
-            self.spread[:, 0, 1, 1] = 1.0
+            if centred:
+                self.spread[:, 0, 1, 1] = 1.0
+            else:
+                self.register_buffer("blur", phase_blur()[None])
+                self.spread[:, 0] = STEP * phases * phase_blur().flip(1, 2)
         self.head = _conv(variant.input_channels, c)
         self.body = nn.Sequential(*(PlainBlock(half or c) for _ in range(variant.blocks)))
         if half:
@@ -314,6 +335,21 @@ class AlignedGenerator(nn.Module):
         """(N, 1, h, w) -> phases of the linear enlargement."""
         return F.conv2d(edged(y, BASE_TAPS // 2), self.base)
 
+    def shrink(self, phases: Tensor) -> Tensor:
+        """D of an output's phases (N, p, h, w) -> the frame that it would give, (N, 1, h, w).
+
+        Borders are continued by a pixel, which BD's blur reads.
+        """
+        if self.variant.centred:
+            return phases.mean(1, keepdim=True)
+        return F.conv2d(edged(phases, 1), self.blur)
+
+    def shrink_output(self, hr: Tensor) -> Tensor:
+        """D of an output (N, 1, sh, sw) -> (N, 1, h, w)."""
+        if self.variant.centred:
+            return F.avg_pool2d(hr, self.variant.scale)
+        return self.shrink(F.pixel_unshuffle(hr, self.variant.scale))
+
     def align(self, y: Tensor, past: Tensor, hr: Tensor, coarse: Tensor | None = None) -> Tensor:
         """Flow from the frame to the past, (N, 2, h, w) in LR pixels; no gradient flows through it.
 
@@ -328,7 +364,7 @@ class AlignedGenerator(nn.Module):
             current = whole_blocks(y)
             if coarse is None:
                 coarse = coarse_flow(current, whole_blocks(past))
-            shrunk = whole_blocks(F.avg_pool2d(hr, self.variant.scale))
+            shrunk = whole_blocks(self.shrink_output(hr))
             flow = lucas_kanade(current, shrunk, coarse, 0)
             return finer(flow, STRIDES[0])[..., :h, :w]
 
@@ -377,7 +413,7 @@ class AlignedGenerator(nn.Module):
         flow = self.align(y, past, hr, coarse)
         warped = warp_to_phases(hr, flow)
         latent = [warp(x, flow) for x in latent]
-        error = known * (y - warped.mean(1, keepdim=True))  # (N, 1, h, w)
+        error = known * (y - self.shrink(warped))  # (N, 1, h, w)
         corrected = warped + F.conv2d(edged(error, 1), self.spread)
         reads = (GAIN_PAST * error, GAIN_PAST * known * (corrected - base), *latent)
         detail, mask, latent = self.split(self.features(self.inputs(y, *reads)))
@@ -487,7 +523,7 @@ class AlignedGenerator(nn.Module):
 
     def upsample_func(self, x: Tensor) -> Tensor:
         """:func:`bicubic`, under the name by which the discriminator asks a generator for it."""
-        return bicubic(x, self.variant.scale)
+        return bicubic(x, self.variant.scale, self.variant.centred)
 
     def quieten_past(self, gain: float) -> None:
         """Scale the weights that read the past.

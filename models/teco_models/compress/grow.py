@@ -11,18 +11,15 @@ change the pictures.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from teco_models.checkpoint import Weights, generator_of
-from teco_models.compress.prune import BLOCK_KEY
+from teco_models.compress.prune import BLOCK_KEY, last_of_block
 from teco_models.errors import ModelError
 from teco_models.variant import Variant
-
-_BODY_KEY = re.compile(r"(body\.)(\d+)(\..+)")
 
 
 def can_grow(old: Variant, new: Variant) -> bool:
@@ -54,18 +51,19 @@ def grow(weights: Weights, variant: Variant) -> Weights:
     if not can_grow(old, variant):
         raise ModelError(
             f"{old.name} cannot grow to {variant.name}: only blocks, back-projection (-bp), a "
-            "refined flow (-lk) and channels of -real can be added, and scale 4 become 2",
+            "refined flow (-lk) and channels of computed alignment can be added, and scale 4 of "
+            "-real become 2",
             hint=f"give weights of {variant.name}",
             exit_code=2,
         )
     tensors = generator_of(variant).state_dict()
-    last = "body.{}.second" if variant.computed_alignment else "srnet.resblocks.{}.conv.2"
+    last = last_of_block(variant)
     for i in range(variant.blocks):
         for part in ("weight", "bias"):
             tensors[f"{last.format(i)}.{part}"].zero_()
     for key, value in weights.tensors.items():
         name = key
-        if match := BLOCK_KEY.fullmatch(key) or _BODY_KEY.fullmatch(key):
+        if match := BLOCK_KEY.fullmatch(key):
             place = int(match[2]) * variant.blocks // old.blocks
             name = f"{match[1]}{place}{match[3]}"
         tensors[name] = _widened(value, tensors[name])

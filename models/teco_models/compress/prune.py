@@ -39,26 +39,13 @@ COST_SIZE = (180, 320)
 MULTIPLE = 8
 """Widths that CPUs and GPUs fill: AVX2 holds 8 floats, AVX-512 and tensor cores 16 or more."""
 
-BLOCK_KEY = re.compile(r"(srnet\.resblocks\.)(\d+)(\..+)")
+BLOCK_KEY = re.compile(r"(srnet\.resblocks\.|body\.)(\d+)(\..+)")
+"""A tensor of a residual block, of either generator."""
 
 
-def check_prunable(variant: Variant) -> None:
-    """Raise ModelError (exit code 2) for a variant that is not made smaller by cutting.
-
-    Variants that compute their alignment train in hours on one core; what is small among them is
-    trained small, from a larger one if there is one.
-    """
-    if variant.computed_alignment:
-        smaller = Variant.real(
-            blocks=max(1, variant.blocks - 1), channels=variant.channels, latent=variant.latent,
-            masks=variant.masks, half_channels=variant.half_channels,
-        )  # fmt: skip
-        raise ModelError(
-            f"{variant.name} is not cut: a smaller network of its kind is trained, from the larger "
-            "one as its teacher",
-            hint=f"teco train --config real --variant {smaller.name} --teacher FILE --photos DIR",
-            exit_code=2,
-        )
+def last_of_block(variant: Variant) -> str:
+    """The layer that ends a residual block, with {} for the block's number."""
+    return "body.{}.second" if variant.computed_alignment else "srnet.resblocks.{}.conv.2"
 
 
 # --- the table -------------------------------------------------------------------------------
@@ -102,6 +89,8 @@ class Group:
 
 def groups_of(variant: Variant) -> tuple[Group, ...]:
     """All groups of a variant. The same names in a narrower one, with fewer units."""
+    if variant.computed_alignment:
+        return tuple(_computed_groups(variant))
     return (*_fnet_groups(variant), *_srnet_groups(variant))
 
 
@@ -165,6 +154,23 @@ def _srnet_groups(variant: Variant) -> Iterator[Group]:
     if variant.back_projection:
         stream.append(_inputs("srnet.back.mask", run=run))
     yield Group("srnet.stream", c // run, tuple(stream))
+
+
+def _computed_groups(variant: Variant) -> Iterator[Group]:
+    """Of computed alignment; what is handed from step to step stays whole."""
+    c, half = variant.channels, variant.half_channels
+    body: list[Slot] = []
+    for i in range(variant.blocks):
+        first, second = f"body.{i}.first", f"body.{i}.second"
+        body += [_inputs(first), *_filters(second)]
+        yield Group(first, half or c, (*_filters(first), _inputs(second)))
+    stream = [*_filters("head"), _inputs("tail")]
+    if half:
+        yield Group("body.stream", half, (*_filters("down"), *body, _inputs("up")))
+        # What comes up is shuffled, four channels to one.
+        yield Group("head", c, (*stream, _inputs("down"), *_filters("up", run=4)))
+    else:
+        yield Group("body.stream", c, (*stream, *body))
 
 
 # --- what went -------------------------------------------------------------------------------
@@ -354,9 +360,10 @@ def silence(weights: Weights, cut: ChannelCut) -> Weights:
     for slot, gone in _gone(weights.variant, cut):
         if slot.writes:
             tensors[slot.key].index_fill_(slot.axis, torch.tensor(sorted(gone)), 0.0)
+    last = last_of_block(weights.variant)
     for i in set(range(weights.variant.blocks)) - set(cut.blocks):
         for part in ("weight", "bias"):
-            tensors[f"srnet.resblocks.{i}.conv.2.{part}"].zero_()
+            tensors[f"{last.format(i)}.{part}"].zero_()
     return replace(weights, tensors=tensors)
 
 
@@ -505,8 +512,9 @@ def prune_channels(
         criterion: norm of :func:`importance`.
 
     Raises:
-        ModelError: a width is below 1 or more than there is, the network has no flow net, the
-            egvsr tail is given a width that is no multiple of 16, or the criterion is unknown.
+        ModelError: a width is below 1 or more than there is, the network has no flow net to make
+            narrower, the egvsr tail is given a width that is no multiple of 16, or the criterion is
+            unknown.
     """
     variant = weights.variant
     if criterion not in get_args(Criterion):
@@ -544,7 +552,7 @@ def prune_channels(
         order = torch.argsort(value, descending=True, stable=True)[:count].sort().values
         keep[group.name] = tuple(int(i) for i in order)
         total = float(value.sum())
-        run = max(slot.run for slot in group.slots)
+        run = group.slots[0].run
         kept = float(value[order].sum()) / total if total else 1.0
         cuts.append(GroupCut(group.name, group.units * run, count * run, kept))
     cut = ChannelCut(target, tuple(range(variant.blocks)), keep)

@@ -1,4 +1,4 @@
-"""The deploy form of the `real` generator (:mod:`teco_models.arch.computed_alignment`).
+"""The deploy form of computed alignment (:mod:`teco_models.arch.computed_alignment`).
 
 The same function, arranged for runtimes. Exact rewrites (differences are rounding only):
 
@@ -10,7 +10,9 @@ The same function, arranged for runtimes. Exact rewrites (differences are roundi
    phases of an LR pixel share its flow, hence s+1 by s+1 values of the previous output and one pair
    of fractions hold them all; features are gathered a pixel at a time.
 
-It is float32 throughout: most of its convolutions are the fixed filters of its alignment.
+Half precision: the network's own convolutions have float16 weights and run on float16 tensors; its
+alignment, enlargement, correction and mixing, whose values are positions, pictures and states, stay
+float32, and so do all ports.
 
 Shape legend: h x w the LR size, H x W the same in whole blocks, s the scale, p = s^2. Batch is 1.
 """
@@ -18,6 +20,7 @@ Shape legend: h x w the LR size, H x W the same in whole blocks, s the scale, p 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +42,7 @@ from teco_models.arch.computed_alignment import (
     finer,
     gradient_filter,
 )
+from teco_models.deploy.step import Precision, as_dtype
 
 
 def reach(scale: int) -> int:
@@ -72,6 +76,8 @@ class AlignedStep(nn.Module):
     Args:
         generator: float32 weights, which this module goes on using; in eval mode.
         rewrites: which rewrites to apply.
+        inner: type of the tensors that the network's convolutions take and give; the convolutions'
+            own is set by :func:`aligned_step`.
     """
 
     slope_taps: Tensor
@@ -83,15 +89,18 @@ class AlignedStep(nn.Module):
         self,
         generator: AlignedGenerator,
         rewrites: AlignedRewrites | None = None,
+        inner: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.inner = inner
         self.rewrites = rewrites or AlignedRewrites()
         self.variant = generator.variant
         self.generator = generator
         self.register_buffer("slope_taps", gradient_filter(), persistent=False)
         self.register_buffer("smooth_taps", binomial_filter(), persistent=False)
         self.register_buffer("luma_shares", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("colour_taps", bicubic_phases(5, self.variant.scale), persistent=False)
+        colour = bicubic_phases(5, self.variant.scale, self.variant.centred)
+        self.register_buffer("colour_taps", colour, persistent=False)
 
     def forward(
         self,
@@ -109,12 +118,13 @@ class AlignedStep(nn.Module):
         warped = self._warp_phases(hr_luma_prev, flow)
         latent = () if latent_prev is None else (self._warp_features(latent_prev, flow),)
         base = net.enlarge(y)
-        error = known * (y - warped.mean(1, keepdim=True))
+        error = known * (y - net.shrink(warped))
         around = edged(error, 1)
         corrected = warped + F.conv2d(around, net.spread)
         gain = GAIN_PAST * known
         x = net.inputs(y, GAIN_PAST * error, gain * (corrected - base), *latent)
-        detail, mask, latent = net.split(net.features(x))
+        answers = as_dtype(net.features(as_dtype(x, self.inner)), torch.float32)
+        detail, mask, latent = net.split(answers)
         result = base + detail
         result = result + mask * (known * trust(around)) * (corrected - result)
         colours = F.conv2d(edged((lr - y).transpose(0, 1), 2), self.colour_taps)  # (3, p, h, w)
@@ -127,7 +137,7 @@ class AlignedStep(nn.Module):
     def _flow(self, y: Tensor, past: Tensor, hr: Tensor) -> Tensor:
         """(1, 2, h, w) in LR pixels, from the frame to the past."""
         h, w = y.shape[-2:]
-        target = F.avg_pool2d(hr, self.variant.scale)
+        target = self.generator.shrink_output(hr)
         # All three at once: one gather of rows and one of columns.
         frames = torch.cat((y, past, target), dim=1)
         symbolic = type(h) is not int or type(w) is not int
@@ -222,6 +232,24 @@ class AlignedStep(nn.Module):
         upper = _between(corners[0], corners[1], right[0])
         lower = _between(corners[2], corners[3], right[0])
         return _between(upper, lower, down[0]).t().reshape(1, channels, h, w)
+
+
+def aligned_step(
+    generator: AlignedGenerator,
+    rewrites: AlignedRewrites | None = None,
+    precision: Precision = "fp32",
+) -> AlignedStep:
+    """The deploy form, in eval mode.
+
+    Arguments as of :func:`teco_models.deploy.step.deploy_step`.
+    """
+    if precision == "fp32":
+        return AlignedStep(generator, rewrites).eval()
+    step = AlignedStep(deepcopy(generator), rewrites, torch.float16).eval()
+    for module in step.generator.modules():
+        if isinstance(module, nn.Conv2d):  # the linear filters are parameters of the whole
+            module.half()
+    return step
 
 
 def warped_at(x: Tensor, flow: Tensor) -> Tensor:

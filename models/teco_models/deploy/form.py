@@ -9,7 +9,7 @@ from torch import nn
 
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.arch.generator import Generator
-from teco_models.deploy.aligned import ALIGNED_TARGETS, AlignedRewrites, AlignedStep
+from teco_models.deploy.aligned import ALIGNED_TARGETS, AlignedRewrites, aligned_step
 from teco_models.deploy.step import (
     TARGETS,
     EngineRewrites,
@@ -62,6 +62,4 @@ def deploy_form(
         assert isinstance(rewrites, Rewrites)
         return deploy_step(generator, rewrites, precision)
     assert isinstance(rewrites, AlignedRewrites)
-    if precision != "fp32":
-        raise ModelError(f"{generator.variant.name} has a float32 form only, not {precision}")
-    return AlignedStep(generator, rewrites).eval()
+    return aligned_step(generator, rewrites, precision)

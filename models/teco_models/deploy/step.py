@@ -256,11 +256,11 @@ class _Step(nn.Module):
 
     def _in(self, x: Tensor) -> Tensor:
         """From float32 to what convolutions take."""
-        return _as(x, self.inner)
+        return as_dtype(x, self.inner)
 
     def _tail(self, x: Tensor) -> Tensor:
         """(1, C, h, w) -> (1, 3, 4h, 4w) float32 without the residual."""
-        return _as(self._tail_inner(x), torch.float32)
+        return as_dtype(self._tail_inner(x), torch.float32)
 
     def _tail_inner(self, x: Tensor) -> Tensor:
         """The same, as the convolutions give it."""
@@ -397,7 +397,7 @@ class DeployStep(_Step):
         """
         assert self.back is not None
         n, _, h, w = past.shape
-        mask = _as(self.back.mask(features), torch.float32)
+        mask = as_dtype(self.back.mask(features), torch.float32)
         mask = trusted * torch.sigmoid(mask)  # (1, 16, h, w)
         by_colour = (n, 3, PHASES, h, w)
         rest = past.view(by_colour) * mask.unsqueeze(1)
@@ -511,9 +511,9 @@ class FreeStep(_Step):
             whole = torch.cat((lr, phases_prev, lr_prev, latent_prev), dim=1)
             x = F.relu(self.conv_in(self._in(whole)))
         x = self.generator.srnet.resblocks(x)
-        latent = _as(F.relu(x), torch.float32)
+        latent = as_dtype(F.relu(x), torch.float32)
         if self.variant.tail == "shuffle" and self.rewrites.phase_residual:
-            phases = _as(self.phases_out(x), torch.float32)
+            phases = as_dtype(self.phases_out(x), torch.float32)
             if self.by_phase:
                 phases = phases + self._residual_phases(lr)
                 return self._pixels(phases), phases, latent
@@ -544,7 +544,7 @@ def _bordered(fnet: FNet, inner: torch.dtype) -> FNet:
     return fnet
 
 
-def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A cast where one is needed, so that a float32 graph holds none."""
     return x if x.dtype == dtype else x.to(dtype)
 

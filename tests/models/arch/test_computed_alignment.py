@@ -1,4 +1,4 @@
-"""The generator for ordinary clips: zero state, alignment, and its deploy form."""
+"""The generator of computed alignment: zero state, alignment, and its deploy form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from teco_calibration.degrade import degrade
 from teco_models import zoo
 from teco_models.arch.computed_alignment import (
     AlignedGenerator,
@@ -18,7 +19,7 @@ from teco_models.arch.computed_alignment import (
     warp_to_phases,
     whole_blocks,
 )
-from teco_models.arch.ops import warp
+from teco_models.arch.ops import CubicUpsample, warp
 from teco_models.checkpoint import Weights, build_any, infer, load_weights, save_weights
 from teco_models.compress.grow import grow, halve_scale
 from teco_models.deploy.aligned import AlignedRewrites
@@ -28,11 +29,12 @@ from teco_models.variant import Variant
 
 SIZES = ((48, 64), (45, 75), (8, 9))
 VARIANTS = (
-    Variant.real(blocks=1, channels=8, latent=6),
-    Variant.real(blocks=1, channels=8, latent=0),
-    Variant.real(blocks=2, channels=8, latent=4, masks=16, half_channels=12),
-    Variant.real(blocks=1, channels=8, latent=4, scale=2),
-    Variant.real(blocks=1, channels=8, latent=0, masks=4, scale=2),
+    Variant.aligned(blocks=1, channels=8, latent=6),
+    Variant.aligned(blocks=1, channels=8, latent=0),
+    Variant.aligned(blocks=2, channels=8, latent=4, masks=16, half_channels=12),
+    Variant.aligned(blocks=1, channels=8, latent=4, scale=2),
+    Variant.aligned(blocks=1, channels=8, latent=0, masks=4, scale=2),
+    Variant.aligned(degradation="bd", blocks=1, channels=8, latent=4),
 )
 each = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
@@ -125,6 +127,57 @@ def test_untrained_it_is_bicubic_in_its_place(scale) -> None:
     assert torch.allclose(bicubic(lr, scale), usual, atol=1e-5)
 
 
+def test_bd_has_the_papers_degradation_and_place() -> None:
+    """The output that is shrunk is what calibration shrinks by, and bicubic is TecoGAN's."""
+    generator = made(VARIANTS[-1])
+    torch.manual_seed(3)
+    frame = (torch.rand(40, 56, 3) * 255).round().to(torch.uint8)
+    expected = degrade(frame.numpy(), "bd")
+    picture = frame.permute(2, 0, 1)[:, None].float()
+    found = generator.shrink_output(picture)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    wanted = torch.from_numpy(expected).permute(2, 0, 1)[:, None].float()
+    assert (found - wanted)[inner].abs().max() <= 0.5 + 1e-3  # which is rounded to 8 bits
+    lr = moving(24, 32)[0]
+    assert torch.allclose(generator.upsample_func(lr), CubicUpsample()(lr), atol=1e-5)
+
+
+def test_of_bd_the_past_is_back_projected_to_the_frame() -> None:
+    """An output that is wrong everywhere is nearer the frame after the correction."""
+    generator = made(VARIANTS[-1])
+    truth = moving(96, 128, 1)[0][:, :1]
+    y = generator.shrink_output(truth)
+    wrong = F.pixel_unshuffle(truth + 0.1, 4)
+    error = y - generator.shrink(wrong)
+    corrected = wrong + F.conv2d(F.pad(error, (1,) * 4, mode="replicate"), generator.spread)
+    left = y - generator.shrink(corrected)
+    assert left.abs().mean() < 0.35 * error.abs().mean()
+
+
+def test_another_blur_is_refused() -> None:
+    tensors = made(VARIANTS[-1]).state_dict()
+    half = {k: v.half() for k, v in tensors.items()}
+    assert torch.equal(infer(half, source="a test").tensors["blur"], tensors["blur"])
+    with pytest.raises(ModelError, match="blur"):
+        infer(tensors | {"blur": tensors["blur"] * 1.1}, source="a test")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"degradation": "real", "alignment": "learned"},
+        {"degradation": "bi", "alignment": "computed"},
+        {"degradation": "bd", "latent": 4},
+        {"degradation": "bd", "alignment": "computed"},
+        {"degradation": "bd", "alignment": "computed", "flow_channels": 0, "tail": "shuffle",
+         "scale": 2},
+    ],
+)  # fmt: skip
+def test_alignment_and_degradation_that_do_not_go_together(fields) -> None:
+    with pytest.raises(ModelError):
+        Variant(**fields)
+
+
 @each
 def test_weights_say_what_they_are(variant, tmp_path) -> None:
     generator = made(variant)
@@ -148,13 +201,13 @@ def test_damaged_weights_are_named() -> None:
 
 @pytest.mark.parametrize("masks", [1, 16])
 def test_scale_2_begins_as_scale_4_shrunk_by_area(masks) -> None:
-    large = made(Variant.real(blocks=1, channels=8, latent=4, masks=masks))
+    large = made(Variant.aligned(blocks=1, channels=8, latent=4, masks=masks))
     with torch.no_grad():  # all that is learned differs from what it begins with
         for value in large.parameters():
             value += 0.02 * torch.randn_like(value)
     weights = Weights(large.variant, dict(large.state_dict()))
     small = build_any(halve_scale(weights))
-    assert small.variant == Variant.real(
+    assert small.variant == Variant.aligned(
         blocks=1, channels=8, latent=4, masks=4 if masks == 16 else 1, scale=2
     )
     # Of grey frames: colours are enlarged by bicubic, which is not that of scale 4 shrunk.

@@ -90,6 +90,28 @@ def test_memory_grows_with_the_picture_and_not_with_blocks():
     assert deep.weights > small.weights
 
 
+@pytest.mark.parametrize("name", ["teco-x4-b1-c8-f0-shuffle", "teco-x4-b3-c64-bp-lk", "real-cpu"])
+def test_ports_are_the_files_own(name):
+    """Planes are an eighth of floats; what becomes of them in the graph is counted there."""
+    from teco.model.opening import open_model
+
+    variant = open_model(name).variant if name == "real-cpu" else Variant.parse(name)
+    h, w = 90, 160
+    floats, eight, planes = (memory(variant, h, w, io=io) for io in ("fp32", "uint8", "nv12"))
+    picture = variant.scale**2 * h * w
+    assert floats.frame_in == 12 * h * w
+    assert floats.picture_out == 12 * picture
+    assert (eight.frame_in, eight.picture_out) == (3 * h * w, 3 * picture)
+    assert (planes.frame_in, planes.picture_out) == (3 * h * w // 2, 3 * picture // 2)
+    assert memory(variant, h, w, io="i420") == planes
+    # The frame in floats, and the picture's while its chroma is made; of a network that keeps the
+    # picture, it is an output in floats as well.
+    assert planes.activations >= 12 * h * w + (2.5 if variant.has_flow else 3.5) * 12 * picture
+    assert planes.activations >= eight.activations > floats.activations
+    assert (planes.ports < floats.ports) == (not variant.has_flow)
+    assert planes.weights == floats.weights
+
+
 # --- by another program ----------------------------------------------------------------------
 
 VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity"}
@@ -333,6 +355,8 @@ def test_the_command(teco):
     assert not facts["device_memory_compared_on_a_gpu"]
     assert {r["variant"] for r in facts["measured"]} == {variant.name}
     assert all(r["error"] is not None for r in facts["measured"])
+    planes = teco("estimate", "--blocks", 3, "--size", "1080p", "--io", "nv12", "--json").stdout
+    assert json.loads(planes)["memory"]["frame_in"] == 270 * 480 * 3 // 2
     text = teco("estimate", "--variant", "teco-x4-b5-c48", "--fp16").stdout.decode()
     assert "frame in     320 x 180 (width x height), --size 180x320" in text
     assert "picture out  1280 x 720" in text

@@ -42,8 +42,6 @@ def forms() -> Iterator[Any]:
     """Kind, precision, type of the ports, static or not."""
     for variant in (FULL, FREE, REAL):
         for precision in ("fp32", "fp16", "int8"):
-            if variant is REAL and precision != "fp32":
-                continue  # has a float32 form only
             for io in ("fp32", "fp16", "uint8") if variant is FULL else ("fp32", "uint8"):
                 for size in (SIZE, None):
                     words = (variant.name, precision, f"{io}io", "static" if size else "dynamic")

@@ -6,15 +6,19 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from paths import ROOT
 
 from teco.core.errors import TecoError
 from teco.exporting.onnx import export_onnx
 from teco.exporting.options import ExportOptions
+from teco.exporting.quantisation.clips import CalibrationSet
 from teco.exporting.web_graph import check_web
 from teco.inference.stream import Stream
 from teco.model.contract import StreamContract
+from teco.model.engine.precision_check import of_onnx
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.model.weights_digest import weights_digest
@@ -25,7 +29,7 @@ from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.checkpoint import Weights, load_weights
 from teco_models.variant import Variant
 
-VARIANT = Variant.real(blocks=1, channels=8, latent=4)
+VARIANT = Variant.aligned(blocks=1, channels=8, latent=4)
 
 
 def made(variant: Variant) -> Weights:
@@ -38,7 +42,11 @@ def weights() -> Weights:
     return made(VARIANT)
 
 
-@pytest.mark.parametrize("variant", [VARIANT, replace(VARIANT, scale=2)], ids=lambda v: v.name)
+@pytest.mark.parametrize(
+    "variant",
+    [VARIANT, replace(VARIANT, scale=2), replace(VARIANT, degradation="bd")],
+    ids=lambda v: v.name,
+)
 @pytest.mark.parametrize(
     "options",
     [
@@ -52,8 +60,6 @@ def weights() -> Weights:
     ids=lambda o: o.suffix or "plain",
 )
 def test_each_form(variant, options, tmp_path) -> None:
-    import onnx
-
     path = export_onnx(made(variant), tmp_path, options)
     manifest = open_model(str(path)).manifest
     assert manifest is not None
@@ -76,14 +82,46 @@ def test_states_of_the_contract() -> None:
     assert contract.inputs["hr_luma_prev"] == ("1", "1", "4*h", "4*w")
     eight = StreamContract.of(VARIANT, "uint8")
     assert eight.outputs == ("hr8", "luma", "hr_luma", "latent", "check")
-    bare = StreamContract.of(Variant.real(latent=0))
+    bare = StreamContract.of(Variant.aligned(latent=0))
     assert bare.outputs == ("hr", "luma", "hr_luma")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precision_is_refused(weights, precision, tmp_path) -> None:
-    with pytest.raises(TecoError, match="float32 form only"):
-        export_onnx(weights, tmp_path, ExportOptions(precision=precision))
+@pytest.mark.parametrize("io", ["fp32", "uint8"])
+@pytest.mark.parametrize(
+    "variant", [VARIANT, replace(VARIANT, degradation="bd")], ids=lambda v: v.name
+)
+def test_float16(variant, io, tmp_path) -> None:
+    """The network's own convolutions are, positions and pictures are not; the gate passes it."""
+    path = export_onnx(made(variant), tmp_path, ExportOptions(precision="fp16", io=io))
+    manifest = open_model(str(path)).manifest
+    assert manifest is not None
+    assert manifest.gate is not None
+    assert manifest.parity is not None
+    assert 0 < manifest.parity.max_abs < 1e-3
+    graph = onnx.load(path)
+    proof = of_onnx(graph)
+    assert proof.convolutions["fp16"] == 4  # head, a block's two, tail
+    assert set(proof.warps) <= {"fp32"}
+    assert set(proof.grids) <= {"fp32"}
+    half = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    assert sum(name.endswith(".weight") for name in half) == 4
+    assert not any("base" in n or "spread" in n for n in half)
+
+
+@pytest.mark.slow
+def test_int8(tmp_path) -> None:
+    """The default network bears it: all its convolutions, for less than a hundredth of a dB."""
+    entry = zoo.find("real-cpu")
+    assert entry is not None
+    options = ExportOptions(
+        precision="int8", calibration=CalibrationSet((str(ROOT / "examples" / "city.mp4"),))
+    )
+    path = export_onnx(load_weights(entry.weights), tmp_path, options)
+    manifest = open_model(str(path)).manifest
+    assert manifest is not None
+    assert manifest.int8 is not None
+    assert not manifest.int8.kept
+    assert of_onnx(onnx.load(path)).convolutions["int8"] == 8
 
 
 def test_runtimes_agree_on_the_shipped_one() -> None:
@@ -133,8 +171,6 @@ def test_openvino_takes_the_form_that_was_written_for_it() -> None:
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "openvino-bf16"])
 def test_what_is_not_finite_does_not_pass(weights, runtime, tmp_path) -> None:
     """A clamp may make a number of it: OpenVINO's does."""
-    import onnx
-
     if reason := find(runtime).why_unavailable():
         pytest.skip(reason)
     path = export_onnx(weights, tmp_path, ExportOptions(target="openvino"))
@@ -156,6 +192,13 @@ def test_what_is_not_finite_does_not_pass(weights, runtime, tmp_path) -> None:
     session.close()
 
 
-def test_costs_of_forms_that_there_are_not(teco) -> None:
-    teco("estimate", "--model", "real-cpu", "--fp16").refuses(2, "float32 form only")
-    assert teco("estimate", "--model", "real-cpu").code == 0
+def test_float16_takes_less_memory(teco) -> None:
+    held = {}
+    for precision in ("fp32", "fp16"):
+        asked = () if precision == "fp32" else ("--fp16",)
+        done = teco("estimate", "--model", "real-cpu", *asked, "--json")
+        assert done.code == 0, done.stderr
+        held[precision] = json.loads(done.stdout)["memory"]
+    fp32, fp16 = held["fp32"], held["fp16"]
+    assert fp16["weights"] == fp32["weights"] / 2
+    assert 0.5 * fp32["activations"] < fp16["activations"] < 0.9 * fp32["activations"]

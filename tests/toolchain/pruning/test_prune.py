@@ -33,6 +33,8 @@ from teco_models.arch.generator import Generator  # noqa: E402
 from teco_models.checkpoint import (  # noqa: E402
     Weights,
     build,
+    build_any,
+    generator_of,
     infer,
     load_weights,
     save_weights,
@@ -66,7 +68,7 @@ from teco_models.variant import Variant  # noqa: E402
 def weights_of(variant: Variant, seed: int = 0) -> Weights:
     """Random weights, biases included, so that a forgotten bias shows."""
     torch.manual_seed(seed)
-    generator = Generator(variant)
+    generator = generator_of(variant)
     with torch.no_grad():
         for name, value in generator.named_parameters():
             if name.endswith("bias"):
@@ -205,6 +207,55 @@ def test_dead_channels_are_found_and_cost_nothing(variant: Variant, criterion: s
     assert pruned.cut.units == expected
     assert all(g.kept == pytest.approx(1) for g in pruned.report.channels)
     assert (run(build(pruned.weights)) - run(build(silenced))).abs().max() < 1e-5
+
+
+COMPUTED = (
+    Variant.aligned(blocks=3, channels=8, latent=4),
+    Variant.aligned(degradation="bd", blocks=3, channels=8, latent=0),
+    Variant.aligned(blocks=3, channels=8, latent=3, masks=4, half_channels=12, scale=2),
+)
+
+
+@pytest.mark.parametrize("variant", COMPUTED, ids=lambda v: v.name)
+def test_computed_alignment_is_cut_as_it_is_silenced(variant: Variant) -> None:
+    whole = weights_of(variant)
+    fewer = prune_blocks(whole, [0, 2])
+    narrow = prune_channels(fewer.weights, channels=5)
+    assert narrow.weights.variant == replace(variant, blocks=2, channels=5)
+    assert infer(narrow.weights.tensors, source="x").variant == narrow.weights.variant
+    muted = build_any(whole)
+    mute(muted, "body.1.second", range(variant.half_channels or variant.channels))
+    gone = {
+        g.name: sorted(set(range(g.units)) - set(narrow.cut.units.get(g.name, range(g.units))))
+        for g in groups_of(fewer.weights.variant)
+    }
+    stream = gone["head" if variant.half_channels else "body.stream"]
+    assert len(stream) == 3
+    mute(muted, "head", stream)
+    if variant.half_channels:
+        mute(muted, "up", [4 * c + i for c in stream for i in range(4)])
+    else:
+        for i in (0, 2):
+            mute(muted, f"body.{i}.second", stream)
+            mute(muted, f"body.{i}.first", gone[f"body.{(0, 2).index(i)}.first"])
+    small, expected = run(build_any(narrow.weights)), run(muted)
+    assert (small - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+    assert verify(whole, fewer.cut, fewer.weights) < 1e-4
+    assert verify(fewer.weights, narrow.cut, narrow.weights) < 1e-4
+
+
+def test_a_network_for_ordinary_clips_is_cut_by_the_command(tmp_path, teco) -> None:
+    out = tmp_path / "a.safetensors"
+    done = teco("prune", "real-cpu", "--blocks", 2, "--channels", 24, "-o", out)
+    assert done.code == 0, done.stderr
+    assert load_weights(out).variant.name == "teco-x4-b2-c24-l14-real"
+    for asked in (("--share-blocks", 1), ("--sparsity", 0.5)):
+        teco("prune", "real-cpu", *asked, "-o", tmp_path / "b.safetensors").refuses(
+            2, "computes its alignment", "--blocks"
+        )
+    budget = ("--target-ms", 20, "--runtime", "pytorch")
+    teco("prune", "real-cpu", *budget).refuses(2, "cost model", "--channels")
+    teco("prune", "real-cpu", "--flow-channels", 8).refuses(2, "flow_channels")
 
 
 def test_every_convolution_is_in_the_table() -> None:

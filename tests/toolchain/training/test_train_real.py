@@ -1,4 +1,4 @@
-"""Training for ordinary clips: computed alignment, single frames first, a pool of encoded clips."""
+"""Training of computed alignment: single frames first; ordinary clips from a pool, BD as drawn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ torch = pytest.importorskip("torch")
 from teco.core.errors import TecoError  # noqa: E402
 from teco.training.data.pool import ClipPool, PoolOptions  # noqa: E402
 from teco.training.data.sequences import shot_of  # noqa: E402
-from teco.training.loop import PAST_GAIN, Trainer  # noqa: E402
+from teco.training.loop import PAST_GAIN, Trainer, check_stages  # noqa: E402
 from teco.training.options import LoopOptions, TrainOptions  # noqa: E402
 from teco.training.recipe import load_recipe  # noqa: E402
 from teco.training.run_folder import WEIGHTS  # noqa: E402
 from teco.training.validate import Validator  # noqa: E402
-from teco_models.checkpoint import load_weights  # noqa: E402
+from teco_models.checkpoint import build_any, load_weights, save_weights  # noqa: E402
 from teco_models.compress.grow import grow, halve_scale  # noqa: E402
+from teco_models.compress.prune import prune_blocks  # noqa: E402
 
 OPTIONS = TrainOptions(
     variant="teco-x4-b1-c8-l4-real", flow_iterations=0, single_iterations=4, iterations=4,
@@ -105,6 +106,59 @@ def test_it_learns(tmp_path) -> None:
     assert after.psnr > before.psnr + 0.3
     assert after.gain > 0.3
     assert after.mean_flow is None
+
+
+def moving_tiles(count: int = 12) -> np.ndarray:
+    """(count, 160, 224, 3) of tiles with sharp edges, which move."""
+    tiles = np.random.default_rng(2).integers(0, 256, (30, 40, 1), np.uint8).repeat(3, 2)
+    large = cv2.resize(tiles, (480, 360), interpolation=cv2.INTER_NEAREST)
+    return np.stack([large[20 + t : 180 + t, 30 + 2 * t :][:, :224] for t in range(count)])
+
+
+def test_bd_is_learned_with_computed_alignment(tmp_path) -> None:
+    """From shots that are degraded as they are drawn; then a cut one learns from its teacher."""
+    asked = replace(
+        OPTIONS, variant="teco-x4-b2-c8-l4-bd", single_iterations=250, iterations=40,
+        still_share=0.0, max_stride=1,
+    )  # fmt: skip
+    frames = moving_tiles()
+    judge = Validator(frames)
+    out = tmp_path / "teacher"
+    out.mkdir()
+    torch.set_num_threads(1)
+    shots = [shot_of("tiles", frames)]
+    teacher = Trainer(asked, LoopOptions(out=out, workers=0), shots, None)
+    before = judge(teacher.average)
+    teacher.run(lambda _: None)
+    after = judge(teacher.average)
+    assert after.psnr > before.psnr + 0.3
+    assert after.gain > 0.3
+    small = prune_blocks(load_weights(out / WEIGHTS), [0])
+    save_weights(tmp_path / "cut.safetensors", build_any(small.weights))
+    cut = replace(
+        asked, variant=small.weights.variant.name, single_iterations=0, iterations=5,
+        distil_output=1.0, distil_feature=1.0,
+    )  # fmt: skip
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    files = LoopOptions(
+        out=folder, workers=0, init=tmp_path / "cut.safetensors", teacher=out / WEIGHTS
+    )
+    Trainer(cut, files, shots, None).run(lambda _: None)
+    assert load_weights(folder / WEIGHTS).variant.name == "teco-x4-b1-c8-l4-bd"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "teco-x4-b1-c8-l4-bd", "flow_weight": 0.5}, "learns no flow"),
+        ({"variant": "teco-x4-b1-c8-l4-bd", "flow_iterations": 2}, "no flow net"),
+        ({"still_share": 0.1}, "a pool of clips"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, said) -> None:
+    with pytest.raises(TecoError, match=said):
+        check_stages(replace(OPTIONS, **options))
 
 
 def test_a_teacher_of_another_scale_is_refused(tmp_path, pool) -> None:
@@ -223,8 +277,8 @@ def test_a_grown_network_begins_where_the_small_one_ended(tmp_path, pool) -> Non
 def test_what_is_refused(tmp_path, pool, teco) -> None:
     with pytest.raises(TecoError, match="no flow net"):
         trained(tmp_path, pool, replace(OPTIONS, flow_iterations=1))
-    with pytest.raises(TecoError, match="--max-stride, --warp-weight means nothing"):
-        trained(tmp_path, pool, replace(OPTIONS, warp_weight=0.5, max_stride=1))
+    with pytest.raises(TecoError, match="--still-share, --max-stride means nothing"):
+        trained(tmp_path, pool, replace(OPTIONS, still_share=0.1, max_stride=1))
     with pytest.raises(TecoError, match="short sequences have 1 of --frames 7"):
         replace(OPTIONS, frames=7)
     with pytest.raises(TecoError, match="after --burn-in 3"):
@@ -244,10 +298,7 @@ def test_what_is_refused(tmp_path, pool, teco) -> None:
     )
 
 
-def test_it_is_trained_small_and_not_cut(tmp_path, teco) -> None:
-    for asked in (("--blocks", 2), ("--channels", 16), ("--target-ms", 20, "--runtime", "pytorch")):
-        done = teco("prune", "real-cpu", *asked, "-o", tmp_path / "a.safetensors")
-        done.refuses(2, "is not cut", "--variant teco-x4-b2-c32-l14-real")
+def test_weights_are_blended(tmp_path, teco) -> None:
     mean = tmp_path / "mean.safetensors"
     done = teco("blend", "real-cpu", "real-cpu", "--shares", "1,1", "-o", mean)
     assert done.code == 0, done.stderr

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from teco.core.errors import USAGE, TecoError
-from teco.estimates.tensors import FLOAT, WIDTHS, P, Precision, deployed, peak
+from teco.estimates.tensors import FLOAT, WIDTHS, Precision, deployed, peak
+from teco.model.contract import StreamContract
+from teco.runtimes.ports import shape_of, shapes_of
 from teco_models.variant import MIN_SIZE, SCALE, Variant
+
+if TYPE_CHECKING:
+    from teco_models.deploy.ports import Io
 
 PICTURES = {
     "540p": (540, 960), "720p": (720, 1280), "1080p": (1080, 1920), "1440p": (1440, 2560),
@@ -42,15 +51,14 @@ class MemoryEstimate:
 
     Attributes:
         weights: trained weights in the precision asked, fixed kernels and tables in float32.
-        ports: the frame, the picture and the state, in float32; the state twice, as it is read and
-            as it is written.
+        ports: the frame, the picture and the state, in the types that they have; the state twice,
+            as it is read and as it is written.
         activations: most bytes alive at once beside the ports, see
             :func:`teco.estimates.tensors.peak`.
         peak_at: operation at which that is.
         workspace: assumed, not computed: the largest tensor once more, for a runtime that needs it
             in another layout.
-        frame_in, picture_out: what crosses to and from the host in each frame in float32; a quarter
-            of it with 8-bit ports.
+        frame_in, picture_out: what crosses to and from the host in each frame.
     """
 
     weights: int
@@ -75,24 +83,53 @@ def memory(
     form: Mapping[str, bool] | None = None,
     *,
     dynamic: bool = False,
+    io: Io = "fp32",
 ) -> MemoryEstimate:
-    """Memory of one step; arguments and errors as of :func:`teco.estimates.tensors.deployed`."""
+    """Memory of one step; arguments and errors as of :func:`teco.estimates.tensors.deployed`.
+
+    Args:
+        io: the file's ports, as ``teco export --io`` calls them. Whatever they are, the network
+            computes floats; those of the frame and the picture are then tensors like others.
+    """
     ops = deployed(variant, h, w, precision, form, dynamic=dynamic)
     width = WIDTHS[precision]
     weights = sum(op.weights * width + op.constants * FLOAT for op in ops)
     activations, where = peak(ops)
-    pixels = h * w
-    past = 3 * P if variant.has_flow else 3 * P + variant.channels
-    held = 3 + 3 + past + past if variant.has_flow else 3 + 3 + past + past + 3 * P
-    phases = variant.phases
-    if variant.computed_alignment:  # the frame, both states, and the frame that comes out
-        held = 3 + 2 * (1 + phases + variant.latent) + 3 * phases
+    contract = StreamContract.of(variant, io)
+    outputs = shapes_of(contract)
+    sizes = {
+        name: prod(shape_of(shape, h, w)) * np.dtype(contract.dtypes.get(name, "float32")).itemsize
+        for name, shape in (contract.inputs | outputs).items()
+    }
+
+    def together(names: Iterable[str]) -> int:
+        return sum(sizes[name] for name in names)
+
+    converted, at = _of_conversions(variant, h, w, io)
+    if converted:
+        # The frame in floats is there for the whole step, the picture when the network is done.
+        frame = 3 * h * w * FLOAT
+        activations, where = max((activations + frame, where), (converted + frame, at))
     return MemoryEstimate(
         weights=weights,
-        ports=held * pixels * FLOAT,
+        ports=together(contract.inputs) + together(outputs),
         activations=activations,
         peak_at=where,
         workspace=max(op.size for op in ops),
-        frame_in=3 * pixels * FLOAT,
-        picture_out=3 * phases * pixels * FLOAT,
+        frame_in=together(contract.frames),
+        picture_out=together(contract.pictures),
     )
+
+
+def _of_conversions(variant: Variant, h: int, w: int, io: Io) -> tuple[int, str]:
+    """Most bytes of floats beside the frame's in what makes a port's picture of the network's, and
+    where that is; 0 of float32 ports. See :mod:`teco_models.deploy.planes` and ``ports``."""
+    picture = 3 * variant.phases * h * w * FLOAT
+    if io == "fp32":
+        return 0, ""
+    # A picture that is state is an output in floats as well, and counted there.
+    own = 0 if variant.has_flow and io != "fp16" else picture
+    if io in ("nv12", "i420"):
+        # Clipped, padded for the filter of chroma, and of half the height after it.
+        return own + picture + picture + picture // 2, "chroma of the picture"
+    return own + picture, "levels of the picture"

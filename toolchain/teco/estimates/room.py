@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.memory import free_bytes, taken_bytes
@@ -21,6 +21,9 @@ from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_w
 from teco.video.frames import FrameSource
 from teco.video.overlap import QUEUE
 from teco_models.variant import Variant
+
+if TYPE_CHECKING:
+    from teco_models.deploy.ports import Io
 
 _SPREAD = 0.75
 """Measured growth is at least so much of what is predicted (95% of the records in measured.json
@@ -83,14 +86,14 @@ class Encoding:
         return took
 
 
-def growth(variant: Variant, h: int, w: int, runtime: str) -> int | None:
+def growth(variant: Variant, h: int, w: int, runtime: str, io: Io = "fp32") -> int | None:
     """Bytes by which a process grows that steps LR (h, w) frames on a runtime, as fitted to what
-    was measured; None where nothing was."""
+    was measured, with float32 ports; None where nothing was."""
     fitted = fit([r for r in measured.read() if r.runtime == runtime])
     if fitted is None:
         return None
     precision: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
-    return fitted(memory(variant, h, w, precision, dynamic=True))
+    return fitted(memory(variant, h, w, precision, dynamic=True, io=io))
 
 
 def need(
@@ -101,6 +104,7 @@ def need(
     encoding: Encoding,
     window: tuple[int, int] | None = None,
     free: int | None = None,
+    io: Io = "fp32",
 ) -> int | None:
     """Bytes by which a process grows that enlarges a clip of LR (h, w); None where nothing is known
     of the runtime's memory.
@@ -108,14 +112,19 @@ def need(
     Args:
         variant, h, w, runtime, encoding, free: as :func:`tiles_for` takes them.
         window: LR (h, w) of the tiles, None for whole frames.
+        io: the ports of the model's file.
     """
-    step = growth(variant, *(window or (h, w)), runtime)
+    step = growth(variant, *(window or (h, w)), runtime, io)
     if step is None:
         return None
     free = free_bytes() if free is None else free
     took = step + encoding.bytes(h, w, variant.scale, free)
     # Of tiles, the frame, the picture, and the state before and after a step are there as a whole.
-    return took if window is None else took + memory(variant, h, w, dynamic=True).ports
+    return took if window is None else took + _whole(variant, h, w, io)
+
+
+def _whole(variant: Variant, h: int, w: int, io: Io) -> int:
+    return memory(variant, h, w, dynamic=True, io=io).ports
 
 
 def tiles_for(
@@ -125,6 +134,7 @@ def tiles_for(
     runtime: str,
     encoding: Encoding,
     free: int | None = None,
+    io: Io = "fp32",
 ) -> tuple[int, int] | None:
     """The windows in which a clip's frames are to be stepped.
 
@@ -134,6 +144,7 @@ def tiles_for(
         runtime: its name; "auto" is judged as ONNX Runtime.
         encoding: what else takes memory.
         free: bytes; None asks the system.
+        io: the ports of the model's file.
 
     Returns:
         None where the whole frame fits, or nothing is known of the runtime's memory; else LR (h, w)
@@ -144,11 +155,11 @@ def tiles_for(
     """
     runtime = "onnxruntime" if runtime == "auto" else runtime
     free = free_bytes() if free is None else free
-    whole = need(variant, h, w, runtime, encoding, free=free)
+    whole = need(variant, h, w, runtime, encoding, free=free, io=io)
     if whole is None or whole <= free:
         return None
     if variant.has_flow:
-        if whole - (1 - _SPREAD) * (growth(variant, h, w, runtime) or 0) <= free:
+        if whole - (1 - _SPREAD) * (growth(variant, h, w, runtime, io) or 0) <= free:
             return None
         raise _too_large(
             h, w, whole, free,
@@ -157,13 +168,13 @@ def tiles_for(
         )  # fmt: skip
 
     def fits(tile_h: int, tile_w: int) -> bool:
-        took = need(variant, h, w, runtime, encoding, (tile_h, tile_w), free)
+        took = need(variant, h, w, runtime, encoding, (tile_h, tile_w), free, io)
         return took is not None and took <= free
 
     if not fits(8, 8):
         beside = encoding.bytes(h, w, variant.scale, free)
         raise _too_large(
-            h, w, beside + memory(variant, h, w, dynamic=True).ports, free,
+            h, w, beside + _whole(variant, h, w, io), free,
             f"a picture of {variant.scale * w}x{variant.scale * h} takes that without the network; "
             "use a faster --preset, which holds fewer frames, or shrink the clip",
         )  # fmt: skip
@@ -200,11 +211,12 @@ def open_in_room(
     try:
         # What is free is asked when the runtime's libraries are there.
         already = taken_bytes()
+        io = "fp32" if model.manifest is None else model.manifest.contract.io
         if tile == "auto":
-            window = tiles_for(model.variant, h, w, session.runtime, encoding)
+            window = tiles_for(model.variant, h, w, session.runtime, encoding, io=io)
         else:
             window = None if tile is None else window_of(tile, h, w)
-        grows = need(model.variant, h, w, session.runtime, encoding, window)
+        grows = need(model.variant, h, w, session.runtime, encoding, window, io=io)
         if window is not None:
             session = tiled(session, window)
     except BaseException:

@@ -114,7 +114,7 @@ def deployed(
     """
     check_size(h, w)
     if variant.computed_alignment:
-        return _of_layers(variant, h, w)
+        return _of_layers(variant, h, w, WIDTHS[precision])
     asked = form or {}
 
     def differing(name: str) -> int:
@@ -128,9 +128,14 @@ def deployed(
     return _repeated(ops, variant.blocks)
 
 
-def _of_layers(variant: Variant, h: int, w: int) -> tuple[Op, ...]:
-    """Computed alignment, whose graph is not recorded: the tensors of its layers, in float32, with
-    what the alignment and the enlargement of colours need besides."""
+def _of_layers(variant: Variant, h: int, w: int, inner: int) -> tuple[Op, ...]:
+    """Computed alignment, whose graph is not recorded: the tensors of its layers, with what the
+    alignment and the enlargement of colours need besides.
+
+    Args:
+        variant, h, w: as of :func:`deployed`.
+        inner: bytes of a value between the network's own convolutions.
+    """
     given = {"lr", *(f"{name}_prev" for name in ("luma", "hr_luma", "latent"))}
     beside = {
         "flow": 12 * h * w,  # the gradients, products and windows of the finest level
@@ -141,7 +146,7 @@ def _of_layers(variant: Variant, h: int, w: int) -> tuple[Op, ...]:
         Op(
             layer.name,
             layer.elements + beside.get(layer.name, 0),
-            FLOAT,
+            inner if layer.name.startswith("srnet.") else FLOAT,
             layer.inputs,
             weights=layer.params,
         )

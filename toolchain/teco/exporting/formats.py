@@ -20,7 +20,6 @@ from teco.core.machine import require_extra
 from teco.exporting.engines.rtx import RtxOptions, build_rtx
 from teco.exporting.engines.tensorrt import build_tensorrt
 from teco.exporting.onnx import export_onnx
-from teco.exporting.options import NoSuchFormError
 from teco.exporting.quantisation.run import QuantisationError
 from teco.exporting.request import ExportRequest, WeightsSource, check_request
 from teco.model.engine import precision_check
@@ -123,7 +122,7 @@ def produce_all(
             noted.add(source.weights)
         try:
             yield from produce(weights, folder, request, overwrite=overwrite)
-        except (NoSuchFormError, ParityError, QuantisationError) as error:
+        except (ParityError, QuantisationError) as error:
             if len(asked) == 1:
                 raise
             logger.warning("refused: %s", error.message)

@@ -28,10 +28,6 @@ WEB = "web"
 """The target for browsers, whose graph is of another opset: :mod:`teco.exporting.web_graph`."""
 
 
-class NoSuchFormError(TecoError):
-    """A variant cannot be had in the precision that was asked for."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to export.
@@ -65,15 +61,6 @@ class ExportOptions:
 
     def check(self, variant: Variant) -> None:
         """Raise TecoError for what contradicts itself, or cannot be had of a variant."""
-        if variant.computed_alignment and self.precision != "fp32":
-            raise NoSuchFormError(
-                f"{variant.name} has a float32 form only: more than half of its convolutions are "
-                "the fixed filters of its alignment and enlargement, which stay float32, so that "
-                f"the file could not be called {self.precision}",
-                hint=f"leave --{self.precision} out; --io fp16 halves what crosses a bus, and "
-                "--runtime openvino-bf16 computes in bfloat16",
-                exit_code=USAGE,
-            )
         h, w = self.size or (0, 0)
         if self.io in ("nv12", "i420") and (h % 2 or w % 2):
             raise TecoError(

@@ -68,7 +68,8 @@ class OutputSize:
 
         Args:
             width, height: of the clip's frames, upright.
-            pixel_aspect: width of a pixel over its height, which stays; None for square.
+            pixel_aspect: width of a pixel over its height, which stays but for :meth:`is_square`;
+                None for square.
 
         Raises:
             TecoError: the output would be smaller than the clip, or of another shape; exit code 2.
@@ -88,6 +89,19 @@ class OutputSize:
             )
         return wide, high
 
+    def is_square(self, width: int, height: int, pixel_aspect: Fraction | None) -> bool:
+        """Whether the output has square pixels where the clip's are not: its width and height were
+        asked for, and are of the shape that players show. Arguments as of :meth:`of`."""
+        if self.width is None or pixel_aspect in (None, 1) or self._is_like(width, height):
+            return False
+        return self._is_like(width * pixel_aspect, height)
+
+    def _is_like(self, width: int | Fraction, height: int) -> bool:
+        assert self.width is not None
+        assert self.height is not None
+        shape = Fraction(self.width, self.height) / (Fraction(width) / height)
+        return abs(shape - 1) <= _OTHER_SHAPE
+
     def _by_lines(self, width: int, height: int) -> tuple[int, int]:
         """The shorter side has so many lines, as on phones that are held upright."""
         assert self.lines is not None
@@ -101,15 +115,14 @@ class OutputSize:
     def _check_shape(self, width: int, height: int, pixel_aspect: Fraction | None) -> None:
         assert self.width is not None
         assert self.height is not None
-        shape = Fraction(self.width, self.height) / Fraction(width, height)
-        if abs(shape - 1) <= _OTHER_SHAPE:
+        if self._is_like(width, height) or self.is_square(width, height, pixel_aspect):
             return
         lines = min(self.width, self.height)
         wide, high = OutputSize("", lines=lines)._by_lines(width, height)
         pixels = ""
         if pixel_aspect is not None and pixel_aspect != 1:
             ratio = f"{pixel_aspect.numerator}:{pixel_aspect.denominator}"
-            pixels = f", whose pixels are not square ({ratio}, which stays)"
+            pixels = f" with pixels of {ratio}, shown as {round(width * pixel_aspect)}x{height}"
         raise TecoError(
             f"--to {self.text} is of another shape than the clip, {width}x{height}{pixels}",
             hint=f"--to {lines}p makes {wide}x{high} of it",

@@ -193,6 +193,8 @@ def upscale(
             encoder=o.encoder,
             overwrite=o.overwrite,
             planes=planes,
+            square=o.to is not None
+            and o.to.is_square(source.width, source.height, source.pixel_aspect),
         ) as sink:
             notices.add(*source.notices, *sink.notices)
             session = make_session(source)
@@ -262,16 +264,27 @@ def _check_planes(options: UpscaleOptions, source: FrameSource, planes: Layout) 
 
 
 def _of_resizing(options: UpscaleOptions, source: FrameSource, scale: int) -> list[str]:
-    """What to say where the network's pictures are resized by much."""
+    """What to say where the network's pictures are resized by much, or pixels are not square."""
     if options.to is None:
         return []
-    _, height = options.to.of(source.width, source.height, source.pixel_aspect)
+    aspect = source.pixel_aspect
+    width, height = options.to.of(source.width, source.height, aspect)
+    said: list[str] = []
     if height > source.height * scale:
         rest = f"{height / (source.height * scale):.3g}"
-        return [f"the network enlarges {scale} times, Lanczos the rest, {rest} times"]
-    if 2 * height <= source.height * scale:
-        return [f"the network enlarges {scale} times, and its pictures are shrunk to the size"]
-    return []
+        said.append(f"the network enlarges {scale} times, Lanczos the rest, {rest} times")
+    elif 2 * height <= source.height * scale:
+        said.append(f"the network enlarges {scale} times, and its pictures are shrunk to the size")
+    if aspect not in (None, 1):
+        ratio = f"{aspect.numerator}:{aspect.denominator}"
+        said.append(
+            f"the clip's pixels are {ratio}: {width}x{height} is the shape that it is shown in, "
+            "and the output's pixels are square"
+            if options.to.is_square(source.width, source.height, aspect)
+            else f"the clip's pixels are {ratio}, and so are the output's: {width}x{height} is "
+            f"shown as {round(width * aspect)}x{height}"
+        )
+    return said
 
 
 def _finished(

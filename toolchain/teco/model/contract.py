@@ -238,6 +238,8 @@ class StreamContract:
         for name in ("frame", "picture"):
             if not _is_name(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a port's name")
+        if self.picture == self.frame:
+            raise ValueError(f"picture is {self.picture!r}, which is the name of the frame")
         # A runner that ignored these would give wrong pictures without a word.
         if self.scale not in SCALES or _has_bool(self.scale):
             raise ValueError(f"scale is {self.scale!r}, this teco can only do 2 and 4")
@@ -255,6 +257,10 @@ class StreamContract:
             raise ValueError(f"check is {self.check!r} with {self.dtype} ports")
         self._check_planes(planes)
         self._check_states()
+        named = {*self.given, *self.pictures}
+        named |= {name for state in self.states for name in (state.input, state.source)}
+        if self.check in named:
+            raise ValueError(f"check is {self.check!r}, which is the name of another port")
 
     def _check_planes(self, layout: Layout | None) -> None:
         count = len(CHROMA[layout]) if layout else 0
@@ -264,16 +270,22 @@ class StreamContract:
             raise ValueError(f"chroma is {list(self.chroma)}, with the layout {self.layout}")
         if len(self.conversion) != (2 if layout else 0) or not all(map(_is_name, self.conversion)):
             raise ValueError(f"conversion is {list(self.conversion)} with {self.layout}")
-        taken = (*self.frames, *self.pictures, *self.conversion)
+        planes = [name for pair in self.chroma for name in pair]
+        taken = (self.frame, self.picture, *planes, *self.conversion)
         if len(set(taken)) != len(taken):
             raise ValueError(f"chroma or conversion names a port twice: {', '.join(taken)}")
 
     def _check_states(self) -> None:
-        taken = {*self.frames, *self.conversion}
+        taken = {*self.given, *self.pictures}
         for n, state in enumerate(self.states):
             if not _is_name(state.input) or not _is_name(state.source) or state.input in taken:
                 raise ValueError(f"states[{n}] has no name of its own or no source")
             taken.add(state.input)
+        # Of the graph's inputs, the frame alone is kept.
+        others = taken - {*self.frames, *self.pictures}
+        for n, state in enumerate(self.states):
+            if state.source in others:
+                raise ValueError(f"states[{n}] ({state.input}) is taken from {state.source!r}")
         # What a state is taken from must fit, since its bytes go over as they are.
         known = {
             name: (self.dtype, tuple(map(extent, shape)))

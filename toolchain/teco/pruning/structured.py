@@ -66,16 +66,17 @@ class ClipSensitivity:
     """
 
     def __init__(self, truth: list[Pixels], reference: Weights) -> None:
-        self._pairs = [(t, degrade(t, reference.variant.degradation)) for t in truth]
+        variant = reference.variant
+        self._pairs = [(t, degrade(t, variant.degradation, scale=variant.scale)) for t in truth]
         self.frames = len(truth)
         self.reference = self.psnr(reference)
 
     def psnr(self, weights: Weights) -> float:
         """Mean PSNR-Y of a network in dB."""
         from teco.runtimes.pytorch import PyTorchSession
-        from teco_models.checkpoint import build
+        from teco_models.checkpoint import build_any
 
-        method = network("", PyTorchSession(build(weights)), scene_cuts=False)
+        method = network("", PyTorchSession(build_any(weights)), scene_cuts=False)
         return QualityMeter(("psnr",)).clip(method.start(), self._pairs).means["psnr"]
 
     def __call__(self, weights: Weights) -> float:
@@ -126,9 +127,9 @@ def _run(weights: Weights, frames: list[np.ndarray[Any, Any]]) -> Iterator[np.nd
     """The float32 PyTorch step over (1, 3, h, w) frames, from the zero state."""
     import torch
 
-    from teco_models.checkpoint import build
+    from teco_models.checkpoint import build_any
 
-    generator = build(weights)
+    generator = build_any(weights)
     state = None
     for frame in frames:
         with torch.inference_mode():
@@ -339,6 +340,13 @@ def _check_together(
             hint="give --clip, or take --order plain",
             exit_code=USAGE,
         )
+    if weights.variant.computed_alignment and (o.share is not None or o.sparsity is not None):
+        raise TecoError(
+            f"{weights.variant.name} computes its alignment; blocks are tied and weights masked in "
+            "networks that learn it",
+            hint="give --blocks or --channels, or other weights",
+            exit_code=USAGE,
+        )
     if initial is None:
         return
     if o.sparsity is None:
@@ -490,12 +498,12 @@ def write(result: PruneResult, path: Path) -> None:
     Raises:
         TecoError: a file cannot be written.
     """
-    from teco_models.checkpoint import build, save_weights
+    from teco_models.checkpoint import build_any, save_weights
     from teco_models.compress.sparsity import save_masks
 
     try:
         if result.masks is not None:
             save_masks(masks_path(path), result.masks, metadata=result.weights.metadata)
-        save_weights(path, build(result.weights), metadata=result.weights.metadata)
+        save_weights(path, build_any(result.weights), metadata=result.weights.metadata)
     except OSError as error:
         raise TecoError(f"{path} could not be written: {error.strerror or error}") from error

@@ -63,10 +63,11 @@ PAST_GAIN = 0.1
 """What is left of the weights that read the past when the single stage, where there was none, ends;
 as chance had made them the recurrent stage would begin far below where the single one ended."""
 
-_OF_BD = (
-    "still_share", "still_speed", "max_stride", "real_world", "warp_weight", "flow_weight",
-)  # fmt: skip
-"""Options of training on BD shots and of a learned flow."""
+_OF_FLOW = ("warp_weight", "flow_weight")
+"""Options of a learned flow."""
+
+_OF_SHOTS = ("still_share", "still_speed", "max_stride", "real_world")
+"""Options of training on shots that are degraded as they are drawn."""
 
 LOG_EVERY = 50
 """Iterations between lines of the log; each validation is a line too."""
@@ -98,7 +99,6 @@ class IterationRecord:
 def check_stages(options: TrainOptions) -> None:
     """Raise TecoError (exit code 2) for stages and options that the variant has no use for."""
     o, variant = options, Variant.parse(options.variant)
-    real = variant.degradation == "real"
 
     def refuse(why: str, hint: str) -> TecoError:
         return TecoError(f"{variant.name} {why}", hint=hint, exit_code=USAGE)
@@ -108,15 +108,20 @@ def check_stages(options: TrainOptions) -> None:
         raise refuse("is a BI variant; training degrades by BD", hint)
     if o.flow_iterations and not variant.has_flow:
         raise refuse("has no flow net to train", "give --flow-iterations 0")
-    if o.single_iterations and not real:
-        hint = "give --single-iterations 0, or train a -real variant"
+    if o.single_iterations and not variant.computed_alignment:
+        hint = "give --single-iterations 0, or train a variant that ends in -real or -bd"
         raise refuse("is not trained on single frames", hint)
-    if o.short_share and not real:
-        hint = "give --short-share 0, or train a -real variant"
+    if o.short_share and not variant.computed_alignment:
+        hint = "give --short-share 0, or train a variant that ends in -real or -bd"
         raise refuse("is trained on sequences of one length", hint)
-    ignored = [name for name in _OF_BD if getattr(o, name) != getattr(TrainOptions, name)]
-    if real and ignored:
-        said = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+
+    def changed(names: tuple[str, ...]) -> str:
+        found = [name for name in names if getattr(o, name) != getattr(TrainOptions, name)]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in found)
+
+    if variant.computed_alignment and (said := changed(_OF_FLOW)):
+        raise refuse(f"learns no flow, so that {said} means nothing", "leave it out")
+    if variant.degradation == "real" and (said := changed(_OF_SHOTS)):
         raise refuse(f"is trained on a pool of clips, where {said} means nothing", "leave it out")
 
 
@@ -349,16 +354,23 @@ class Trainer:
         o, p = self.options, self.processes
         part = (p.rank, p.world)
         pinned = self.device.type == "cuda"
-        if isinstance(self.data, ClipPool):
+        if self._variant.computed_alignment:
             single = self.stage == "single"
             drawn = SampleOptions(
                 crop=o.crop, frames=1 if single else o.frames, part=part,
                 batch=o.single_batch if single else o.batch,
                 short_share=o.short_share if self.stage == "recurrent" else 0.0,
-                seed=o.seed * len(STAGES) + STAGES.index(self.stage),
+                seed=o.seed * len(STAGES) + STAGES.index(self.stage), with_flow=False,
+                realworld=self._real_world, still_share=o.still_share, max_stride=o.max_stride,
+                max_still_speed=o.still_speed,
             )  # fmt: skip
-            pool = PoolDataset(self.data, drawn, self.total)
-            return batches(pool, self.iteration, workers=self.loop.workers, pin_memory=pinned)
+            drawn_from = (
+                PoolDataset(self.data, drawn, self.total)
+                if isinstance(self.data, ClipPool)
+                else SequenceDataset(self.data, drawn, self.total)
+            )
+            return batches(drawn_from, self.iteration, workers=self.loop.workers, pin_memory=pinned)
+        assert isinstance(self.data, list)
         if self.stage == "flow":
             sample = SampleOptions(
                 crop=o.crop, frames=2, batch=o.flow_batch, still_share=0.5, part=part,

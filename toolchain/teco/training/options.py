@@ -31,14 +31,14 @@ class TrainOptions:
         variant: name of the network.
         flow_iterations: of the supervised start of FNet; 0 leaves the stage out.
         single_iterations: of single frames, without a past, before the recurrent stage; the
-            cheapest way to many different crops. 0 leaves it out. -real variants.
+            cheapest way to many different crops. 0 leaves it out. Computed alignment.
         iterations: of the recurrent stage (FRVSR's: pixels and warp); 0 leaves it out.
         gan_iterations: of the GAN stage; 0 leaves it out.
         batch: sequences an iteration, over all processes together.
         flow_batch: pairs of frames an iteration of the flow stage, over all processes together.
         single_batch: frames an iteration of the single stage, over all processes together.
         short_share: share of the iterations that see four times the sequences of a quarter of the
-            length; -real variants.
+            length; computed alignment.
         frames: sequence length. The GAN stage runs each sequence forth and back, 2 T - 1 frames.
         crop: HR crop size; the discriminator is built for it.
         still_share: share of sequences made by moving a window over one still frame (TecoGAN's

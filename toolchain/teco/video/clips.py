@@ -138,6 +138,7 @@ def open_sink(
     overwrite: bool = False,
     rate: Fraction | float | None = None,
     planes: Layout | None = None,
+    square: bool = False,
 ) -> FrameSink:
     """Open an output for the frames of ``source``, enlarged to ``width`` x ``height``.
 
@@ -152,6 +153,7 @@ def open_sink(
         overwrite: replace an existing output.
         planes: frames come as packed pictures of this layout, see
             :attr:`teco.video.frames.Frame.layout`.
+        square: the pixels of the frames to come are square, whatever the source's are.
         rate: a constant rate instead of the source's timestamps; copied sound is not stretched.
 
     Raises:
@@ -170,6 +172,7 @@ def open_sink(
             height,
             pix_fmt=encoder.pix_fmt,
             rate=_rate(rate),
+            square=square,
         )
     path = Path(path)
     suffix = path.suffix.lower()
@@ -180,7 +183,7 @@ def open_sink(
     if suffix == ".y4m":
         return Y4MSink(
             path, text, source, width, height,
-            pix_fmt=encoder.pix_fmt, rate=_rate(rate), overwrite=overwrite,
+            pix_fmt=encoder.pix_fmt, rate=_rate(rate), overwrite=overwrite, square=square,
         )  # fmt: skip
     if suffix not in CONTAINERS:
         raise TecoError(
@@ -199,6 +202,7 @@ def open_sink(
         overwrite=overwrite,
         rate=_rate(rate),
         planes=planes,
+        square=square,
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from teco.core.errors import TecoError
 from teco.core.files import Output, check_target, write_errors
 from teco.core.planes import Layout
-from teco.video.colour import Colour, Converter, guess_matrix
+from teco.video.colour import Colour, Converter, Siting, guess_matrix
 from teco.video.deinterlace import Deinterlacer
 from teco.video.frames import (
     Aborting,
@@ -56,8 +56,9 @@ _TAGS = {
     "yuv422p10le": "422p10",
     "yuv444p10le": "444p10",
 }
-_LEFT_SITED = ("420mpeg2", "420paldv")
-"""Kinds whose chroma lies where that of planes is to lie: of interlaced PAL nearly."""
+_SITING: dict[str, Siting] = {"420": "center", "420jpeg": "center", "420paldv": "topleft"}
+"""Kinds whose chroma is not left-sited. C420 alone is what MJPEG tools call 420jpeg; of PAL DV,
+libav's reading. Those of 10 bits do not say, and are left-sited to players."""
 
 _LONGEST_LINE = 1024
 
@@ -117,11 +118,11 @@ class Y4MSource(Closing):
                 hint="add -pix_fmt yuv420p to the command that feeds the pipe",
             )
         self._format = _FORMATS[tag]
-        self._planes: Layout | None = planes if tag in _LEFT_SITED else None
+        self._planes: Layout | None = planes
         self.colour = Colour(
             guess_matrix(self.width, self.height), colour_range == "FULL", tagged=False
         )
-        self._converter = Converter(self.colour)
+        self._converter = Converter(self.colour, _SITING.get(tag, "left"))
         self.depth = 10 if "10" in self._format else 8
         self._deep = deep and self.depth > 8
         self._order = {"t": "tff", "b": "bff", "m": "tff"}.get(fields_in, "")
@@ -232,6 +233,7 @@ class Y4MSink(Aborting):
         pix_fmt: str = "yuv420p",
         rate: Fraction | None = None,
         overwrite: bool = False,
+        square: bool = False,
     ) -> None:
         self.name = name
         self._size = (width, height)
@@ -266,7 +268,7 @@ class Y4MSink(Aborting):
         self._end = Fraction(0)
         self._written = self._repeated = 0
         # 0:0 is unknown.
-        shape = source.pixel_aspect
+        shape = Fraction(1) if square else source.pixel_aspect
         aspect = "0:0" if shape is None else f"{shape.numerator}:{shape.denominator}"
         header = (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "

@@ -380,7 +380,7 @@ def test_bound_planes(tmp_path: Path) -> None:
     from teco_models.checkpoint import Weights
     from teco_models.variant import Variant
 
-    variant = Variant.real(blocks=1, channels=8, latent=4)
+    variant = Variant.aligned(blocks=1, channels=8, latent=4)
     torch.manual_seed(0)
     weights = Weights(variant, dict(AlignedGenerator(variant).state_dict()))
     model = open_model(str(export_onnx(weights, tmp_path, ExportOptions(size=(24, 32), io="nv12"))))

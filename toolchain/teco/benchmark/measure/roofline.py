@@ -49,7 +49,8 @@ def work_of(model: Model, precision: str, size: tuple[int, int]) -> Work:
     as_: Precision = "int8" if precision == "int8" else "fp32" if precision == "fp32" else "fp16"
     form = dict(model.manifest.rewrites) if model.manifest is not None else None
     dynamic = model.static_size is None
-    own = memory(model.variant, h, w, as_, form, dynamic=dynamic)
+    io = "fp32" if model.manifest is None else model.manifest.contract.io
+    own = memory(model.variant, h, w, as_, form, dynamic=dynamic, io=io)
     ops = deployed(model.variant, h, w, as_, form, dynamic=dynamic)
     pixels = h * w * FLOAT
     sizes = {

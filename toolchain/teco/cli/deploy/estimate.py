@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from teco.estimates.records import MemoryRecord
     from teco.estimates.runtimes import EstimateCheck
     from teco.estimates.tensors import Precision
+    from teco_models.deploy.ports import Io
     from teco_models.variant import Variant
 
 MIB = 2**20
@@ -33,6 +34,10 @@ MIB = 2**20
 )
 @click.option("--fp16", is_flag=True, help="Convolutions in float16.")
 @click.option("--int8", is_flag=True, help="Convolutions in 8 bits, all of them: the best case.")
+@click.option(
+    "--io", type=click.Choice(["fp32", "fp16", "uint8", "nv12", "i420"]), default="fp32",
+    show_default=True, help="Ports, as `teco export --io` has them.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     blocks: int | None,
@@ -41,6 +46,7 @@ def command(
     size: str,
     fp16: bool,
     int8: bool,
+    io: Io,
     as_json: bool,
 ) -> None:
     """Say what a variant will cost before anything is built, and how well that was predicted.
@@ -52,7 +58,6 @@ def command(
     from teco.estimates import records as measured
     from teco.estimates import runtimes
     from teco.estimates.memory import memory, parse_size
-    from teco.exporting.options import ExportOptions
 
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
@@ -60,9 +65,7 @@ def command(
     variant = _variant(blocks, model, name)
     scale = variant.scale
     h, w = parse_size(size, scale)
-    if variant.computed_alignment:
-        ExportOptions(precision=precision).check(variant)  # which forms there are
-    cost, found = variant.cost(h, w), memory(variant, h, w, precision)
+    cost, found = variant.cost(h, w), memory(variant, h, w, precision, io=io)
     records = measured.read()
     comparisons = runtimes.compare(records)
     near = measured.nearest(records, variant.name, (h, w))
@@ -73,10 +76,11 @@ def command(
             fitted = runtimes.fit([r for r in records if r.runtime == runtime])
             if fitted is not None:
                 half: Precision = "fp16" if runtime.endswith("bf16") else "fp32"
-                predicted[runtime] = fitted(memory(variant, h, w, half, dynamic=True))
+                predicted[runtime] = fitted(memory(variant, h, w, half, dynamic=True, io=io))
     facts: dict[str, Any] = {
         "variant": variant.name,
         "precision": precision,
+        "io": io,
         "lr_size": f"{h}x{w}",
         "output_size": f"{scale * h}x{scale * w}",
         "params": cost.params["total"],
@@ -142,7 +146,7 @@ def _print(
     put("memory of one stream, MiB")
     for key, text in (
         ("weights", f"weights in {facts['precision']}, fixed tables in float32"),
-        ("ports", "frame, picture and state in float32, the state double-buffered"),
+        ("ports", f"frame and picture in {facts['io']}, and the state, double-buffered"),
         ("activations", f"most tensors alive at once, at {memory['peak_at']!r}"),
         ("workspace", "assumed: the largest tensor once more, in another layout"),
         ("device", "sum; not yet compared with any GPU's"),

@@ -121,7 +121,6 @@ def command(asked: PruneArguments) -> None:
         write,
     )
     from teco_models.checkpoint import load_weights
-    from teco_models.compress.prune import check_prunable
 
     options = _options(asked)
     source = weights_file(asked.weights)
@@ -132,7 +131,6 @@ def command(asked: PruneArguments) -> None:
     if output is not None:
         check_output(output, sources, masks=with_masks, overwrite=asked.force)
     loaded = load_weights(source)
-    check_prunable(loaded.variant)
     initial = None if start is None else load_weights(start)
     # A clip takes its time; without one, and with a name, prune() sees to this at once.
     if asked.clip is not None or output is None:

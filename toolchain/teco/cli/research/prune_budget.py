@@ -200,14 +200,12 @@ def _prune(asked: PruneArguments, budget: BudgetArguments) -> None:
     from teco.pruning.budget.run import prune_to_budget, write_outcome
     from teco.pruning.structured import check_output
     from teco_models.checkpoint import load_weights
-    from teco_models.compress.prune import check_prunable
 
     options = _options(budget)
     source = weights_file(asked.weights)
     if asked.output is not None:
         check_output(asked.output, [source], masks=False, overwrite=asked.force)
     teacher = load_weights(source)
-    check_prunable(teacher.variant)
     for note in teacher.notes:
         say(f"note: {note}")
     with progress("timing", "steps") as timing, progress("fine-tuning", "iterations") as tuning:

@@ -29,7 +29,7 @@ _WEIGHT = click.FloatRange(min=0)
 # two lists against each other.
 FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("flow-iterations", _FROM_0, "Supervised start of a flow net.  [3000]"),
-    ("single-iterations", _FROM_0, "Single frames, of -real variants.  [0]"),
+    ("single-iterations", _FROM_0, "Single frames, of -real and -bd variants.  [0]"),
     ("iterations", _FROM_0, "Recurrent stage: pixels and motion.  [20000]"),
     ("gan-iterations", _FROM_0, "GAN stage after it.  [0]"),
     ("batch", _COUNT, "Sequences an iteration, over all processes.  [4]"),

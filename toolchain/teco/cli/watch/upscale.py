@@ -79,7 +79,8 @@ def _go_on(ahead: Ahead, *, ask: bool) -> bool:
     show_default=True,
     metavar="HxW",
     callback=_tile,
-    help="Step frames in tiles of this LR size; auto where memory is short; off.",
+    help="Step frames in tiles of this LR size, at least 128 a side or the frame's own; less "
+    "becomes that, and sides are rounded to a grid of 16. auto: where memory is short; off.",
 )
 @click.option(
     "--compare", type=click.Choice(["side", "split"]),
@@ -88,6 +89,7 @@ def _go_on(ahead: Ahead, *, ask: bool) -> bool:
 @click.option(
     "--to", metavar="SIZE",
     help="End at this size: 1080p, 4k, WIDTHxHEIGHT or 2x; takes the network that reaches it. "
+    "Pixels that are not square stay so, unless WIDTHxHEIGHT is the shape that is shown. "
     "[default: what the network makes]",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before work of more than an hour.")

@@ -22,7 +22,7 @@ from teco.exporting.quantisation.rollout import OnnxRollout
 from teco.exporting.quantisation.scene_gate import SceneGate
 from teco.exporting.quantisation.sensitivity import Probe, keep_in_float, measure_sensitivity
 from teco.model.contract import StreamContract
-from teco.model.engine.precision_check import LEAST_SHARE
+from teco.model.engine.precision_check import LEAST_SHARE, of_onnx
 from teco.model.int8 import Int8, Kept
 from teco.model.opening import Model
 from teco.runtimes.base import Session
@@ -109,7 +109,7 @@ def quantise(
         logger.info("note: %s", note)
     tolerance = Tolerance.of(probe, few, bounds)
     choice = _LayerChoice(probe)
-    total = sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
+    total = sum(of_onnx(model).convolutions.values())
     least = max(1, LEAST_SHARE["int8"] * total)
 
     # Mostly all bear it together, and then none has to be tried alone.

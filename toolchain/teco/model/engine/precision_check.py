@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LABELS = ("fp32", "fp16", "int8")
 """Precisions that an export can be asked for."""
 
-LEAST_SHARE = {"fp16": 0.5, "int8": 0.25}
+LEAST_SHARE = {"fp16": 0.4, "int8": 0.25}
 """Share of the convolutions that must have the precision of the label. Chosen, not measured: fp16
 keeps float32 islands (flow, grid), int8 keeps layers in float that measured sensitivity names; a
 file in which fewer are left is not what its label says."""
@@ -61,7 +61,9 @@ class Proof:
         source: "network" as parsed, or "engine" as its inspector describes it.
         layers: computing layers (not constants, casts and moves, nor shape arithmetic) by the
             precision of what they write; an int8 convolution counts as int8.
-        convolutions: convolutions and transposed convolutions among them. int8 are those whose
+        convolutions: convolutions and transposed convolutions among them, of a network those of
+            more than one input channel: filters of luma are bound by memory in every precision.
+            int8 are those whose
             picture and whose weights both come straight from a dequantisation of int8; of a parsed
             network only plain ones, as nothing tells there what becomes of a transposed one.
         warps: GridSample layers by the precision of what they sample.
@@ -111,7 +113,8 @@ def of_network(network: Network) -> Proof:
         if kind in _CONVOLUTIONS:
             if kind == "CONVOLUTION" and all(_from_int8(layer, n, source) for n in (0, 1)):
                 precision = "int8"
-            convolutions[precision] += 1
+            if _channels_in(layer) > 1:
+                convolutions[precision] += 1
         elif kind == "GRID_SAMPLE":
             for tally, index in ((warps, 0), (grids, 1)):
                 tensor = layer.get_input(index)
@@ -172,6 +175,9 @@ def of_onnx(model: ModelProto) -> Proof:
         name = onnx.helper.tensor_dtype_to_np_dtype(kind).name
         return _ONNX_PRECISIONS.get(name, name)
 
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in graph.value_info:
+        shapes.setdefault(value.name, tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
     whole = {
         node.output[0]
         for node in graph.node
@@ -186,7 +192,11 @@ def of_onnx(model: ModelProto) -> Proof:
         if node.op_type in ("Conv", "ConvTranspose"):
             if whole.issuperset(node.input[:2]):
                 written = "int8"
-            convolutions[written] += 1
+            kernel = shapes[node.input[1]]
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            channels = kernel[1] * groups if node.op_type == "Conv" else kernel[0]
+            if channels > 1:
+                convolutions[written] += 1
         elif node.op_type == "GridSample":
             warps[precision(node.input[0])] += 1
             grids[precision(node.input[1])] += 1
@@ -332,6 +342,13 @@ def _outputs(layer: EngineLayer) -> Iterator[Tensor]:
         tensor = layer.get_output(n)
         if tensor is not None:
             yield tensor
+
+
+def _channels_in(layer: EngineLayer) -> int:
+    """Channels of what a convolution reads."""
+    read = layer.get_input(0)
+    assert read is not None
+    return read.shape[1]
 
 
 def _precision(tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from gi.repository import Gst, GstVideo  # noqa: E402
 
 from teco.core.errors import TecoError  # noqa: E402
 from teco.players.gst.formats import FORMATS, Layout  # noqa: E402
-from teco.video.colour import Colour, guess_matrix  # noqa: E402
+from teco.video.colour import Colour, Siting, guess_matrix  # noqa: E402
 
 MOST = 2**15 - 1
 """GStreamer's own limit for raw video is higher, its rounding up to strides is not."""
@@ -154,3 +154,13 @@ def colour_of(info: GstVideo.VideoInfo) -> Colour:
         matrix = guess_matrix(info.width, info.height)
     # GST_VIDEO_COLOR_RANGE_0_255 is 1; Python has no attribute that begins with a digit.
     return Colour(matrix, int(info.colorimetry.range) == 1)
+
+
+def siting_of(info: GstVideo.VideoInfo) -> Siting:
+    """Where chroma lies (``chroma-site``); on the left where that is not said."""
+    said = int(info.chroma_site)
+    if said & int(GstVideo.VideoChromaSite.NONE):
+        return "center"
+    if said & int(GstVideo.VideoChromaSite.V_COSITED):
+        return "topleft" if said & int(GstVideo.VideoChromaSite.H_COSITED) else "top"
+    return "left"

@@ -32,6 +32,7 @@ from teco.players.gst.caps import (  # noqa: E402
     layout_of,
     placed,
     raw_video,
+    siting_of,
     transformed,
 )
 from teco.players.gst.formats import FrameFormat, Layout  # noqa: E402
@@ -268,7 +269,7 @@ class Teco(GstBase.BaseTransform):
         check_progressive(before)
         self._incoming, self._outgoing = layout_of(before), layout_of(after)
         self._out_size = after.size
-        self._format = FrameFormat(colour_of(before))
+        self._format = FrameFormat(colour_of(before), siting_of(before))
         rate = (before.fps_n, before.fps_d)
         frame_time = Gst.SECOND * rate[1] // rate[0] if rate[0] > 0 else 0
         if frame_time != self._frame_time:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teco.core.pixels import Pixels
-from teco.video.colour import Colour, Converter
+from teco.video.colour import Colour, Converter, Siting
 
 Memory = Any
 """What offers Python's buffer protocol; the type for it is younger than Python 3.11."""
@@ -81,10 +81,11 @@ class FrameFormat:
 
     Args:
         colour: matrix and range; of no meaning for RGB.
+        siting: where chroma lies, before and after.
     """
 
-    def __init__(self, colour: Colour) -> None:
-        self._converter = Converter(colour)
+    def __init__(self, colour: Colour, siting: Siting = "left") -> None:
+        self._converter = Converter(colour, siting)
 
     def read(self, data: Memory, layout: Layout) -> Pixels:
         """(h, w, 3) RGB, uint16 where samples have more than 8 bits and else uint8; the caller's

@@ -116,6 +116,12 @@ def prune_to_budget(
             variant; the runtime cannot run here; an export is not what the weights are.
     """
     o, target = options, options.target
+    if teacher.variant.computed_alignment:
+        raise TecoError(
+            f"{teacher.variant.name} computes its alignment, of which the cost model knows nothing",
+            hint="cut it by --blocks and --channels, and time the result with `teco bench`",
+            exit_code=USAGE,
+        )
     if reason := target.runtime.why_unavailable():
         raise TecoError(reason, exit_code=MACHINE)
     space = Space.below(teacher.variant, multiple=o.multiple, flowless=o.flowless)

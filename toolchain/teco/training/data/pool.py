@@ -31,7 +31,14 @@ from teco.core.files import write_beside
 from teco.core.log import Progress, no_progress
 from teco.training.data import photo_clips, real_degradation
 from teco.training.data.photo_clips import PhotoClipOptions, photo_clip
-from teco.training.data.sequences import BLUR_MARGIN, Sample, SampleOptions, Shot, share
+from teco.training.data.sequences import (
+    BLUR_MARGIN,
+    Sample,
+    SampleOptions,
+    Shot,
+    of_batch,
+    share,
+)
 from teco_models.variant import SCALE
 
 VERSION = 1
@@ -218,10 +225,7 @@ class PoolDataset(Dataset[Sample]):
 
         # Workers share the cores with the training itself; OpenCV's threads would get in its way.
         cv2.setNumThreads(1)
-        o = self.options
-        # A stream of its own, so that all processes decide alike.
-        if np.random.default_rng((o.seed, index, 0, 1)).random() < o.short_share:
-            o = replace(o, frames=max(1, o.frames // 4), batch=4 * o.batch)
+        o = of_batch(self.options, index)
         made = [
             self._sequence(o, np.random.default_rng((o.seed, index, i)))
             for i in share(o.batch, *o.part)

@@ -18,7 +18,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -69,7 +69,7 @@ class SampleOptions:
         max_still_speed: largest speed of a moved still, HR pixels a frame.
         candidates: crops looked at, of which one is drawn in proportion to its detail.
         short_share: share of batches that have four times the sequences, of a quarter of the
-            length; of pools alone (:mod:`teco.training.data.pool`).
+            length.
         with_flow: also return the motion of every pair (exact for stills, DIS elsewhere).
         realworld: noise and compression of the LR frames; None leaves them to be made from ``hr``.
         part: (rank, world): make only this one of ``world`` equal runs of the batch, which is that
@@ -119,6 +119,14 @@ class Sample:
         )
 
 
+def of_batch(options: SampleOptions, index: int) -> SampleOptions:
+    """The options of one batch: as they are, or of more and shorter sequences."""
+    # A stream of its own, so that all processes decide alike.
+    if np.random.default_rng((options.seed, index, 0, 1)).random() >= options.short_share:
+        return options
+    return replace(options, frames=max(1, options.frames // 4), batch=4 * options.batch)
+
+
 def detail(gray: NDArray[Any]) -> float:
     """Mean absolute Laplacian of an (H, W) uint8 picture, grey levels."""
     import cv2
@@ -156,7 +164,7 @@ class SequenceDataset(Dataset[Sample]):
             raise TecoError(f"the seed is {options.seed}, expected 0 or more", exit_code=USAGE)
         self.options = options
         self.length = length
-        self.items = share(options.batch, *options.part)
+        share(options.batch, *options.part)
         self.window = options.crop + 2 * BLUR_MARGIN
         self.shots = [s for s in shots if min(s.frames.shape[1:3]) >= self.window]
         if not self.shots:
@@ -179,9 +187,10 @@ class SequenceDataset(Dataset[Sample]):
 
         # Workers share the cores with the training itself; OpenCV's threads would get in its way.
         cv2.setNumThreads(1)
-        o = self.options
+        o = of_batch(self.options, index)
+        numbers = share(o.batch, *o.part)
         items = [
-            self._sequence(np.random.default_rng((o.seed, index, item))) for item in self.items
+            self._sequence(o, np.random.default_rng((o.seed, index, item))) for item in numbers
         ]
         hr = torch.from_numpy(np.stack([x[0] for x in items]))
         lr = None
@@ -189,7 +198,7 @@ class SequenceDataset(Dataset[Sample]):
             clean = degrade_crop(hr.flatten(0, 1).float() / 255).view(
                 *hr.shape[:3], o.crop // 4, -1
             )
-            lr = corrupt(clean, o.realworld, o.seed, index, first=self.items.start)
+            lr = corrupt(clean, o.realworld, o.seed, index, first=numbers.start)
         return Sample(
             hr=hr,
             flow=torch.from_numpy(np.stack([x[1] for x in items])),
@@ -198,13 +207,15 @@ class SequenceDataset(Dataset[Sample]):
         )
 
     def _sequence(
-        self, rng: np.random.Generator
+        self, o: SampleOptions, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], bool]:
         """((T, 3, K+8, K+8) pictures, (T-1, 2, k, k) flow, whether it is a moved still)."""
-        o = self.options
         shot = self.shots[int(rng.choice(len(self.shots), p=self.weights))]
         still = bool(rng.random() < o.still_share)
-        frames, shifts = self._moved_still(shot, rng) if still else (self._moving(shot, rng), None)
+        if still:
+            frames, shifts = self._moved_still(shot, o.frames, rng)
+        else:
+            frames, shifts = self._moving(shot, o.frames, rng), None
         # One symmetry of the square for the whole sequence. What it does to the motion vectors is
         # applied to known shifts; measured flow is measured after it.
         if rng.random() < 0.5:
@@ -243,9 +254,8 @@ class SequenceDataset(Dataset[Sample]):
         y, x = corners[int(rng.choice(n, p=scores / scores.sum()))]
         return int(y), int(x)
 
-    def _moving(self, shot: Shot, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _moving(self, shot: Shot, t: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """(T, K+8, K+8, 3) of a real sequence, forwards or backwards in time."""
-        t = self.options.frames
         n = len(shot.frames)
         stride = int(rng.integers(1, self.options.max_stride + 1))
         stride = max(1, min(stride, (n - 1) // max(t - 1, 1)))
@@ -259,14 +269,13 @@ class SequenceDataset(Dataset[Sample]):
         return np.stack([shot.frames[i, y : y + self.window, x : x + self.window] for i in order])
 
     def _moved_still(
-        self, shot: Shot, rng: np.random.Generator
+        self, shot: Shot, t: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """(T, K+8, K+8, 3) and the (T-1, 2) steps in HR pixels (x, y) that are the flow.
 
         The window moves by d over the picture, so the content of frame t+1 at x lies in frame t
         at x + d: the step is the flow from the current frame to the previous one.
         """
-        t = self.options.frames
         picture = shot.frames[int(rng.integers(len(shot.frames)))]
         h, w = picture.shape[:2]
         speed = rng.uniform(0, self.options.max_still_speed)

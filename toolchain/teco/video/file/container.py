@@ -156,32 +156,48 @@ def _segment_end(file: BinaryIO) -> int | None:
     return None if found is None or found[1] is None else found[0] + found[1]
 
 
-# --- Matroska's own cropping -----------------------------------------------------------------
+# --- what Matroska says of a picture and PyAV does not tell ----------------------------------
 
-_TRACKS, _ENTRY, _VIDEO = 0x1654AE6B, 0xAE, 0xE0
+_TRACKS, _ENTRY, _VIDEO, _COLOUR = 0x1654AE6B, 0xAE, 0xE0, 0x55B0
 _CROP = {0x54BB: "top", 0x54AA: "bottom", 0x54CC: "left", 0x54DD: "right"}
+_SITING_ACROSS, _HALF = 0x55B7, 2
 
 
 def matroska_crop(path: Path) -> dict[str, int]:
     """Pixels that a Matroska file hides at each side of its first picture track, if any
-    (PixelCrop..., RFC 9559, 5.1.4.1.28). PyAV does not tell them."""
+    (PixelCrop..., RFC 9559, 5.1.4.1.28)."""
+    return {_CROP[key]: n for key, n in _picture_track(path).items() if key in _CROP and n}
+
+
+def matroska_centred(path: Path) -> bool:
+    """Whether a Matroska file says that chroma lies between two columns (ChromaSitingHorz, RFC
+    9559, 5.1.4.1.28.24)."""
+    return _picture_track(path).get(_SITING_ACROSS) == _HALF
+
+
+def _picture_track(path: Path) -> dict[int, int]:
+    """The numbers in the description of a Matroska file's first picture track, by their ids."""
     with path.open("rb") as file:
         data = file.read(1 << 20)  # tracks come before the clusters
+
+    def inside(begin: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+        return ((b, e) for key, b, e in _elements(data, begin, end) if key == wanted)
+
+    def numbers(begin: int, end: int) -> dict[int, int]:
+        return {k: int.from_bytes(data[b:e], "big") for k, b, e in _elements(data, begin, end)}
+
     try:
         found = _segment(data)
         if found is None:
             return {}
-        for key, begin, end in _elements(data, found[0], len(data)):
-            if key != _TRACKS:
-                continue
-            for entry, b, e in _elements(data, begin, end):
-                for video, vb, ve in _elements(data, b, e) if entry == _ENTRY else ():
-                    if video == _VIDEO:
-                        return {
-                            _CROP[k]: n
-                            for k, x, y in _elements(data, vb, ve)
-                            if k in _CROP and (n := int.from_bytes(data[x:y], "big"))
-                        }
+        for tracks in inside(found[0], len(data), _TRACKS):
+            for entry in inside(*tracks, _ENTRY):
+                for video in inside(*entry, _VIDEO):
+                    return numbers(*video) | {
+                        k: n
+                        for colour in inside(*video, _COLOUR)
+                        for k, n in numbers(*colour).items()
+                    }
     except IndexError:  # damaged; libav has read what there was
         return {}
     return {}

@@ -26,7 +26,7 @@ from teco.core.errors import MACHINE, TecoError
 from teco.core.files import Output, WriteError, check_target, write_errors
 from teco.core.memory import free_bytes
 from teco.core.planes import PIX_FMT, Layout
-from teco.video.colour import OF_PLANES, Converter, output_colour
+from teco.video.colour import OF_PLANES, Converter, is_420, output_colour, siting_of
 from teco.video.file.container import describe_picture, give_up, is_cover, open_container
 from teco.video.file.encoders import (
     USUAL,
@@ -53,6 +53,11 @@ CONTAINERS = {
 """Suffix -> libav's name of the container."""
 
 
+_X265_SHORT = 2
+"""Frames of which x265 does not know when they are decoded: it takes that from the time of the
+frame after them, by its usual two B-frames' delay, and otherwise from memory that was never set."""
+
+
 class VideoSink(Aborting):
     """See :func:`teco.video.clips.open_sink`. Opening writes the temporary file's header."""
 
@@ -67,6 +72,7 @@ class VideoSink(Aborting):
         overwrite: bool = False,
         rate: Fraction | None = None,
         planes: Layout | None = None,
+        square: bool = False,
     ) -> None:
         self.name = str(path)
         self._size = (width, height)
@@ -90,8 +96,11 @@ class VideoSink(Aborting):
         else:
             self._time_base = 1 / (source.rate or Fraction(25))
         colour = output_colour(source.colour, self._pix_fmt, width, height)
-        self._converter = Converter(colour)
-        self._aspect = source.pixel_aspect
+        siting = siting_of(av.Codec(codec, "w").canonical_name)
+        self._converter = Converter(colour, siting)
+        if is_420(self._pix_fmt):
+            options["chroma_sample_location"] = siting
+        self._aspect = Fraction(1) if square else source.pixel_aspect
         self._shift = self._media.origin if self._media else Fraction(0)
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
@@ -114,7 +123,7 @@ class VideoSink(Aborting):
                     format=self._kind,
                     container_options=self._muxer_options(),
                 )
-                self._add_streams(source, codec, options, rate or source.rate or Fraction(25))
+                self._add_streams(codec, options, rate or source.rate or Fraction(25))
                 self._open_encoder(codec)
                 self._encoder: Any = self._stream.codec_context
                 self._container.start_encoding()
@@ -172,7 +181,7 @@ class VideoSink(Aborting):
             raise TecoError(f"nothing was written to {self.name}: no frame came")
         if self._segments is None:
             with self._muxing():
-                self._keep(self._encoder.encode(None))
+                self._keep(self._rest())
         else:
             if self._in_segment:
                 self._finish_segment()
@@ -310,22 +319,19 @@ class VideoSink(Aborting):
             _add_words(options, words)
         return {}
 
-    def _add_streams(
-        self, source: FrameSource, codec: str, options: dict[str, str], rate: Fraction
-    ) -> None:
+    def _add_streams(self, codec: str, options: dict[str, str], rate: Fraction) -> None:
         """The picture stream and the copied ones, in the source's order."""
         if self._kind == "avi":
             # A reader of AVI has only the order of packets to go by.
             options = {**options, "bf": "0"}
         media, others = self._media, self._others
         if media is None or others is None:
-            aspect = source.pixel_aspect
-            self._stream = self._picture_stream(codec, options, rate, aspect, {}, None)
+            self._stream = self._picture_stream(codec, options, rate, {}, None)
             return
         for stream in others.streams():
             if stream.index == media.picture_stream:
                 self._stream = self._picture_stream(
-                    codec, options, rate, source.pixel_aspect,
+                    codec, options, rate,
                     others.tags_of(stream) | self._stereo_tag, stream.disposition,
                 )  # fmt: skip
             else:
@@ -374,7 +380,6 @@ class VideoSink(Aborting):
         codec: str,
         options: dict[str, str],
         rate: Fraction,
-        aspect: Fraction | None,
         metadata: dict[str, str],
         disposition: Disposition | None,
     ) -> Any:
@@ -398,7 +403,7 @@ class VideoSink(Aborting):
         context = stream.codec_context
         if context.codec.canonical_name == "hevc" and self._kind in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # Apple's players do not play hev1, libav's choice
-        describe_picture(context, self._converter.colour, aspect)
+        describe_picture(context, self._converter.colour, self._aspect)
         stream.metadata.update(metadata)
         if disposition is not None:
             stream.disposition = disposition
@@ -417,6 +422,14 @@ class VideoSink(Aborting):
             # Closer together than a clock of one tick a frame can tell.
             pts = self._last_pts + 1
         return pts
+
+    def _rest(self) -> list[Any]:
+        """What the encoder still holds at the end of the picture, or of a part of it."""
+        packets = self._encoder.encode(None)
+        if self._encoder.name == "libx265" and self._in_segment <= _X265_SHORT:
+            for packet in packets:  # none is a B-frame: each is decoded when it is shown
+                packet.dts = packet.pts
+        return packets
 
     def _keep(self, packets: list[Any]) -> None:
         """Packets of the encoder into the file, or into the part under way."""
@@ -438,7 +451,7 @@ class VideoSink(Aborting):
         assert self._last_pts is not None
         assert self._end is not None
         with self._muxing(), write_errors(self.name):
-            self._keep(self._encoder.encode(None))
+            self._keep(self._rest())
             end = round((self._end - self._shift) / self._time_base)
             self._segments.finish(Segment(self._in_segment, self._last_pts, end))
         self._in_segment = 0

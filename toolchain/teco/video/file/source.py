@@ -23,10 +23,16 @@ from av.sidedata.sidedata import Type as SideDataType
 from teco.core.errors import TecoError
 from teco.core.planes import Layout, frame_size
 from teco.video import side_data
-from teco.video.colour import Converter, inverse, read_colour
+from teco.video.colour import Converter, inverse, read_colour, siting_read
 from teco.video.deinterlace import Deinterlacer
 from teco.video.file.clock import ContinuousClock, may_jump
-from teco.video.file.container import is_cover, matroska_crop, missing_bytes, open_container
+from teco.video.file.container import (
+    is_cover,
+    matroska_centred,
+    matroska_crop,
+    missing_bytes,
+    open_container,
+)
 from teco.video.frames import Closing, Frame, Media, Pixels, Span
 
 _UPRIGHT: tuple[int, int, int, int] = (1, 0, 0, 1)
@@ -101,7 +107,6 @@ class VideoSource(Closing):
             height=context.height,
             name=self.name,
         )
-        self._converter = Converter(self.colour)
         if self.colour.hdr:
             self._notice(f"{self.colour.hdr} picture: values are passed through, not tone-mapped")
         pix_fmt = av.VideoFormat(context.pix_fmt or "yuv420p")
@@ -115,7 +120,9 @@ class VideoSource(Closing):
         pictures = [s for s in container.streams.video if not is_cover(s)]
         if len(pictures) > 1:
             self._notice(f"{len(pictures)} picture streams: stream {stream.index} is enlarged")
-        crop = matroska_crop(self._path) if "matroska" in container.format.name else {}
+        matroska = "matroska" in container.format.name
+        self._centred = matroska and matroska_centred(self._path)
+        crop = matroska_crop(self._path) if matroska else {}
         self._crop = tuple(crop.get(side, 0) for side in ("top", "bottom", "left", "right"))
         if any(self._crop):
             self._notice("the bars that the file hides are cut off")
@@ -397,6 +404,9 @@ class VideoSource(Closing):
         if self._raw_size is None:
             self._raw_size = size
             self._turn = self._read_turn(frame)
+            codec = self._stream.codec_context.codec.canonical_name
+            siting = siting_read(frame, codec, centred=self._centred)
+            self._converter = Converter(self.colour, siting)
         elif size != self._last_size:
             # Calls and conferences change size with the network's throughput, and screens with
             # their windows: what a player would fit into one window is fitted into one size.
@@ -414,11 +424,10 @@ class VideoSource(Closing):
                 )
         self._last_size = size
         as_it_is = size == self._raw_size and self._turn == _UPRIGHT and not any(self._crop)
-        # JPEG's chroma lies elsewhere; through RGB it is put where that of planes is to lie.
-        layout = self._planes if self._stream.codec_context.name != "mjpeg" else None
-        packed = self._converter.to_planes(frame, layout) if layout and as_it_is else None
-        if packed is not None:
-            return packed, layout
+        if self._planes and as_it_is:
+            packed = self._converter.to_planes(frame, self._planes)
+            if packed is not None:
+                return packed, self._planes
         pixels = self._converter.to_rgb(frame, deep=self._deep, size=self._raw_size)
         top, bottom, left, right = self._crop
         height, width = pixels.shape[:2]

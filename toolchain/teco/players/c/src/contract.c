@@ -88,7 +88,8 @@ static bool read_state(contract *c, const json *s) {
     state *into = &c->states[c->state_count];
     port *p = &into->input;
     if (!take_name(p->name, json_string(s, "input"))) return false;
-    if (!take_type(&p->type, s) || !strcmp(p->name, c->frame.name)) return false;
+    if (!take_type(&p->type, s)) return false;
+    if (!strcmp(p->name, c->frame.name) || !strcmp(p->name, c->outputs[0].name)) return false;
     for (int i = 0; i < c->state_count; i++)
         if (!strcmp(p->name, c->states[i].input.name)) return false;
     for (const json *e = shape->first; e; e = e->next) {
@@ -140,6 +141,7 @@ static const char *read_contract(contract *c, const json *j) {
     if (!knows_all(j, known)) return "field";
     if (!take_name(c->frame.name, json_string(j, "frame"))) return "frame";
     if (!take_name(c->outputs[0].name, json_string(j, "picture"))) return "picture";
+    if (!strcmp(c->outputs[0].name, c->frame.name)) return "picture";
     c->output_count = 1;
     if (!take_type(&c->frame.type, j)) return "dtype";
     c->outputs[0].type = c->frame.type;
@@ -159,10 +161,15 @@ static const char *read_contract(contract *c, const json *j) {
     if (!states || states->kind != JSON_ARRAY) return "states";
     for (const json *s = states->first; s; s = s->next)
         if (!read_state(c, s)) return "states";
+    for (int i = 0; i < c->state_count; i++) /* of the graph's inputs, the frame alone is kept */
+        if (find_output(c, c->states[i].input.name) >= 0) return "states";
     const char *check = text_or(j, "check", "");
     c->check = -1;
     if (!check || !!*check != pictures) return "check";
     if (pictures) {
+        for (int i = 0; i < c->state_count; i++)
+            if (!strcmp(check, c->states[i].input.name)) return "check";
+        if (!strcmp(check, c->frame.name) || find_output(c, check) >= 0) return "check";
         port *p = &c->outputs[c->check = c->output_count++];
         if (!take_name(p->name, check)) return "check";
         p->shape[0] = (extent){1, 0, 0};

@@ -78,7 +78,7 @@ export function readManifest(text, source) {
   refuse(size !== "dynamic" && Math.min(...high.map(Number)) < MINIMUM, "size", size);
   refuse(!isRecord(c, FIELDS), "the stream contract", c);
   refuse(!isName(c.frame), "frame", c.frame);
-  refuse(!isName(c.picture), "picture", c.picture);
+  refuse(!isName(c.picture) || c.picture === c.frame, "picture", c.picture);
   // A player that ignored these would show wrong pictures without a word.
   for (const [name, usual, left] of /** @type {[string, unknown, unknown][]} */ ([
     ["dtype", "float32", "float32"], ["layout", "NCHW", "NCHW"],
@@ -97,7 +97,7 @@ export function readManifest(text, source) {
     [c.frame, shapeKey(["1", "3", "h", "w"])],
     [c.picture, shapeKey(["1", "3", `${c.scale}*h`, `${c.scale}*w`])],
   ]);
-  const taken = new Set([c.frame]);
+  const taken = new Set([c.frame, c.picture]);
   for (const state of c.states) {
     refuse(!isRecord(state, STATE_FIELDS), "one of states", state);
     const { input, source: from, shape, dtype = "float32" } = state;
@@ -107,6 +107,9 @@ export function readManifest(text, source) {
     shapes.set(from, key);
     taken.add(input);
   }
+  // Of the graph's inputs, the frame alone is kept.
+  for (const { input } of c.states) refuse(c.states.some((/** @type {StatePort} */ s) =>
+    s.source === input), "one of states", input);
   return { variant, size, contract: c, sha256: String(data.sha256 ?? ""),
     data_sha256: data.data_sha256 ?? {} };
 }
