@@ -1,10 +1,15 @@
-"""The README's picture: bicubic, teco and the truth side by side, moving, from a real clip.
+"""The pictures of README and documentation: what networks make of a real clip, beside the truth.
 
     python scripts/make_before_after.py examples/city_hr.mp4 examples/before_after.webp
+    python scripts/make_before_after.py examples/city_hr.mp4 docs/pictures
 
 The clip is the truth. It is made small as ordinary clips are (Lanczos, x264), upscaled by the usual
 model, and one crop of its frames is enlarged. A name that ends in .webp makes an animation, to and
 fro; any other a single picture, the last of the frames.
+
+A folder gets a lossless picture for each shipped model, for bicubic and for the truth: three crops
+of the last frame, side by side, whose middles divide the frame's diagonal into quarters. Networks
+for papers are given what they were trained for: BD, without a codec.
 """
 
 from __future__ import annotations
@@ -19,11 +24,14 @@ from teco.evaluation.quality import degraded_pairs
 from teco.inference.stream import Stream
 from teco.model.opening import DEFAULT_MODEL, open_model
 from teco.runtimes import SessionOptions, open_session
-from teco_calibration.degrade import upsample_real
+from teco_calibration.degrade import baseline, upsample_real
 from teco_calibration.metrics.quality import psnr_y
+from teco_models import zoo
 
 BAR = 28
 """Height of the line that names a panel, pixels."""
+CROP = (120, 160)
+"""(h, w) of the crops of a folder, of the truth."""
 
 
 def main() -> None:
@@ -36,7 +44,11 @@ def main() -> None:
     parser.add_argument("--zoom", type=int, default=2)
     parser.add_argument("--shrink", type=float, default=1.0)
     parser.add_argument("--codec", default="x264:23", help="and its quality")
+    parser.add_argument("--model", action="append", help="of a folder, these alone")
     arguments = parser.parse_args()
+    if not arguments.picture.suffix:
+        folder(arguments)
+        return
     x, y, w, h = (int(v) for v in arguments.crop.split(","))
     session = open_session(open_model(DEFAULT_MODEL), "auto", SessionOptions())
     stream = Stream(session)
@@ -68,6 +80,38 @@ def main() -> None:
     animation.frames = [*frames, *frames[-2:0:-1]]
     animation.durations = np.full(len(animation.frames), 40, np.int32)
     cv2.imwriteanimation(str(arguments.picture), animation, [cv2.IMWRITE_WEBP_QUALITY, 80])
+
+
+def folder(arguments: argparse.Namespace) -> None:
+    """A picture of each method; the frames of all that share a degradation are made once."""
+    arguments.picture.mkdir(parents=True, exist_ok=True)
+    count = arguments.first + arguments.frames
+    names = arguments.model or [entry.name for entry in zoo.entries()]
+    models = {name: open_model(name) for name in names}
+    for kind, scale in sorted({(m.variant.degradation, m.variant.scale) for m in models.values()}):
+        codec = arguments.codec if kind == "real" else ""
+        pairs = list(
+            degraded_pairs(arguments.clip, kind, arguments.shrink, count, codec=codec, scale=scale)
+        )
+        truth, small = pairs[-1]
+        known = f"{'' if kind == 'real' else f'-{kind}'}{'' if scale == 4 else f'-x{scale}'}"
+        save(arguments.picture / "truth.webp", truth)
+        bicubic = baseline("bicubic", kind, scale)(small)
+        save(arguments.picture / f"bicubic{known}.webp", bicubic)
+        for name, model in models.items():
+            if (model.variant.degradation, model.variant.scale) == (kind, scale):
+                stream = Stream(open_session(model, "onnxruntime", SessionOptions()))
+                picture = [stream.push(lr) for _, lr in pairs][-1]
+                save(arguments.picture / f"{name}.webp", picture)
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """The three crops of a picture, (h, w, 3) uint8 RGB, without loss."""
+    (high, wide), (h, w) = picture.shape[:2], CROP
+    middles = [(high * n // 4, wide * n // 4) for n in (1, 2, 3)]
+    crops = [picture[y - h // 2 :, x - w // 2 :][:h, :w] for y, x in middles]
+    rgb = cv2.cvtColor(np.hstack(crops), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(path), rgb, [cv2.IMWRITE_WEBP_QUALITY, 101])  # above 100 is lossless
 
 
 def panels(crops: dict[str, np.ndarray], texts: dict[str, str], zoom: int) -> np.ndarray:

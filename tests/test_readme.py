@@ -19,13 +19,16 @@ from teco.core.npm_package import D3, PLOT
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
-GUIDES = [path.read_text() for path in sorted((ROOT / "docs" / "guides").glob("*.md"))]
+PAGES = [path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
     block
-    for page in (README, *GUIDES)
+    for page in (README, *PAGES)
     for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 ]
-"""```sh blocks are run here; what needs somebody's own files stands in ```console blocks."""
+"""```sh blocks are run here; what needs somebody's own files stands in ```console blocks, and
+test_documentation.py asks for the reason."""
+QUICK = ("teco info", "teco estimate")
+"""Blocks of these alone are among the fast tests."""
 
 
 def commands(block: str) -> list[str]:
@@ -45,7 +48,7 @@ def test_the_first_two_blocks_are_the_two_commands() -> None:
 def test_every_command_is_shown() -> None:
     from teco.cli import COMMANDS
 
-    shown = "".join((README, *GUIDES))
+    shown = "".join((README, *PAGES))
     for name in COMMANDS:
         assert f"teco {name}" in shown, name
 
@@ -185,9 +188,14 @@ def test_install_and_upscale_in_a_new_environment(tmp_path: Path) -> None:
         assert len(out.streams.audio) == 1
 
 
-@pytest.mark.slow
+def case(block: list[str]) -> object:
+    quick = all(command.startswith(QUICK) for command in block)
+    name = block[0].split("  ")[0][:40] if block else "empty"
+    return pytest.param(block, id=name, marks=() if quick else pytest.mark.slow)
+
+
 @pytest.mark.fetched
-@pytest.mark.parametrize("block", OTHERS, ids=lambda b: b[0].split("  ")[0][:40] if b else "empty")
+@pytest.mark.parametrize("block", [case(block) for block in OTHERS])
 def test_other_blocks(block: list[str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     if any("--html" in command for command in block):

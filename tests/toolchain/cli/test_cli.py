@@ -104,6 +104,11 @@ def test_doctor_lists_every_runtime_with_its_state(teco) -> None:
     assert "teco-x4-b3-c64-bp-lk" in text
 
 
+def test_info_says_what_a_network_is_for(teco) -> None:
+    for name, purpose in (("l8-bd", "papers"), ("l8-real", "ordinary clips")):
+        assert purpose in teco("info", f"teco-x4-b3-c64-{name}").stdout.decode().splitlines()[0]
+
+
 def test_info_of_a_file(teco, tiny_onnx, tiny_weights) -> None:
     facts = json.loads(teco("info", tiny_onnx, "--json").stdout)
     assert facts["variant"] == "teco-x4-b1-c16-f8-shuffle"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import carried_over
 import numpy as np
 import pytest
 from accessibility import findings, looks
@@ -264,6 +265,96 @@ def test_what_is_no_video_is_told(page, server, tmp_path) -> None:
     assert "cannot play notes.mp4" in page.find_element("id", "alert").text
 
 
+SHOWN = """
+return [...document.querySelectorAll("button")].filter((b) => b.offsetParent).map((b) => b.id);
+"""
+"""The buttons that can be pressed."""
+
+
+def test_the_sample_is_one_press_away(page, server) -> None:
+    open_page(page, server)
+    page.find_element("id", "sample").click()
+    wait_for(page, "return teco.stats.shown > 1")
+    assert page.execute_script("return [teco.stats.width, teco.stats.height]") == [1280, 720]
+    assert not page.find_element("id", "drop").is_displayed()
+
+
+def test_clips_of_no_use_lead_back_to_the_beginning(
+    page, server, make_clip, make_pictures, tmp_path, texture
+) -> None:
+    """One after the other in one page, which is never loaded again."""
+    broken = tmp_path / "notes.mp4"
+    broken.write_text("no video")
+    sound = make_clip(tmp_path / "sound.mp4", audio=True, picture=False)
+    small = make_clip(tmp_path / "s.webm", pixels=texture(5, 32, 6), codec="libvpx-vp9")
+    still = make_pictures(tmp_path / "stills", texture(1)) / "0000.png"
+    open_page(page, server)
+    page.find_element("id", "sample").click()  # so that a clip is on show that must go
+    wait_for(page, "return teco.stats.shown > 0")
+    for clip, words in (
+        (broken, "cannot play notes.mp4"),
+        (sound, "sound.mp4 has no picture"),
+        (small, "too small"),
+        (still, "0000.png is a still picture"),
+    ):
+        page.find_element("id", "file").send_keys(str(clip))
+        wait_for(page, "return document.getElementById('alert').textContent")
+        assert words in page.find_element("id", "alert").text
+        assert {"choose", "sample"} <= set(page.execute_script(SHOWN))
+        assert not page.find_element("id", "frames").is_displayed(), "the clip before"
+        assert not page.find_element("id", "play").is_enabled()
+    page.find_element("id", "sample").click()
+    wait_for(page, "return teco.stats.shown > 0")
+    assert page.find_element("id", "alert").text == ""
+
+
+def test_a_network_that_fails_is_tried_again(page, folder, tmp_path) -> None:
+    """What was missing is put back; a graphics card that is not there leads to the processor."""
+    copy = tmp_path / "page"
+    shutil.copytree(folder, copy, copy_function=_link)
+    away = tmp_path / "away"
+    with serve(copy) as server:
+        for name in ("site.json", "models/live-web.onnx"):
+            (copy / name).rename(away)
+            page.get(server.url)
+            wait_for(page, "return document.getElementById('alert').textContent")
+            assert {"again", "choose", "sample"} <= set(page.execute_script(SHOWN))
+            away.rename(copy / name)
+            page.find_element("id", "again").click()
+            wait_for(page, "return teco.ready")
+        page.find_element("id", "sample").click()
+        wait_for(page, "return teco.stats.shown > 0")
+        page.execute_script(
+            "const s = document.getElementById('backend'); s.value = 'webgpu';"
+            "s.dispatchEvent(new Event('change'))"
+        )
+        wait_for(page, "return document.getElementById('alert').textContent")
+        ways = {"again", "processor", "other", "sample-instead"}
+        assert ways <= set(page.execute_script(SHOWN))
+        page.find_element("id", "processor").click()
+        wait_for(page, "return teco.ready && teco.stats.shown > 0")
+        assert not ways & set(page.execute_script(SHOWN))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (400, 800)])
+def test_what_is_lost_is_seen_without_scrolling(page, server, tmp_path, width, height) -> None:
+    clip = carried_over.fill(tmp_path / "full.webm", carried_over.ROUTES[3])
+    open_page(page, server)
+    page.execute_script("teco.lines = 24")
+    page.find_element("id", "file").send_keys(str(clip))
+    wait_for(page, "return document.getElementById('lost').children.length > 2")
+    resize(page, width, height)
+    settle(page)
+    said = page.find_element("id", "lost").text
+    bottom = page.execute_script(
+        "scrollTo(0, 0); return document.getElementById('lost').getBoundingClientRect().bottom"
+    )
+    resize(page, 1280)
+    for words in ("×48 to ", "subtitles are not shown", "One of 2 tracks of sound"):
+        assert words in said
+    assert bottom <= height
+
+
 def _flipped(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -385,11 +476,15 @@ def test_everything_is_reached_by_keyboard(page, server, make_clip, tmp_path, te
     assert page.execute_script("return document.getElementById('video').currentTime") < 3
     press(Keys.HOME)
     assert divider.get_attribute("aria-valuenow") == "0"
+    page.execute_script("document.getElementById('more').open = true")
     reached = []
-    for _ in range(16):
+    for _ in range(18):
         press(Keys.TAB)
         reached.append(focused())
-    wanted = ["play", "seek", "mute", "model", "backend", "lines", "split", "every", "loop", "cuts"]
+    wanted = [
+        "play", "seek", "mute", "another", "model", "split", "every", "loop", "backend", "lines",
+        "cuts",
+    ]  # fmt: skip
     assert [x for x in reached if x in wanted] == wanted, reached
     # Every control that is on show has a name for those who do not see it.
     nameless = page.execute_script(

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import carried_over
+import javascript
 import pytest
+from paths import ROOT
 from web_page import serve
 
 from teco.core.errors import TecoError
@@ -45,7 +48,13 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
     teco("emit", "web", "-o", out, "--no-check").says("a page for browsers")
     listed = json.loads((out / "site.json").read_text())
     assert listed["models"][0]["name"] == "real-cpu", "the real-time model is the one to begin with"
-    assert "teco-x4-b3-c64-bp-lk" in [x["name"] for x in listed["models"]]
+    names = [x["name"] for x in listed["models"]]
+    ordinary = ["real-cpu", "real-cpu-textured", "real-cpu-x2"]
+    assert names[:3] == ordinary, "what is for clips comes first"
+    assert "teco-x4-b3-c64-bp-lk" in names
+    assert len({x["title"] for x in listed["models"]}) == len(names)
+    groups = {x["name"]: x["group"] for x in listed["models"]}
+    assert not {groups[name] for name in ordinary} & {groups[name] for name in names[3:]}
     assert listed["runtime"] == "9.9.9"
     for model in listed["models"]:
         opened = open_model(str(out / model["file"]))  # hashes, weights and manifest agree
@@ -67,7 +76,9 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
 def test_everything_a_page_names_is_there(tmp_path, fake_ort_web) -> None:
     files = site(web_models("live"), onnxruntime_web.find())
     shipped = {
-        p.name for p in PAGE.iterdir() if p.suffix in {".js", ".css", ".html", ".svg", ".wasm"}
+        p.name
+        for p in PAGE.iterdir()
+        if p.suffix in {".js", ".css", ".html", ".svg", ".wasm", ".mp4"}
     }
     assert shipped <= set(files), "a file of the page is not in its table"
     html = (PAGE / "index.html").read_text()
@@ -122,6 +133,98 @@ def test_options_of_other_players_are_refused(teco, tmp_path, fake_ort_web) -> N
 
 def test_emit_wants_a_folder(teco, fake_ort_web) -> None:
     teco("emit", "web").refuses(2, "-o DIR")
+
+
+def test_the_sample_is_the_example_clip() -> None:
+    """One clip, which examples/README.md says where from."""
+    assert (PAGE / "sample.mp4").read_bytes() == (ROOT / "examples" / "city.mp4").read_bytes()
+
+
+# --- what is lost ----------------------------------------------------------------------------
+
+
+def losses(**facts: object) -> list[str]:
+    """What the page says of a clip of 320x180 that is shown as it is, but for these facts."""
+    size = {"width": 320, "height": 180}
+    whole = {
+        "shown": 10, "dropped": 0, "clip": size, "from": size, "height": 720, "rate": 1,
+        "tracks": {"picture": 1, "sound": 1, "subtitles": 0}, "silenced": False,
+        "soundless": False, "hdr": False, "slow": False,
+    }  # fmt: skip
+    return javascript.run_module(
+        f"""
+        import {{ losses }} from {json.dumps((PAGE / "lost.js").as_uri())};
+        import {{ readFileSync }} from "node:fs";
+        console.log(JSON.stringify(losses(JSON.parse(readFileSync(0, "utf8")))));
+        """,
+        whole | facts,
+    )
+
+
+def test_nothing_is_lost() -> None:
+    assert losses() == []
+    assert losses(tracks=None, height=0) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"dropped": 30}, "30 frames left out (75 %)"),
+        ({"rate": 0.5}, "0.50 of its speed"),
+        ({"silenced": True}, "Sound is off"),
+        ({"soundless": True}, "does not play"),
+        ({"hdr": True}, "HDR"),
+        ({"tracks": {"picture": 1, "sound": 1, "subtitles": 1}}, "subtitles are not shown"),
+        ({"tracks": {"picture": 1, "sound": 3, "subtitles": 0}}, "One of 3 tracks of sound"),
+        ({"slow": True}, "One processor core"),
+        ({"clip": {"width": 640, "height": 360}}, "Shrunk from 640×360 to 320×180"),
+        ({"clip": {"width": 1280, "height": 720}}, "no larger than the clip"),
+    ],
+)
+def test_a_loss_is_told(facts, words) -> None:
+    (said,) = losses(**facts)
+    assert words in said
+
+
+def tracks_of(*files: Path) -> list[dict[str, int] | None]:
+    return javascript.run_module(
+        f"""
+        import {{ tracksOf }} from {json.dumps((PAGE / "tracks.js").as_uri())};
+        import {{ readFileSync }} from "node:fs";
+        const names = JSON.parse(readFileSync(0, "utf8"));
+        const found = names.map((name) => tracksOf(new Blob([readFileSync(name)])));
+        console.log(JSON.stringify(await Promise.all(found)));
+        """,
+        [str(file) for file in files],
+    )
+
+
+@pytest.mark.parametrize("route", carried_over.ROUTES[:4], ids=str)
+def test_tracks_are_counted(tmp_path, make_clip, route) -> None:
+    """With the table of contents first and last; chapters and covers are no subtitles."""
+    suffix = route.into.removeprefix(".").replace("webm", "mkv")
+    whole = carried_over.fill(tmp_path / f"full{route.into}", route)
+    plain = make_clip(tmp_path / f"plain.{suffix}", audio=True)
+    silent = make_clip(tmp_path / f"silent.{suffix}", faststart=suffix != "mkv")
+    sound = make_clip(tmp_path / f"sound.{suffix}", audio=True, picture=False)
+    assert tracks_of(whole, plain, silent, sound) == [
+        {"picture": 1, "sound": 2, "subtitles": 1},
+        {"picture": 1, "sound": 1, "subtitles": 0},
+        {"picture": 1, "sound": 0, "subtitles": 0},
+        {"picture": 0, "sound": 1, "subtitles": 0},
+    ]
+
+
+def test_tracks_of_what_is_no_clip_are_not_known(tmp_path, make_clip) -> None:
+    clips = [make_clip(tmp_path / f"clip.{suffix}") for suffix in ("mp4", "mkv", "avi")]
+    cut = [tmp_path / f"cut{clip.suffix}" for clip in clips]
+    for clip, short in zip(clips, cut, strict=True):
+        short.write_bytes(clip.read_bytes()[: 40 if clip.suffix == ".mkv" else 400])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "zeros.mp4").write_bytes(bytes(100))
+    (tmp_path / "text.mp4").write_text("no clip, but longer than eight bytes")
+    others = [tmp_path / name for name in ("empty.mp4", "zeros.mp4", "text.mp4")]
+    assert tracks_of(*cut, clips[2], *others) == [None] * 7
 
 
 # --- onnxruntime-web -------------------------------------------------------------------------

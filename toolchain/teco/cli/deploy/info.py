@@ -182,7 +182,8 @@ def cost_record(variant: Variant, size: tuple[int, int]) -> dict[str, Any]:
 def _print(facts: dict[str, Any], variant: Variant) -> None:
     params, macs = facts["params"], facts["macs"]
     if variant.computed_alignment:
-        rest = f"motion computed, {variant.latent} features of the past, for ordinary clips"
+        clips = "ordinary clips" if variant.degradation == "real" else "papers (BD)"
+        rest = f"motion computed, {variant.latent} features of the past, for {clips}"
     else:
         rest = f"flow net {variant.flow_channels}, {variant.tail} tail, "
         rest += variant.degradation.upper()

@@ -46,6 +46,7 @@ _TYPES = {
     ".json": "application/json",
     ".wasm": "application/wasm",
     ".svg": "image/svg+xml",
+    ".mp4": "video/mp4",
     ".md": "text/plain; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
     "": "text/plain; charset=utf-8",

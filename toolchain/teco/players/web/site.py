@@ -9,6 +9,7 @@ from pathlib import Path
 
 from teco import __version__
 from teco.core.errors import USAGE, TecoError
+from teco.model import choice
 from teco.model.manifest import manifest_path
 from teco.model.opening import Model, open_model
 from teco.players.base import manifest_text
@@ -49,13 +50,14 @@ motion, real-cpu, x264 at crf 23, 45 frames, PSNR-Y with the past less that with
 _PAGE = (
     "index.html", "style.css", "icon.svg", "page.js", "player.js", "divider.js", "worker.js",
     "paint.js", "teco.js", "session.js", "stream.js", "scenecut.js", "scenecut.wasm",
-    "pixels.js", "contract.js", "errors.js", "sw.js",
+    "pixels.js", "contract.js", "errors.js", "tracks.js", "lost.js", "sample.mp4", "sw.js",
 )  # fmt: skip
 _OTHER = ("licences/onnxruntime-web.txt", "README.md")
 
 
 def web_models(spec: str) -> list[Model]:
-    """The models of a page that begins with ``spec``: a shipped one brings the others along.
+    """The models of a page that begins with ``spec``: a shipped one brings the others along,
+    those for ordinary clips first.
 
     Raises:
         TecoError: it is in no form for browsers; exit code 2.
@@ -65,7 +67,8 @@ def web_models(spec: str) -> list[Model]:
         model = open_model(spec)
         check_form(model)
         return [model]
-    shipped = [e for e in zoo.entries() if e.web.is_file()]
+    described = {model.name: model for model in choice.shipped()}
+    shipped = [e for name in described if (e := zoo.find(name)) and e.web.is_file()]
     if entry not in shipped:
         names = ", ".join(e.name for e in shipped)
         raise TecoError(
@@ -103,6 +106,7 @@ def site(models: Sequence[Model], runtime: WebRuntime) -> dict[str, str | bytes 
     page = resources.files("teco.players.web") / "page"
     files: dict[str, str | bytes | Path] = {name: (page / name).read_bytes() for name in _PAGE}
     listed: list[dict[str, object]] = []
+    described = {model.name: model for model in choice.shipped()}
     for model in models:
         assert model.onnx is not None
         assert model.manifest is not None
@@ -111,9 +115,13 @@ def site(models: Sequence[Model], runtime: WebRuntime) -> dict[str, str | bytes 
         files[f"models/{manifest_path(model.onnx).name}"] = manifest_text(model)
         for name in model.manifest.data_sha256:
             files[f"models/{name}"] = model.onnx.with_name(name)
+        name = model.onnx.stem.removesuffix(f"-{WEB}")
+        title, group = _words(name, described.get(name))
         listed.append(
             {
-                "name": model.onnx.stem.removesuffix(f"-{WEB}"),
+                "name": name,
+                "title": title,
+                "group": group,
                 "file": main,
                 "about": about(model),
                 "gap": gap_of(model.variant),
@@ -131,6 +139,17 @@ def site(models: Sequence[Model], runtime: WebRuntime) -> dict[str, str | bytes 
     }
     files["site.json"] = json.dumps(about_site, indent=2) + "\n"
     return files
+
+
+_LOOKS = {"faithful": "Faithful", "textured": "Sharper"}
+
+
+def _words(name: str, known: choice.Shipped | None) -> tuple[str, str]:
+    """What a choice of a network says, and the group that it stands in."""
+    if known is None:
+        return name, "From a file"
+    group = "For clips" if known.purpose == "ordinary clips" else "For papers, not for clips"
+    return f"{_LOOKS[known.look]}, {known.scale}× larger ({name})", group
 
 
 def gap_of(variant: Variant) -> int:

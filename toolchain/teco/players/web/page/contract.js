@@ -188,12 +188,12 @@ export function checkSize(manifest, h, w) {
   if (Math.min(h, w) < MINIMUM) {
     throw new PlayerError(
       `the video is ${w}×${h}, too small for this model, which takes ${MINIMUM}×${MINIMUM} or more`,
-      "choose a larger video");
+      "choose a larger video", true);
   }
   if (manifest.size !== "dynamic" && manifest.size !== `${h}x${w}`) {
     const [height, width] = manifest.size.split("x");
     throw new PlayerError(
       `the video is ${w}×${h}, this model was exported for ${width}×${height} only`,
-      "export it with --size dynamic, or choose another video");
+      "export it with --size dynamic, or choose another video", true);
   }
 }

@@ -2,7 +2,9 @@
 /** The page: what is on it, and what happens when it is touched. */
 import { divider } from "./divider.js";
 import { PlayerError, explained } from "./errors.js";
+import { losses } from "./lost.js";
 import { Player } from "./player.js";
+import { tracksOf } from "./tracks.js";
 
 /**
  * `site.json`, which `teco emit web` writes.
@@ -10,11 +12,13 @@ import { Player } from "./player.js";
  * @typedef {object} Site
  * @property {string} teco version
  * @property {string} runtime version of onnxruntime-web
- * @property {{name: string, file: string, about: string, gap: number}[]} models the first is the
- *     one to begin with
+ * @property {{name: string, title: string, group: string, file: string, about: string,
+ *     gap: number}[]} models the first is the one to begin with
  */
 
 /** @typedef {import("./player.js").Stats} Stats */
+/** @typedef {import("./errors.js").Explained} Explained */
+/** @typedef {import("./tracks.js").Tracks} Tracks */
 
 /**
  * Lines at most where nothing was chosen, by what it runs on. Four times as many come out, so these
@@ -23,6 +27,10 @@ import { Player } from "./player.js";
 const SUITED = { webgpu: 720, wasm: 360 };
 /** Seconds that the arrow keys move by. */
 const SKIP = 5;
+/** Seconds of play after which sound that is not there will not come. */
+const SOUND_BY = 1;
+const SAMPLE = "sample.mp4";
+const REMADE = "try again; whoever keeps this page makes it anew with `teco emit web`";
 
 /**
  * @template {Element} T
@@ -53,14 +61,24 @@ const cuts = part("cuts", HTMLInputElement);
 const file = part("file", HTMLInputElement);
 const status = part("status", HTMLElement);
 const alert = part("alert", HTMLElement);
+const ways = part("ways", HTMLElement);
+const drop = part("drop", HTMLElement);
+const another = part("another", HTMLButtonElement);
 
 const player = new Player(video, { say: (text) => busy(text), fail, show });
 /** @type {Site | null} */
 let site = null;
 let clip = "";
-let runs = "";
+/** @type {import("./worker.js").Opened | null} */
+let runs = null;
+let loading = false;
 /** Whether the clip is to play once its first picture is there: nothing is dropped meanwhile. */
 let begins = false;
+/** @type {Tracks | null} */
+let tracks = null;
+/** Whether the browser refused to play with sound. */
+let silenced = false;
+let hdr = false;
 
 /** With a capital, but for what begins with a name of a file. @param {string} text */
 function sentence(text) {
@@ -79,8 +97,8 @@ function calm(text) {
   status.classList.remove("busy");
 }
 
-/** @param {{message: string, hint: string}} error */
-function fail({ message, hint }) {
+/** @param {Explained} error */
+function fail({ message, hint, clip: bad }) {
   alert.replaceChildren();
   for (const text of [message, hint]) {
     if (!text) continue;
@@ -91,13 +109,28 @@ function fail({ message, hint }) {
   calm("Stopped");
   begins = false;
   video.pause();
+  if (bad) leave();
   tellPlaying();
+  // Without a clip the stage has these two already.
+  for (const id of ["other", "sample-instead"]) part(id, HTMLElement).hidden = !clip;
+  part("again", HTMLElement).hidden = bad;
+  // What has not been opened was to be, where there is one.
+  const onCard = runs ? runs.backend === "webgpu" : "gpu" in navigator;
+  const wanted = backend.value === "webgpu" || (backend.value === "auto" && onCard);
+  part("processor", HTMLElement).hidden = !wanted;
+  ways.hidden = bad;
+}
+
+function forgive() {
+  alert.replaceChildren();
+  ways.hidden = true;
 }
 
 /** What is ready, in a sentence. */
 function ready() {
-  if (!player.ready) return;
-  calm(clip ? `${clip}, by ${model.value} on ${runs}` : `${model.value} is ready on ${runs}`);
+  if (!player.ready || !runs) return;
+  const what = clip ? `${clip}, by ${model.value}` : `Ready: ${model.value}`;
+  calm(`${what} on ${runs.backend === "webgpu" ? "the graphics card" : "the processor"}`);
 }
 
 // --- the model ----------------------------------------------------------------------------------
@@ -105,8 +138,7 @@ function ready() {
 async function load() {
   if (!site) return;
   const chosen = site.models.find((x) => x.name === model.value) ?? site.models[0];
-  if (!chosen) throw new PlayerError("this folder holds no model", "make it again with `teco emit web`");
-  alert.replaceChildren();
+  if (!chosen) throw new PlayerError("this folder holds no network", REMADE);
   busy(`loading ${chosen.name}`);
   part("about", HTMLElement).textContent = `${chosen.name}: ${chosen.about}.`;
   const [before, after] = ["before-place", "after-place"].map((id) => {
@@ -117,33 +149,38 @@ async function load() {
     return canvas;
   });
   if (!before || !after) return;
-  const { details, fallback } = await player.open({
+  runs = null;
+  runs = await player.open({
     model: new URL(chosen.file, document.baseURI),
     runtime: new URL("ort/", document.baseURI),
     backend: /** @type {"auto" | "webgpu" | "wasm"} */ (backend.value),
     sceneCuts: cuts.checked,
     gap: chosen.gap,
   }, before, after);
-  runs = details;
-  part("details", HTMLElement).textContent = details;
-  if (fallback) part("about", HTMLElement).append(` WebGPU is not used: ${fallback}.`);
+  part("details", HTMLElement).textContent = runs.details;
+  if (runs.fallback) {
+    part("about", HTMLElement).append(` The graphics card is not used: ${runs.fallback}.`);
+  }
   suit();
   ready();
 }
 
-/** Load what is chosen, and say what went wrong. */
+/** Load what is chosen, from the list of networks on where there is none, and say what went wrong. */
 function reload() {
-  load().catch((error) => {
+  loading = true;
+  forgive();
+  busy("preparing the network");
+  (site ? load() : begin()).then(() => { loading = false; }, (error) => {
     // Another choice was made meanwhile, which tells its own story.
-    if (!(error instanceof PlayerError && error.message === "the model was closed")) {
-      fail(explained(error));
-    }
+    if (error instanceof PlayerError && error.message === "the model was closed") return;
+    loading = false;
+    fail(explained(error));
   });
 }
 
 /** How many lines a frame may have. */
 function suit() {
-  const most = runs.startsWith("WebGPU") ? SUITED.webgpu : SUITED.wasm;
+  const most = SUITED[runs?.backend ?? "wasm"];
   player.lines = lines.value === "auto" ? most : Number(lines.value);
 }
 
@@ -152,22 +189,63 @@ function suit() {
 /** @param {File | undefined | null} chosen */
 function open(chosen) {
   if (!chosen) return;
-  alert.replaceChildren();
+  forgive();
   if (video.src) URL.revokeObjectURL(video.src);
   clip = chosen.name;
+  if (chosen.type.startsWith("image/")) {
+    return fail({
+      message: `${clip} is a still picture, and this page plays videos`,
+      hint: `choose a video; \`teco upscale ${clip} large.png\` enlarges a picture`,
+      clip: true,
+    });
+  }
   player.restart();
+  tracks = null;
+  silenced = hdr = false;
   video.src = URL.createObjectURL(chosen);
-  part("drop", HTMLElement).hidden = true;
+  drop.hidden = true;
   frames.hidden = false;
-  part("another", HTMLElement).hidden = false;
+  another.hidden = false;
   busy(`opening ${clip}`);
   begins = true;
   setMuted(false);
+  const source = video.src;
+  tracksOf(chosen).then((found) => {
+    if (video.src === source) tracks = found;
+  }, () => {}); // a file that cannot be read is told by the video
+  if (!player.ready && !loading) reload();
+}
+
+/** Back to the beginning: what was chosen is of no use. */
+function leave() {
+  URL.revokeObjectURL(video.src);
+  video.removeAttribute("src");
+  video.load();
+  clip = "";
+  drop.hidden = false;
+  frames.hidden = true;
+  another.hidden = true;
+  for (const control of [play, seek, mute, full]) control.disabled = true;
+  seek.max = "0";
+  for (const id of ["now", "length"]) part(id, HTMLElement).textContent = clock(0);
+  for (const id of ["step", "size", "scenes"]) part(id, HTMLElement).textContent = "–";
+  player.restart();
+  part("choose", HTMLElement).focus();
+}
+
+async function openSample() {
+  forgive();
+  busy("fetching the sample");
+  const answer = await fetch(SAMPLE).catch(() => null);
+  if (!answer?.ok) throw new PlayerError("the sample could not be fetched", REMADE, true);
+  open(new File([await answer.blob()], SAMPLE, { type: "video/mp4" }));
 }
 
 video.addEventListener("loadedmetadata", () => {
   const { videoWidth: w, videoHeight: h } = video;
-  if (!w || !h) return fail({ message: `${clip} has no picture`, hint: "choose a video" });
+  if (!w || !h) {
+    return fail({ message: `${clip} has no picture`, hint: "choose a video", clip: true });
+  }
   frames.style.setProperty("--ratio", `${w} / ${h}`);
   stage.style.setProperty("--wide", String(w / h));
   for (const control of [play, seek, mute, full]) control.disabled = false;
@@ -176,11 +254,23 @@ video.addEventListener("loadedmetadata", () => {
   part("length", HTMLElement).textContent = clock(video.duration);
 });
 
+video.addEventListener("loadeddata", () => {
+  if (!("VideoFrame" in window)) return;
+  try {
+    const frame = new VideoFrame(video);
+    hdr = ["pq", "hlg"].includes(String(frame.colorSpace.transfer));
+    frame.close();
+  } catch {
+    // Some browsers have no frame yet; what is not known is not told.
+  }
+});
+
 video.addEventListener("error", () => {
   if (!video.src) return;
   fail({
     message: `this browser cannot play ${clip}`,
     hint: "browsers play H.264, VP9 and AV1; `ffmpeg -i clip clip.webm` makes such a file",
+    clip: true,
   });
 });
 
@@ -217,6 +307,7 @@ function show(stats) {
     // Long after the choice of a file some browsers want it silent, and all let a person unmute it.
     video.play().catch(() => {
       setMuted(true);
+      silenced = true;
       return video.play();
     }).catch(() => {});
   }
@@ -229,11 +320,26 @@ function show(stats) {
 }
 
 function tick() {
-  const { shown, dropped } = player.stats;
-  const rate = video.playbackRate < 1 ? `, played at ${video.playbackRate.toFixed(2)}×` : "";
-  part("fps", HTMLElement).textContent = shown ? `${player.fps}${rate}` : "–";
-  const share = dropped ? ` (${Math.round((100 * dropped) / (dropped + shown))} %)` : "";
-  part("dropped", HTMLElement).textContent = shown ? `${dropped}${share}` : "–";
+  const { shown, dropped, from, height } = player.stats;
+  part("fps", HTMLElement).textContent = shown ? String(player.fps) : "–";
+  part("dropped", HTMLElement).textContent = shown ? String(dropped) : "–";
+  const decoded = /** @type {{webkitAudioDecodedByteCount?: number}} */ (video)
+    .webkitAudioDecodedByteCount;
+  const found = !clip || !shown ? [] : losses({
+    shown, dropped, from, height, tracks, silenced: silenced && video.muted, hdr,
+    clip: { width: video.videoWidth, height: video.videoHeight },
+    rate: video.playbackRate,
+    soundless: decoded === 0 && (tracks?.sound ?? 0) > 0 && !video.muted &&
+      video.currentTime > SOUND_BY,
+    slow: runs?.slow ?? false,
+  });
+  const list = part("lost", HTMLElement);
+  if (found.join() === [...list.children].map((item) => item.textContent).join()) return;
+  list.replaceChildren(...found.map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
 }
 setInterval(tick, 500);
 
@@ -254,15 +360,28 @@ function toggle() {
 
 play.addEventListener("click", toggle);
 seek.addEventListener("input", () => { video.currentTime = Number(seek.value); });
-mute.addEventListener("click", () => setMuted(!video.muted));
+mute.addEventListener("click", () => {
+  silenced = false;
+  setMuted(!video.muted);
+});
 full.addEventListener("click", () => {
   const done = document.fullscreenElement ? document.exitFullscreen() : stage.requestFullscreen();
   done.catch((error) => fail(explained(error)));
 });
 full.hidden = !document.fullscreenEnabled;
-for (const id of ["choose", "another"]) {
+for (const id of ["choose", "another", "other"]) {
   part(id, HTMLButtonElement).addEventListener("click", () => file.click());
 }
+for (const id of ["sample", "sample-instead"]) {
+  part(id, HTMLButtonElement).addEventListener("click", () => {
+    openSample().catch((error) => fail(explained(error)));
+  });
+}
+part("again", HTMLButtonElement).addEventListener("click", reload);
+part("processor", HTMLButtonElement).addEventListener("click", () => {
+  backend.value = "wasm";
+  reload();
+});
 file.addEventListener("change", () => {
   open(file.files?.[0]);
   file.value = ""; // so that the same file can be chosen again
@@ -345,18 +464,29 @@ async function begin() {
   await keep();
   const answer = await fetch("site.json").catch(() => null);
   if (!answer?.ok) {
-    throw new PlayerError("site.json could not be fetched", "make the folder again with `teco emit web`");
+    throw new PlayerError("site.json could not be fetched", REMADE);
   }
   site = /** @type {Site} */ (await answer.json());
-  for (const { name, about } of site.models) {
-    const option = new Option(name, name);
-    option.title = about;
-    model.append(option);
-  }
+  list(site);
   await load();
 }
 
-begin().catch((error) => fail(explained(error)));
+/** Offer the networks, by what they are for. @param {Site} site */
+function list({ models }) {
+  const groups = [...new Set(models.map(({ group }) => group))];
+  model.replaceChildren(...groups.map((group) => {
+    const place = document.createElement("optgroup");
+    place.label = group;
+    for (const { name, title, about } of models.filter((x) => x.group === group)) {
+      const option = new Option(title, name);
+      option.title = about;
+      place.append(option);
+    }
+    return place;
+  }));
+}
+
+reload();
 
 /** For programs and tests, which give frames of their own: see `Player.push`. */
 Object.assign(window, { teco: player });

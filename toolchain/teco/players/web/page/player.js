@@ -11,6 +11,8 @@ import { PlayerError, explained } from "./errors.js";
 
 /** @typedef {import("./worker.js").Shown} Shown */
 /** @typedef {import("./worker.js").Answer} Answer */
+/** @typedef {import("./worker.js").Opened} Opened */
+/** @typedef {import("./errors.js").Explained} Explained */
 
 /**
  * What has happened since the clip or the model was chosen.
@@ -39,7 +41,7 @@ import { PlayerError, explained } from "./errors.js";
 /**
  * @typedef {object} Events
  * @property {(text: string) => void} say what is being done
- * @property {(error: {message: string, hint: string}) => void} fail
+ * @property {(error: Explained) => void} fail
  * @property {(stats: Stats) => void} show called after each picture
  */
 
@@ -116,7 +118,7 @@ export class Player {
    * @param {Choice} choice
    * @param {HTMLCanvasElement} before shows the frames that were enlarged; fresh
    * @param {HTMLCanvasElement} after shows them enlarged; fresh
-   * @returns {Promise<{details: string, fallback: string}>}
+   * @returns {Promise<Opened>}
    */
   async open(choice, before, after) {
     this.close();
@@ -200,7 +202,9 @@ export class Player {
   #presentedFrame(about) {
     const { presentedFrames: presented, mediaTime } = about;
     const lost = this.video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0;
-    const unseen = Math.max(0, presented - this.#presented - 1) + Math.max(0, lost - this.#lost);
+    // The larger of both, not their sum: a frame that is taken for the screen and not drawn in time is
+    // counted twice by Chromium.
+    const unseen = Math.max(0, presented - this.#presented - 1, lost - this.#lost);
     const first = this.#presented === 0 || presented <= this.#presented;
     this.#presented = presented;
     this.#lost = lost;
@@ -240,7 +244,12 @@ export class Player {
     const missing = this.#missing;
     this.#missing = 0;
     try {
-      const bitmap = await coming;
+      const bitmap = await coming.catch((error) => {
+        // The clip was put away while its frame was taken.
+        if (this.video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return null;
+        throw error;
+      });
+      if (!bitmap) return;
       const [width, height] = this.#size(bitmap);
       const { shown } = await this.#ask(
         { kind: "frame", bitmap, width, height, time, missing, jump, pixels: false }, [bitmap]);
@@ -330,7 +339,8 @@ export class Player {
     const asked = this.#asked.get(answer.id);
     if (!asked) return;
     this.#asked.delete(answer.id);
-    if (answer.error) asked.reject(new PlayerError(answer.error.message, answer.error.hint));
+    const { error } = answer;
+    if (error) asked.reject(new PlayerError(error.message, error.hint, error.clip));
     else asked.resolve(answer);
   }
 
@@ -339,13 +349,13 @@ export class Player {
     const left = [...this.#asked.values()];
     this.#asked.clear();
     this.#open = false;
-    for (const { reject } of left) reject(new PlayerError(`the network stopped: ${why}`, RELOAD));
-    if (!left.length) this.events.fail({ message: `the network stopped: ${why}`, hint: RELOAD });
+    const lost = new PlayerError(`the network stopped: ${why}`);
+    for (const { reject } of left) reject(lost);
+    if (!left.length) this.events.fail(explained(lost));
   }
 }
 
 const GONE = "the model was closed";
-const RELOAD = "reload the page";
 
 /** @returns {Stats} */
 function fresh() {

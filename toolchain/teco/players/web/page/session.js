@@ -65,7 +65,7 @@ export async function loadRuntime(backend, folder) {
   } catch (error) {
     throw new PlayerError(
       `onnxruntime-web could not be loaded: ${explained(error).message}`,
-      "offline, only what was used before is at hand; reload when connected");
+      "offline, only what was used before is at hand; try again when connected");
   }
   ort.env.wasm.wasmPaths = { wasm: new URL(wasm, folder).href };
   const cores = navigator.hardwareConcurrency || 1;
@@ -138,7 +138,8 @@ export class Session {
       const { picture, state } = await made.step(new Float32Array(3 * h * w).fill(0.5), null);
       const values = /** @type {Float32Array} */ (await picture.getData());
       if (!Number.isFinite(values.reduce((sum, x) => sum + x, 0))) {
-        throw new PlayerError("the model gives values that are not finite", "try another runtime");
+        throw new PlayerError(
+          "the network gives values that are not finite", "let something else compute it");
       }
       made.release(state);
     } catch (error) {
@@ -146,7 +147,7 @@ export class Session {
       if (error instanceof PlayerError) throw error;
       throw new PlayerError(
         `the model does not run at ${w}×${h}: ${explained(error).message}`,
-        "choose a smaller size, or another model or runtime");
+        "choose a smaller size (More choices), or another network");
     }
     return made;
   }

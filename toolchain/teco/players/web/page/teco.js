@@ -17,6 +17,8 @@ import { Stream } from "./stream.js";
 
 export { PlayerError } from "./errors.js";
 
+const ELSEWHERE = "let something else compute it (More choices)";
+
 /** @typedef {import("./session.js").Backend} Backend */
 /** @typedef {import("./stream.js").Reason} Reason */
 
@@ -99,9 +101,9 @@ export class Upscaler {
 
   /** What it runs on, for people. */
   get details() {
-    if (this.backend === "webgpu") return "WebGPU";
+    if (this.backend === "webgpu") return "graphics card (WebGPU)";
     const threads = this.ort.env.wasm.numThreads ?? 1;
-    return `CPU, ${threads} thread${threads === 1 ? "" : "s"}`;
+    return `processor, ${threads} thread${threads === 1 ? "" : "s"}`;
   }
 
   /** The next frame starts a scene. */
@@ -159,7 +161,7 @@ export class Upscaler {
       if (error instanceof PlayerError) throw error;
       throw new PlayerError(
         `the runtime failed: ${explained(error).message}`,
-        "reload the page, or choose another runtime");
+        "try again, or let something else compute it");
     }
     this.#state = result.state;
     this.#last = {
@@ -197,7 +199,7 @@ export class Upscaler {
 
   /** @param {number} h @param {number} w */
   async #open(h, w) {
-    this.say(`preparing the model for ${w}×${h}`);
+    this.say(`preparing the network for ${w}×${h}`);
     const [old, state] = [this.#session, this.#state];
     this.#session = this.#state = this.#last = null;
     this.stream.reset();
@@ -222,7 +224,7 @@ export class Upscaler {
 export async function pictureOf(step) {
   const values = /** @type {Float32Array} */ (await step.picture.getData());
   const rgba = toPicture(values, step.height, step.width);
-  if (!rgba) throw new PlayerError("the model gives values that are not finite", "try another runtime");
+  if (!rgba) throw new PlayerError("the network gives values that are not finite", ELSEWHERE);
   return rgba;
 }
 
@@ -233,7 +235,7 @@ export async function pictureOf(step) {
 async function chosen(asked) {
   if (asked !== "auto") {
     const why = await whyNot(asked);
-    if (why) throw new PlayerError(why, "choose another runtime");
+    if (why) throw new PlayerError(why, ELSEWHERE);
     return [asked, ""];
   }
   const why = await whyNot("webgpu");
@@ -275,7 +277,7 @@ async function fetched(url) {
   } catch {
     throw new PlayerError(
       `${name} could not be fetched`,
-      "offline, only what was used before is at hand; reload when connected");
+      "offline, only what was used before is at hand; try again when connected");
   }
   if (!answer.ok) {
     throw new PlayerError(

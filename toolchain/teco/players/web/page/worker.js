@@ -30,8 +30,11 @@ import { Upscaler, pictureOf } from "./teco.js";
  * @property {number} scenes started so far
  * @property {number} seconds the step took
  * @property {Uint8ClampedArray<ArrayBuffer>} [rgba] where pixels were asked for
- * @typedef {{id: number, error?: {message: string, hint: string}, say?: string,
- *     opened?: {details: string, fallback: string}, shown?: Shown}} Answer
+ * @typedef {{details: string, fallback: string, backend: "webgpu" | "wasm", slow: boolean}} Opened
+ *     what it runs on, for people; why it is not WebGPU although that was wanted, or ""; whether the
+ *     server lacks the headers for threads
+ * @typedef {{id: number, error?: import("./errors.js").Explained, say?: string,
+ *     opened?: Opened, shown?: Shown}} Answer
  */
 
 /** @type {Upscaler | null} */
@@ -75,8 +78,9 @@ async function handle(request) {
     });
     before = request.before.getContext("2d", { alpha: false });
     canvas = request.after;
-    const { details, fallback } = upscaler;
-    answer({ id, opened: { details, fallback } });
+    const { details, fallback, backend } = upscaler;
+    const slow = backend === "wasm" && !self.crossOriginIsolated;
+    answer({ id, opened: { details, fallback, backend, slow } });
   } else if (request.kind === "frame") {
     await show(id, request);
   } else if (request.kind === "reset") {
