@@ -185,12 +185,13 @@ def upscale(
         check_frame_size(opened, h, w)
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if overwrite else unfinished(Path(target))
-        chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
+        among = "" if begun is None else begun.runtime
         size = written_size(options, clip, opened.variant.scale)
         encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up, written=size)
         session, will_take = open_in_room(
-            opened, chosen, SessionOptions(threads=threads), (h, w), encoding,
-            begun.window if begun is not None and tile == "auto" else tile, exact=choice.exact,
+            opened, runtime, SessionOptions(threads=threads), (h, w), encoding,
+            begun.window if begun is not None and tile == "auto" else tile, wish=choice.wish,
+            among=among, tell=lambda text: say(f"note: {text}"),
         )  # fmt: skip
         say(f"{opened.name} on {session.runtime} ({session.details})")
         if note := for_papers(opened):

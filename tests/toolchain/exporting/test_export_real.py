@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from teco.core.errors import TecoError
+from teco.core.moving import moving_frames
 from teco.exporting.onnx import export_onnx
 from teco.exporting.options import ExportOptions
 from teco.exporting.web_graph import check_web
@@ -19,7 +20,6 @@ from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.model.weights_digest import weights_digest
 from teco.runtimes import SessionOptions, find
-from teco.verification.temporal_gate import moving_frames
 from teco_models import zoo
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.checkpoint import Weights, load_weights

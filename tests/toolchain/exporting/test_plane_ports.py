@@ -12,6 +12,7 @@ import pytest
 
 from teco.benchmark.record import store
 from teco.core.errors import USAGE, TecoError
+from teco.core.moving import moving_frames
 from teco.core.pixels import to_pixels, to_tensor
 from teco.core.planes import chroma_of, frame_size, packed, planes_of, with_chroma
 from teco.inference.deadline import cheap, cheap_centred, cheap_planes
@@ -34,7 +35,7 @@ from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import FrameSession, PlaneSession, on_noise
 from teco.verification.planes import ExactPlanes
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 from teco.video.clips import open_source
 from teco.video.colour import Colour, Converter
 from teco.video.file.encoders import EncoderSettings

@@ -17,6 +17,7 @@ import pytest
 
 from teco.core import gpu
 from teco.core.errors import TecoError
+from teco.core.moving import moving_frames
 from teco.exporting.engines.rtx import RtxOptions, build_rtx
 from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.conversion import as_planes
@@ -27,7 +28,7 @@ from teco.runtimes.nvidia import device
 from teco.runtimes.pytorch import PyTorchSession
 from teco.verification import planes
 from teco.verification.planes import ExactPlanes
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 
 pytestmark = pytest.mark.gpu
 

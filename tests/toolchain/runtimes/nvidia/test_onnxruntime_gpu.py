@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from teco.core.errors import MACHINE, USAGE, TecoError
+from teco.core.moving import moving_frames
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import FrameSession
@@ -25,7 +26,7 @@ from teco.runtimes.nvidia.onnxruntime_gpu import (
     session_entries,
     shape_profile,
 )
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 
 GPU_NAMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx")
 

@@ -1,0 +1,190 @@
+"""``auto`` where there is an NVIDIA GPU: a form in float16, its gate, and how to have float32.
+
+The GPU is named by a stand-in, and its runtimes are ONNX Runtime's CPU session under other names.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from teco import runtimes
+from teco.core import gpu
+from teco.core.gpu import Gpu
+from teco.model import kept_forms
+from teco.model.opening import Model, open_model
+from teco.runtimes import SessionOptions, auto, choose
+from teco.runtimes.onnxruntime import OnnxRuntime
+
+THREADS = SessionOptions(threads=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glow(OnnxRuntime):
+    """A row of a GPU; ``wrong`` is added to every picture."""
+
+    device: Literal["cuda"] = "cuda"  # type: ignore[assignment]
+    wrong: float = 0.0
+
+    def open(self, model: Model, options: SessionOptions) -> Any:
+        session: Any = OnnxRuntime(name="onnxruntime").open(model, options)
+        session.runtime = self.name
+        inner, wrong = session.step, np.float32(self.wrong)
+
+        def step(lr: Any, state: Any) -> Any:
+            picture, state = inner(lr, state)
+            return picture + wrong, state
+
+        session.step = step
+        return session
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
+    """The tiny network in float16, exported with its gate."""
+    pytest.importorskip("onnxscript")
+    from teco.exporting.onnx import ExportOptions, export_onnx
+    from teco_models.checkpoint import load_weights
+
+    options = ExportOptions(precision="fp16", name="tiny-fp16")
+    return export_onnx(load_weights(tiny_weights), tmp_path_factory.mktemp("half"), options)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[tuple[str, bool], float]:
+    """Rows "cpu" and "glow" on a machine with a GPU and an empty cache; (row, is float16) ->
+    seconds of a step, to be changed."""
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gpu, "find", lambda: (Gpu("A GPU", 89),))
+    monkeypatch.setattr(runtimes, "RUNTIMES", (OnnxRuntime(name="cpu"), Glow(name="glow")))
+    seconds = {("cpu", False): 0.2, ("glow", False): 0.1, ("glow", True): 0.05}
+
+    def trial(runtime: Any, model: Model, *_: object) -> float:
+        assert model.manifest is not None
+        return seconds[runtime.name, model.manifest.precision_asked == "fp16"]
+
+    monkeypatch.setattr(auto, "_trial", trial)
+    return seconds
+
+
+def test_float16_is_taken_where_its_gate_passed_and_said(
+    machine: dict[Any, float], half: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    model = open_model(str(tiny_onnx))
+    assert choose(model, "auto", THREADS, "gated").runtime.name == "glow"
+    assert choose(model, "auto", THREADS, "gated").why == ""  # there was no question
+    assert kept_forms.keep(half)
+    found = choose(model, "auto", THREADS, "gated")
+    assert (found.runtime.name, found.model.name) == ("glow", "tiny-fp16")
+    for word in ("float16", "gate passed", "50.0 ms", "100.0 ms", "--quality balanced"):
+        assert word in found.why
+    # Remembered, with the sentence; and the agreement here is on record.
+    assert choose(model, "auto", THREADS, "gated") == found
+    records = [json.loads(p.read_text()) for p in (tmp_path / "auto").iterdir()]
+    (record,) = (r for r in records if r["fastest"] == "glow tiny-fp16")
+    assert record["psnr_beside_float32"].keys() == {"glow tiny-fp16"}
+
+
+def test_float32_on_request_and_without_a_gpu(
+    machine: dict[Any, float],
+    half: Path,
+    tiny_onnx: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = open_model(str(tiny_onnx))
+    kept_forms.keep(half)
+    assert choose(model, "auto", THREADS, "any").model.name == "tiny-fp16"
+    exact = choose(model, "auto", THREADS)
+    assert (exact.model, exact.runtime.name, exact.why) == (model, "glow", "")
+    assert choose(model, "glow", THREADS, "gated").model is model  # a runtime by name changes none
+    monkeypatch.setattr(gpu, "find", lambda: ())
+    assert choose(model, "auto", THREADS, "gated").model is model
+
+
+def test_a_slower_form_is_left_and_that_is_said(
+    machine: dict[Any, float], half: Path, tiny_onnx: Path
+) -> None:
+    kept_forms.keep(half)
+    machine["glow", True] = 0.3
+    found = choose(open_model(str(tiny_onnx)), "auto", THREADS, "gated")
+    assert not found.kept
+    assert "no faster" in found.why
+
+
+def test_a_form_that_is_wrong_on_this_machine_is_left(
+    machine: dict[Any, float], half: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gate passed where it was made; here it is 0.01 off: 40 dB, where 50 are required."""
+    kept_forms.keep(half)
+    wrong = Glow(name="glow", wrong=0.01)
+    monkeypatch.setattr(runtimes, "RUNTIMES", (OnnxRuntime(name="cpu"), wrong))
+    machine["glow", False] = 0.3  # so that the reference is the other row
+    found = choose(open_model(str(tiny_onnx)), "auto", THREADS, "gated")
+    assert (found.runtime.name, found.kept) == ("cpu", False)
+    assert "50 dB are required" in found.why
+
+
+def test_work_that_goes_on_keeps_to_its_runtime(
+    machine: dict[Any, float], half: Path, tiny_onnx: Path
+) -> None:
+    model = open_model(str(tiny_onnx))
+    kept_forms.keep(half)
+    assert choose(model, "auto", THREADS, "gated", among="cpu").runtime.name == "cpu"
+    assert choose(model, "auto", THREADS, "gated", among="glow").kept
+    assert choose(model, "auto", THREADS, "gated", among="one that is gone").kept
+
+
+def test_what_is_kept_and_what_is_found(
+    machine: dict[Any, float], half: Path, tiny_onnx: Path, tmp_path: Path, tiny_x2: Path
+) -> None:
+    model = open_model(str(tiny_onnx))
+    assert not kept_forms.keep(tiny_onnx)  # float32 has no gate to pass
+    assert kept_forms.kept(model) == []
+    assert kept_forms.keep(half)
+    assert [m.name for m in kept_forms.kept(model)] == ["tiny-fp16"]
+    assert kept_forms.kept(open_model(str(tiny_x2))) == []  # other weights
+    assert kept_forms.kept(open_model(str(half))) == []  # itself
+    # Of one size: for frames of that size alone. One that was tampered with is not found.
+    (form,) = kept_forms.kept(model)
+    static = replace(form, manifest=replace(form.manifest, size="16x24"))
+    assert kept_forms._takes(static, (16, 24))
+    assert not kept_forms._takes(static, (24, 16))
+    assert not kept_forms._takes(static, None)
+    assert form.onnx is not None
+    data = form.onnx.read_bytes()
+    form.onnx.unlink()  # a second name of the original
+    form.onnx.write_bytes(data + b"x")
+    assert kept_forms.kept(model) == []
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("TECO_CACHE", str(blocked))
+    assert not kept_forms.keep(half)
+
+
+@pytest.mark.slow
+def test_export_keeps_it_where_there_is_a_gpu(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teco.exporting.formats import produce_all
+    from teco.exporting.options import ExportOptions
+    from teco.exporting.request import ExportRequest, WeightsSource
+
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path / "cache"))
+    request = ExportRequest(formats=("onnx",), onnx=ExportOptions(precision="fp16"))
+    for n, found in enumerate(((), (Gpu("A GPU", 89),))):
+        monkeypatch.setattr(gpu, "find", lambda found=found: found)
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (product,) = produce_all([WeightsSource(tiny_weights, None)], [request], folder)
+        files = {p.name for p in (tmp_path / "cache").rglob("*.onnx")}
+        assert files == ({product.path.name} if found else set())
