@@ -126,7 +126,22 @@ def test_a_form_that_is_wrong_on_this_machine_is_left(
     machine["glow", False] = 0.3  # so that the reference is the other row
     found = choose(open_model(str(tiny_onnx)), "auto", THREADS, "gated")
     assert (found.runtime.name, found.kept) == ("cpu", False)
-    assert "50 dB are required" in found.why
+    assert "50 dB" in found.why
+    assert "glow tiny-fp16 (39" in found.why
+
+
+def test_a_gpu_that_computes_something_else_is_left_in_float32_too(
+    machine: dict[Any, float], tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(str(tiny_onnx))
+    assert choose(model, "auto", THREADS).runtime.name == "glow"
+    monkeypatch.setattr(
+        runtimes, "RUNTIMES", (OnnxRuntime(name="cpu"), Glow(name="glow2", wrong=0.01))
+    )
+    machine["glow2", False] = 0.1
+    found = choose(model, "auto", THREADS)
+    assert found.runtime.name == "cpu"
+    assert "glow2 (39" in found.why
 
 
 def test_work_that_goes_on_keeps_to_its_runtime(

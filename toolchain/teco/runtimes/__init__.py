@@ -17,6 +17,7 @@ from teco.runtimes.nvidia.tensorrt_rtx import TensorRtRtx
 from teco.runtimes.onnxruntime import OnnxRuntime
 from teco.runtimes.openvino import OpenVino
 from teco.runtimes.pytorch import PyTorch
+from teco.runtimes.webgpu import OnnxRuntimeWebGpu
 
 if TYPE_CHECKING:
     from teco.runtimes.auto import Choice
@@ -31,8 +32,12 @@ RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntimeGpu(name="onnxruntime-cuda", kind="cuda"),
     OnnxRuntimeGpu(name="onnxruntime-tensorrt", kind="tensorrt"),
     OnnxRuntimeGpu(name="onnxruntime-rtx", kind="rtx"),
+    OnnxRuntimeWebGpu(name="onnxruntime-webgpu"),
     OpenVino(name="openvino", precision="fp32"),
     OpenVino(name="openvino-bf16", precision="bf16"),
+    OpenVino(name="openvino-gpu", precision="fp32", device="gpu"),
+    OpenVino(name="openvino-gpu-fp16", precision="fp16", device="gpu"),
+    OpenVino(name="openvino-npu", precision="fp16", device="npu"),
     PyTorch(name="pytorch", device="cpu"),
     PyTorch(name="pytorch-cuda", device="cuda"),
     PyTorch(name="pytorch-compile", device="cpu", compiled=True),

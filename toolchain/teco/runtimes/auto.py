@@ -30,7 +30,7 @@ TRIAL_SIZE = (96, 160)
 
 TRIAL_STEPS = 3
 
-AGREEMENT_FRAMES = 12
+AGREEMENT_FRAMES = 8
 assert FP16.worst_psnr is not None
 LEAST_PSNR = FP16.worst_psnr
 """dB of the worst frame beside float32, as the gate of float16 asks."""
@@ -62,12 +62,13 @@ class Choice:
 def fastest(
     candidates: list[Choice], options: SessionOptions, size: tuple[int, int] | None = None
 ) -> Choice:
-    """The fastest of ``candidates`` on this machine, those in float16 only where they agree.
+    """The fastest of ``candidates`` on this machine that agrees with float32.
 
-    The first step of each is warm-up; the best of the others counts. One in float16 has passed its
-    gate where it was made; before it is taken, it is run beside float32 here as well, and has to
-    come as close as that gate asks. The answer is kept in teco's cache folder under everything that
-    could change it: models, threads, machine and versions.
+    The first step of each is warm-up; the best of the others counts. A form in float16 has passed
+    its gate where it was made; before it is taken, it is run beside float32 here as well, and has
+    to come as close as that gate asks, as has whatever computes elsewhere than on the processor:
+    drivers and GPUs are more than were ever tested. The answer is kept in teco's cache folder under
+    everything that could change it: models, threads, machine and versions.
 
     Args:
         candidates: at least one; what was named first, then forms of it.
@@ -95,7 +96,10 @@ def fastest(
     if not times:
         return candidates[0]
     ordered = sorted((c for c in candidates if c.key in times), key=lambda c: times[c.key])
-    best, agreement = _first_that_agrees(ordered, options, at)
+    engines = any(c.model.engine for c in candidates)  # which may not take any other size
+    best, agreement = _first_that_agrees(
+        ordered, options, at if engines else _trial_size(candidates, None)
+    )
     best = replace(best, why=_why(best, ordered, times, agreement))
     with suppress(OSError):  # a cache that cannot be written costs a second next time
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +114,18 @@ def fastest(
 def _first_that_agrees(
     ordered: list[Choice], options: SessionOptions, size: tuple[int, int]
 ) -> tuple[Choice, dict[str, float]]:
-    """The first candidate that is no form, or comes close enough to the fastest float32 one; and
-    by key, dB of the worst frame of each form that was tried. Without float32 the gate's own
-    verdict has to do."""
-    reference = next((c for c in ordered if c.runtime.exact and not c.kept), None)
+    """The first candidate that comes close enough to float32, and how close those came that were
+    tried: by key, dB of the worst frame.
+
+    Those on the processor need not be tried, unless they are forms. Where there is no float32 to
+    hold them against, the gate's own verdict has to do.
+    """
+    exact = [c for c in ordered if c.runtime.exact and not c.kept]
+    reference = min(exact, key=lambda c: c.runtime.device != "cpu", default=None)
     found: dict[str, float] = {}
     for candidate in ordered:
-        if not candidate.kept or reference is None:
+        trusted = candidate is reference or reference is None
+        if trusted or not (candidate.kept or candidate.runtime.device != "cpu"):
             return candidate, found
         try:
             found[candidate.key] = agreement(candidate, reference, options, size)
@@ -124,7 +133,8 @@ def _first_that_agrees(
             continue
         if found[candidate.key] >= LEAST_PSNR:
             return candidate, found
-    return ordered[0] if reference is None else reference, found
+    assert reference is not None
+    return reference, found
 
 
 def agreement(
@@ -152,13 +162,11 @@ def _why(
     best: Choice, ordered: list[Choice], times: dict[str, float], agreement: dict[str, float]
 ) -> str:
     """One sentence where float16 was a question; "" where it was none."""
-    forms = [c for c in ordered if c.kept]
-    if not forms:
-        return ""
 
     def told(candidate: Choice) -> str:
         return f"{1000 * times[candidate.key]:.1f} ms a step on {candidate.runtime.name}"
 
+    forms = [c for c in ordered if c.kept]
     others = [c for c in ordered if not c.kept]
     if best.kept:
         said = f"{best.model.name}, in float16: its gate passed"
@@ -168,9 +176,12 @@ def _why(
             beside = "equal to" if close == float("inf") else f"{close:.1f} dB from"
             said += f" and it is {beside} float32 here"
         return f"{said}; {told(best)}, else {told(others[0])}; --quality balanced keeps to float32"
-    if refused := {c.key: agreement[c.key] for c in forms if c.key in agreement}:
-        far = ", ".join(f"{key} is {close:.1f} dB from float32" for key, close in refused.items())
-        return f"not in float16: {far} here, and {LEAST_PSNR:g} dB are required"
+    if refused := [f"{k} ({v:.1f} dB)" for k, v in agreement.items() if v < LEAST_PSNR]:
+        return (
+            f"left out, because here not within {LEAST_PSNR:g} dB of float32: {', '.join(refused)}"
+        )
+    if not forms:
+        return ""
     return f"not in float16, which is no faster here: {told(best)}, {told(forms[0])}"
 
 

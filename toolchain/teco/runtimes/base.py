@@ -22,7 +22,10 @@ from teco.core.planes import Layout
 from teco.model.conversion import Conversion
 from teco.model.opening import Model
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Device = Literal["cpu", "cuda", "gpu", "npu"]
+"""``cuda`` is an NVIDIA GPU through CUDA, ``gpu`` one of any maker through something else."""
 
 PACKAGES_OF_ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
 """Both bring the same module; the one with GPU providers is looked for first."""
@@ -166,7 +169,7 @@ class Runtime(Protocol):
         ...
 
     @property
-    def device(self) -> Literal["cpu", "cuda"]:
+    def device(self) -> Device:
         """Where it computes."""
         ...
 
