@@ -229,7 +229,7 @@ class Check:
         """Work through the stages; whatever ends it, the record is written."""
         began = time.monotonic()
         self.record |= {"complete": False, "stopped": "", "stages": [], "rows": []}
-        self._write()
+        self.write()
         states: dict[str, str] = {}
         for n, stage in enumerate(self.stages):
             lacking = [name for name in stage.needs if states.get(name) != "done"]
@@ -256,11 +256,11 @@ class Check:
             finally:
                 states[stage.name] = entry.get("state", "interrupted")
                 self.record["passed_s"] = time.monotonic() - began
-                self._write()
+                self.write()
                 reason = f": {entry['reason']}" if entry.get("reason") else ""
                 self.say(f"{entry['seconds']:6.1f} s  {stage.name}: {entry.get('state')}{reason}")
         self.record["complete"] = all(s["state"] == "done" for s in self.record["stages"])
-        self._write()
+        self.write()
 
     def _stage(self, stage: Stage, allowed: float, entry: dict[str, Any]) -> None:
         part = self.folder / f"part-{os.getpid()}.json"
@@ -313,7 +313,8 @@ class Check:
             rows.append(row := key)
         row |= found
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """The record as it is now."""
         write_beside(self.target, as_json(self.record))
 
 
@@ -448,7 +449,9 @@ def main() -> int:
     stages = plan(options.model, able, tuple(outputs), extra=not options.no_extra)
     if options.prepare:
         stages = [s for s in stages if s.kind in ("export", "count")]
-    if not shipped:
+    # Of what the shipped model itself is: an ONNX file or weights.
+    benched = [r for r in able if ENGINE_SUFFIX not in find(r).suffixes]
+    if not (shipped and benched):
         stages = [s for s in stages if s.kind != "bench"]
     gpus = gpu.find()
 
@@ -459,8 +462,7 @@ def main() -> int:
             "io": stage.io or ("nv12" if stage.kind == "pipeline" else "fp32"),
             "size": outputs.get(stage.output, (180, 320)), "steps": options.steps,
             "sm": gpus[0].compute_capability if gpus else 0,
-            # Of weights and float32 files alone, as the shipped model is.
-            "runtimes": [r for r in able if ENGINE_SUFFIX not in find(r).suffixes],
+            "runtimes": benched,
         }  # fmt: skip
         path = folder / f"job-{os.getpid()}.json"
         write_beside(path, as_json(job))
@@ -486,8 +488,11 @@ def main() -> int:
         )  # fmt: skip
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, stop)
-        with suppress(Stopped):  # one that came between two stages
+        try:
             check.run()
+        except Stopped as stopped:  # between two stages
+            check.record["stopped"] = str(stopped)
+            check.write()
     print(f"\n{markdown(check.record)}")
     print(f"\n{options.json}")
     return 0 if check.record["complete"] else 1

@@ -100,7 +100,8 @@ def upscale(
             appears only when it is complete.
         model: a shipped model's name, an ONNX file, weights or an engine; None for what
             ``quality``, ``look`` and ``scale`` choose.
-        quality: "fast", "balanced" or "best", see :mod:`teco.model.choice`.
+        quality: "fast", "balanced" or "best", see :mod:`teco.model.choice`; None is balanced, and
+            on an NVIDIA GPU float16 too, where an exported form passed its gate.
         look: "faithful" or "textured".
         scale: 2 or 4; None for what the model does, or what ``to`` needs.
         to: the size to end at: "1080p", "1920x1080" or "2x".

@@ -6,6 +6,7 @@ The GPU is named by a stand-in, and its runtimes are ONNX Runtime's CPU session 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -203,3 +204,49 @@ def test_export_keeps_it_where_there_is_a_gpu(
         (product,) = produce_all([WeightsSource(tiny_weights, None)], [request], folder)
         files = {p.name for p in (tmp_path / "cache").rglob("*.onnx")}
         assert files == ({product.path.name} if found else set())
+
+
+SITE = """
+from dataclasses import dataclass
+from typing import Literal
+
+import teco.runtimes
+from teco.core import gpu
+from teco.runtimes import auto
+from teco.runtimes.onnxruntime import OnnxRuntime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glow(OnnxRuntime):
+    device: Literal["cuda"] = "cuda"
+
+    def open(self, model, options):
+        session = OnnxRuntime(name="onnxruntime").open(model, options)
+        session.runtime = self.name
+        return session
+
+
+gpu.find = lambda: (gpu.Gpu("A GPU", 89),)
+teco.runtimes.RUNTIMES = (OnnxRuntime(name="onnxruntime"), Glow(name="glow"))
+auto._trial = lambda runtime, model, *_: 0.1 if model.name == "tiny-fp16" else 0.2
+"""
+
+
+@pytest.mark.slow
+def test_upscale_says_what_it_took_and_goes_on_with_it(
+    run_teco, teco_environment: dict[str, str], make_clip, half: Path, tiny_onnx: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The command in a process of its own, on a machine with a stand-in for a GPU."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setitem(teco_environment, "PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setitem(teco_environment, "TECO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TECO_CACHE", str(tmp_path / "cache"))
+    assert kept_forms.keep(half)
+    clip = make_clip(tmp_path / "in.mp4", width=24, height=16, frames=3)
+    usual = ("upscale", clip, tmp_path / "out.mp4", "--model", tiny_onnx, "--force")
+    run_teco(*usual).says("on glow", "tiny-fp16, in float16", "--quality balanced")
+    said = run_teco(*usual, "--quality", "balanced").stderr
+    assert "float16" not in said
+    assert "on glow" in said or "on onnxruntime" in said

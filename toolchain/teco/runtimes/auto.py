@@ -78,7 +78,8 @@ def fastest(
     # Minutes of compiling are for those who ask for it.
     candidates = [c for c in candidates if not c.runtime.slow_to_open]
     if len(candidates) == 1:
-        return candidates[0]
+        (only,) = candidates
+        return replace(only, why=_why(only, candidates, {}, {}))
     at = _trial_size(candidates, size)
     path = _cache_file(candidates, options, at)
     with suppress(OSError, ValueError, KeyError, StopIteration, TypeError):

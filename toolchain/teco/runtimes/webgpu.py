@@ -46,7 +46,7 @@ class OnnxRuntimeWebGpu:
     slow_to_open: str = ""
 
     def why_unavailable(self) -> str | None:
-        if missing := missing_extra("onnxruntime", "webgpu", self.name):
+        if missing := missing_extra("onnxruntime", "cpu,webgpu", self.name):
             return missing
         if importlib.util.find_spec(PLUGIN) is None:
             return f"{self.name} needs {PLUGIN}, which is not installed: pip install 'teco[webgpu]'"
