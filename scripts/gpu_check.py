@@ -394,9 +394,9 @@ def markdown(record: dict[str, Any]) -> str:
         f"`{record['model']}`, {gpus}; {record['machine']['cpu']}, {record['machine']['cores']} "
         f"cores; {record['began'][:10]}, {record['passed_s']:.0f} s of {record['budget_s']:.0f}",
         "",
-        f"| {' | '.join(HEADER)} |",
-        "|" + "---|" * len(HEADER),
     ]
+    if record["rows"]:
+        lines += [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
     lines += [f"| {' | '.join(cells(row, record))} |" for row in record["rows"]]
     undone = [s for s in record["stages"] if s.get("state") != "done"]
     lines += ["", *(f"- {s['name']}: {s.get('state')}, {s.get('reason', '')}" for s in undone)]

@@ -168,9 +168,9 @@ def test_what_is_kept_and_what_is_found(
     # Of one size: for frames of that size alone. One that was tampered with is not found.
     (form,) = kept_forms.kept(model)
     static = replace(form, manifest=replace(form.manifest, size="16x24"))
-    assert kept_forms._takes(static, (16, 24))
-    assert not kept_forms._takes(static, (24, 16))
-    assert not kept_forms._takes(static, None)
+    assert kept_forms.takes(static, (16, 24))
+    assert not kept_forms.takes(static, (24, 16))
+    assert not kept_forms.takes(static, None)
     assert form.onnx is not None
     data = form.onnx.read_bytes()
     form.onnx.unlink()  # a second name of the original
@@ -250,3 +250,19 @@ def test_upscale_says_what_it_took_and_goes_on_with_it(
     said = run_teco(*usual, "--quality", "balanced").stderr
     assert "float16" not in said
     assert "on glow" in said or "on onnxruntime" in said
+
+
+def test_the_processor_is_not_tried_on_large_pictures(
+    machine: dict[Any, float], tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is told from a small one; a GPU is tried at the size of the frames."""
+    tried: list[tuple[str, tuple[int, int]]] = []
+
+    def trial(runtime: Any, _model: Model, _options: object, size: tuple[int, int]) -> float:
+        tried.append((runtime.name, size))
+        return {"cpu": 0.01, "glow": 0.5}[runtime.name]
+
+    monkeypatch.setattr(auto, "_trial", trial)
+    found = choose(open_model(str(tiny_onnx)), "auto", THREADS, size=(960, 1600))
+    assert tried == [("cpu", auto.TRIAL_SIZE), ("glow", (960, 1600))]
+    assert found.runtime.name == "glow"  # 0.01 s is 1 s at a hundred times the pixels

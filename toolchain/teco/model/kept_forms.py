@@ -36,7 +36,7 @@ def keep(path: Path) -> bool:
     folder = _folder(model.manifest.weights_sha256)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The manifest last: a file without one is not opened.
+        # The manifest last: without it, or beside another's, the file is not found.
         for source in (path, manifest_path(path)):
             part = folder / f".{source.name}.{os.getpid()}"
             part.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def kept(model: Model, size: tuple[int, int] | None = None) -> list[Model]:
             same = form.manifest is not None and (
                 form.manifest.weights_sha256 == manifest.weights_sha256
             )
-            if same and _passed(form) and _takes(form, size):
+            if same and _passed(form) and takes(form, size):
                 found.append(form)
     return found
 
@@ -92,7 +92,8 @@ def _passed(model: Model) -> bool:
     )
 
 
-def _takes(model: Model, size: tuple[int, int] | None) -> bool:
+def takes(model: Model, size: tuple[int, int] | None) -> bool:
+    """Whether a model takes frames of LR (h, w); None for a size that is not known."""
     if model.engine_manifest is not None:
         least, greatest = model.engine_manifest.limits
         return size is not None and all(

@@ -128,7 +128,11 @@ def choose(
             for r in usable(form)
             if r.device != "cpu"
         ]
-    candidates = [c for c in candidates if c.runtime.name == among] or candidates
+    if among in NAMES:
+        same = [c for c in candidates if c.runtime.name == among]
+        if not same and find(among) in usable(model):  # it was asked for by name
+            return Choice(find(among), model)
+        candidates = same or candidates
     if not candidates:
         require_any()
         reasons = [r.why_not(model) or r.why_unavailable() for r in RUNTIMES if r.exact]

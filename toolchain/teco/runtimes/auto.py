@@ -20,6 +20,7 @@ from teco.core.files import as_json, sha256_of, write_beside
 from teco.core.machine import inspect
 from teco.core.moving import moving_frames
 from teco.core.pixels import to_pixels
+from teco.model.kept_forms import takes
 from teco.model.opening import Model
 from teco.runtimes.base import Runtime, SessionOptions, on_noise
 from teco_calibration.cache import cache_dir
@@ -89,7 +90,7 @@ def fastest(
     times: dict[str, float] = {}
     for candidate in candidates:
         try:
-            times[candidate.key] = _trial(candidate.runtime, candidate.model, options, at)
+            times[candidate.key] = _seconds(candidate, options, at)
         except Exception:
             # Whatever a runtime's library throws: what cannot run it is not the fastest. If none
             # can, the first one is opened and says why.
@@ -97,10 +98,8 @@ def fastest(
     if not times:
         return candidates[0]
     ordered = sorted((c for c in candidates if c.key in times), key=lambda c: times[c.key])
-    engines = any(c.model.engine for c in candidates)  # which may not take any other size
-    best, agreement = _first_that_agrees(
-        ordered, options, at if engines else _trial_size(candidates, None)
-    )
+    small = TRIAL_SIZE if all(takes(c.model, TRIAL_SIZE) for c in candidates) else at
+    best, agreement = _first_that_agrees(ordered, options, small)
     best = replace(best, why=_why(best, ordered, times, agreement))
     with suppress(OSError):  # a cache that cannot be written costs a second next time
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +109,16 @@ def fastest(
         }  # fmt: skip
         write_beside(path, as_json(record))
     return best
+
+
+def _seconds(candidate: Choice, options: SessionOptions, size: tuple[int, int]) -> float:
+    """Of a step at a size. On a processor, where time grows with the picture, it is told from a
+    small one: large ones would take it seconds each."""
+    own = size
+    if candidate.runtime.device == "cpu" and candidate.model.static_size is None:
+        own = TRIAL_SIZE
+    seconds = _trial(candidate.runtime, candidate.model, options, own)
+    return seconds * math.prod(size) / math.prod(own)
 
 
 def _first_that_agrees(
@@ -125,8 +134,9 @@ def _first_that_agrees(
     reference = min(exact, key=lambda c: c.runtime.device != "cpu", default=None)
     found: dict[str, float] = {}
     for candidate in ordered:
-        trusted = candidate is reference or reference is None
-        if trusted or not (candidate.kept or candidate.runtime.device != "cpu"):
+        if reference is None or candidate is reference:
+            return candidate, found
+        if candidate.runtime.device == "cpu" and not candidate.kept:
             return candidate, found
         try:
             found[candidate.key] = agreement(candidate, reference, options, size)
