@@ -21,10 +21,10 @@ import numpy as np
 from teco.core import gpu
 from teco.core.errors import TecoError
 from teco.core.files import as_json, sha256_of, write_beside
-from teco.core.moving import moving_frames
 from teco.model.manifest import METADATA_KEY, Manifest, manifest_path
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
+from teco.runtimes.base import moving_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / "examples" / "city.mp4"

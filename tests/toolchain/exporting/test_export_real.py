@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from teco.core.errors import TecoError
-from teco.core.moving import moving_frames
 from teco.exporting.onnx import export_onnx
 from teco.exporting.options import ExportOptions
 from teco.exporting.web_graph import check_web
@@ -20,6 +19,7 @@ from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.model.weights_digest import weights_digest
 from teco.runtimes import SessionOptions, find
+from teco.runtimes.base import moving_frames
 from teco_models import zoo
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.checkpoint import Weights, load_weights

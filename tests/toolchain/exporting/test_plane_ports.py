@@ -12,7 +12,6 @@ import pytest
 
 from teco.benchmark.record import store
 from teco.core.errors import USAGE, TecoError
-from teco.core.moving import moving_frames
 from teco.core.pixels import to_pixels, to_tensor
 from teco.core.planes import chroma_of, frame_size, packed, planes_of, with_chroma
 from teco.inference.deadline import cheap, cheap_centred, cheap_planes
@@ -33,7 +32,7 @@ from teco.model.engine import api
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession, PlaneSession, on_noise
+from teco.runtimes.base import FrameSession, PlaneSession, moving_frames, on_noise
 from teco.verification.planes import ExactPlanes
 from teco.verification.temporal_gate import default_frames
 from teco.video.clips import open_source

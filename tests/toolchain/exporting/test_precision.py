@@ -14,7 +14,6 @@ import teco.exporting.acceptance
 import teco.exporting.trace
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import sha256_of
-from teco.core.moving import moving_frames
 from teco.exporting.formats import Product, produce
 from teco.exporting.onnx import export_onnx
 from teco.exporting.options import ExportOptions
@@ -25,6 +24,7 @@ from teco.model.engine.precision_check import check_precision, of_onnx
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import open_model
+from teco.runtimes.base import moving_frames
 from teco_calibration.temporal_gate.verdict import FP16
 from teco_models import zoo
 from teco_models.variant import Variant

@@ -123,7 +123,7 @@ SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
 PROGRAM = """
 import json, sys
 import numpy as np
-from teco.core.moving import moving_frames
+from teco.runtimes.base import moving_frames
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
 found = {}

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from teco.core.errors import MACHINE, TecoError
-from teco.core.moving import moving_frames
 from teco.core.pixels import to_pixels, to_tensor
 from teco.inference.stream import Stream
 from teco.model.opening import Model, open_model
 from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
 from teco.runtimes import auto as auto_module
-from teco.runtimes.base import FrameSession
+from teco.runtimes.base import FrameSession, moving_frames
 from teco.runtimes.pytorch import PyTorchSession
 
 TOLERANCE = {"openvino-bf16": 0.05}

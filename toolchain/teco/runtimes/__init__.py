@@ -20,7 +20,7 @@ from teco.runtimes.pytorch import PyTorch
 from teco.runtimes.webgpu import OnnxRuntimeWebGpu
 
 if TYPE_CHECKING:
-    from teco.runtimes.auto import Choice
+    from teco.runtimes.auto import RuntimeChoice
 
 Wish = Literal["float32", "gated", "any"]
 """What ``auto`` may take. ``float32``: nothing else. ``gated``: on an NVIDIA GPU also a form in
@@ -101,7 +101,7 @@ def choose(
     *,
     size: tuple[int, int] | None = None,
     among: str = "",
-) -> Choice:
+) -> RuntimeChoice:
     """What is to be opened on what.
 
     Args:
@@ -113,17 +113,17 @@ def choose(
     Raises:
         TecoError: as of :func:`open_session`.
     """
-    from teco.runtimes.auto import Choice, fastest
+    from teco.runtimes.auto import RuntimeChoice, fastest
 
     if name != "auto":
-        return Choice(find(name), model)
+        return RuntimeChoice(find(name), model)
     if (only := of_engine(model)) is not None:
-        return Choice(only, model)
-    candidates = [Choice(r, model) for r in usable(model) if r.exact or wish == "any"]
+        return RuntimeChoice(only, model)
+    candidates = [RuntimeChoice(r, model) for r in usable(model) if r.exact or wish == "any"]
     if wish != "float32" and gpu.find():
         # On processors float16 is computed in float32, and slower for its casts.
         candidates += [
-            Choice(r, form, kept=True)
+            RuntimeChoice(r, form, kept=True)
             for form in kept(model, size)
             for r in usable(form)
             if r.device != "cpu"
@@ -131,7 +131,7 @@ def choose(
     if among in NAMES:
         same = [c for c in candidates if c.runtime.name == among]
         if not same and find(among) in usable(model):  # it was asked for by name
-            return Choice(find(among), model)
+            return RuntimeChoice(find(among), model)
         candidates = same or candidates
     if not candidates:
         require_any()

@@ -18,11 +18,10 @@ import numpy as np
 
 from teco.core.files import as_json, sha256_of, write_beside
 from teco.core.machine import inspect
-from teco.core.moving import moving_frames
 from teco.core.pixels import to_pixels
 from teco.model.kept_forms import takes
 from teco.model.opening import Model
-from teco.runtimes.base import Runtime, SessionOptions, on_noise
+from teco.runtimes.base import Runtime, SessionOptions, moving_frames, on_noise
 from teco_calibration.cache import cache_dir
 from teco_calibration.temporal_gate.verdict import FP16
 
@@ -38,7 +37,7 @@ LEAST_PSNR = FP16.worst_psnr
 
 
 @dataclass(frozen=True)
-class Choice:
+class RuntimeChoice:
     """What ``auto`` took, or what was asked for.
 
     Attributes:
@@ -61,8 +60,8 @@ class Choice:
 
 
 def fastest(
-    candidates: list[Choice], options: SessionOptions, size: tuple[int, int] | None = None
-) -> Choice:
+    candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None = None
+) -> RuntimeChoice:
     """The fastest of ``candidates`` on this machine that agrees with float32.
 
     The first step of each is warm-up; the best of the others counts. A form in float16 has passed
@@ -111,7 +110,7 @@ def fastest(
     return best
 
 
-def _seconds(candidate: Choice, options: SessionOptions, size: tuple[int, int]) -> float:
+def _seconds(candidate: RuntimeChoice, options: SessionOptions, size: tuple[int, int]) -> float:
     """Of a step at a size. On a processor, where time grows with the picture, it is told from a
     small one: large ones would take it seconds each."""
     own = size
@@ -122,8 +121,8 @@ def _seconds(candidate: Choice, options: SessionOptions, size: tuple[int, int]) 
 
 
 def _first_that_agrees(
-    ordered: list[Choice], options: SessionOptions, size: tuple[int, int]
-) -> tuple[Choice, dict[str, float]]:
+    ordered: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int]
+) -> tuple[RuntimeChoice, dict[str, float]]:
     """The first candidate that comes close enough to float32, and how close those came that were
     tried: by key, dB of the worst frame.
 
@@ -149,7 +148,10 @@ def _first_that_agrees(
 
 
 def agreement(
-    candidate: Choice, reference: Choice, options: SessionOptions, size: tuple[int, int]
+    candidate: RuntimeChoice,
+    reference: RuntimeChoice,
+    options: SessionOptions,
+    size: tuple[int, int],
 ) -> float:
     """PSNR in dB of the worst of a few recurrent 8-bit frames; infinite where all are equal."""
     worst = float("inf")
@@ -170,11 +172,14 @@ def agreement(
 
 
 def _why(
-    best: Choice, ordered: list[Choice], times: dict[str, float], agreement: dict[str, float]
+    best: RuntimeChoice,
+    ordered: list[RuntimeChoice],
+    times: dict[str, float],
+    agreement: dict[str, float],
 ) -> str:
     """One sentence where float16 was a question; "" where it was none."""
 
-    def told(candidate: Choice) -> str:
+    def told(candidate: RuntimeChoice) -> str:
         return f"{1000 * times[candidate.key]:.1f} ms a step on {candidate.runtime.name}"
 
     forms = [c for c in ordered if c.kept]
@@ -216,7 +221,7 @@ def step_seconds(
     Raises:
         TecoError: the runtime cannot open it.
     """
-    path = _cache_file([Choice(runtime, model)], options, size)
+    path = _cache_file([RuntimeChoice(runtime, model)], options, size)
     if not again:
         with suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads(path.read_text())["seconds"])
@@ -258,7 +263,7 @@ def _graph_of(model: Model) -> str:
     return sha256_of(file) if (file := model.onnx or model.weights) else ""
 
 
-def _trial_size(candidates: list[Choice], size: tuple[int, int] | None) -> tuple[int, int]:
+def _trial_size(candidates: list[RuntimeChoice], size: tuple[int, int] | None) -> tuple[int, int]:
     """LR (h, w) that all candidates are tried at. With small frames a GPU would tell how long it
     takes to begin, so there it is the frames' own size."""
     if size is not None and any(c.runtime.device != "cpu" for c in candidates):
@@ -268,7 +273,7 @@ def _trial_size(candidates: list[Choice], size: tuple[int, int] | None) -> tuple
 
 
 def _cache_file(
-    candidates: list[Choice], options: SessionOptions, size: tuple[int, int] | None
+    candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None
 ) -> Path:
     machine = inspect()
     key = {

@@ -104,10 +104,12 @@ class OnnxRuntimeWebGpu:
             [p.name for p in session.get_inputs()], [p.name for p in session.get_outputs()],
         )  # fmt: skip
         details = f"{_plugin_name()}, the GPU that Dawn chooses"
-        return _Session(self.name, details, session, contract, PluginPlace(_VENDOR), graphs=False)
+        return _WebGpuSession(
+            self.name, details, session, contract, PluginPlace(_VENDOR), graphs=False
+        )
 
 
-class _Session(BoundSession):
+class _WebGpuSession(BoundSession):
     """State and pictures in the GPU's memory."""
 
     def step_on_device(self, lr: Any, state: State | None) -> Any:

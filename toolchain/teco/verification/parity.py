@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from teco.core.errors import TecoError
 from teco.core.machine import usable_cores
-from teco.core.moving import moving_frames
 from teco.core.pixels import Array, Pixels, to_pixels, to_tensor
 from teco.model.conversion import as_planes
 from teco.model.manifest import Manifest, Parity
 from teco.model.opening import Model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State, moving_frames
 from teco.verification.planes import OTHER, USUAL, ExactPlanes, even
 from teco.verification.reference import reference_session
 from teco.verification.temporal_gate import default_frames

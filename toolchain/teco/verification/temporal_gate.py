@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from teco.core.log import Progress, no_progress
-from teco.core.moving import moving_frames
 from teco.core.pixels import Pixels, to_pixels, to_tensor
 from teco.evaluation.quality import truth_frames, truth_size
-from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State, moving_frames
 from teco.verification.planes import ExactPlanes, ThroughPlanes
 from teco_calibration.degrade import degrade
 from teco_calibration.metrics.quality import Lpips

@@ -17,13 +17,12 @@ import pytest
 
 from teco.core import gpu
 from teco.core.errors import TecoError
-from teco.core.moving import moving_frames
 from teco.exporting.engines.rtx import RtxOptions, build_rtx
 from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.conversion import as_planes
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import PlaneSession
+from teco.runtimes.base import PlaneSession, moving_frames
 from teco.runtimes.nvidia import device
 from teco.runtimes.pytorch import PyTorchSession
 from teco.verification import planes

@@ -12,10 +12,9 @@ import onnxruntime as ort
 import pytest
 
 from teco.core.errors import MACHINE, USAGE, TecoError
-from teco.core.moving import moving_frames
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession
+from teco.runtimes.base import FrameSession, moving_frames
 from teco.runtimes.nvidia import linked, onnxruntime_gpu
 from teco.runtimes.nvidia.onnxruntime_binding import BoundFrameSession, BoundSession, Place
 from teco.runtimes.nvidia.onnxruntime_gpu import (

@@ -12,8 +12,8 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from teco.core.moving import moving_frames
 from teco.core.pixels import Pixels, to_pixels
+from teco.runtimes.base import moving_frames
 
 RATE = Fraction(25)
 FRAMES = 75
