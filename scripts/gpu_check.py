@@ -70,7 +70,7 @@ GENEROSITY = 3.0
 """A stage may take as many times its share of the time that is left: most take less than theirs."""
 FOUNDATION = 0.3
 """Of the time that is left, what a stage may take that others need: they are lost with it."""
-RESERVE = 4.0
+RESERVE = 6.0
 """Seconds that are kept for ending a stage and writing the table."""
 GRACE = 2.0
 """Seconds between the request to end and the end."""
@@ -297,9 +297,10 @@ class Check:
         if error := found.pop("error", None):
             entry["reason"] = error
             entry["hint"] = found.pop("hint", "")
-        if (record := found.pop("record", None)) is not None:
+        if stage.kind == "bench" and (made := self.folder / "bench.json").exists():
+            # Also where it was stopped: `teco bench` writes what it has.
             beside = self.target.with_name(f"{self.target.stem}-bench.json")
-            write_beside(beside, as_json(record))
+            write_beside(beside, made.read_bytes())
             entry["file"] = beside.name
         if counted := found.pop("count", None):
             self.record.setdefault("counts", {})[f"{stage.precision} {stage.output}"] = counted
@@ -319,14 +320,19 @@ class Check:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a stage and what it started; a process that is done is left alone."""
+    """End a stage and what it started, also where the stage itself has ended: first asked, then
+    killed."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
+        until = time.monotonic() + GRACE
+        try:
             os.killpg(process.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
+            while time.monotonic() < until:
+                process.poll()
+                os.killpg(process.pid, 0)  # an error where nobody is left
+                time.sleep(0.05)
+        except ProcessLookupError:
+            break
+    process.wait()
 
 
 # --------------------------------------------------------------------------- the table

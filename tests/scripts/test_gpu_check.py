@@ -129,8 +129,9 @@ PROGRAMS = {
     "refuses": WRITES.format({"error": "glow cannot load it", "hint": "another"})
     + "; sys.exit(1)",
     "hangs": WRITES.format({"open_s": 1.5})
-    + "; import subprocess, time; p = subprocess.Popen([sys.executable, '-c', 'import time; "
-    "time.sleep(600)']); print(p.pid, flush=True); time.sleep(600)",
+    + "; import subprocess, time; p = subprocess.Popen([sys.executable, '-c', 'import signal, "
+    "time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)']); "
+    "print(p.pid, flush=True); time.sleep(600)",
 }  # fmt: skip
 
 

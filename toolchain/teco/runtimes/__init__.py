@@ -128,10 +128,11 @@ def choose(
             for r in usable(form)
             if r.device != "cpu"
         ]
-    if among in NAMES:
+    if among:
         same = [c for c in candidates if c.runtime.name == among]
-        if not same and find(among) in usable(model):  # it was asked for by name
-            return RuntimeChoice(find(among), model)
+        named = next((r for r in usable(model) if r.name == among), None)
+        if not same and named is not None:  # it was asked for by name, or by another wish
+            return RuntimeChoice(named, model)
         candidates = same or candidates
     if not candidates:
         require_any()
