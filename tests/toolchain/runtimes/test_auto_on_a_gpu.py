@@ -267,3 +267,45 @@ def test_the_processor_is_not_tried_on_large_pictures(
     found = choose(open_model(str(tiny_onnx)), "auto", THREADS, size=(960, 1600))
     assert tried == [("cpu", auto.TRIAL_SIZE), ("glow", (960, 1600))]
     assert found.runtime.name == "glow"  # 0.01 s is 1 s at a hundred times the pixels
+
+
+def test_files_of_planes_are_held_against_each_other_too() -> None:
+    """They take no floats; 8-bit samples that differ by one in every second place: 51.1 dB."""
+
+    class Planes:
+        layout, conversion = "NV12", None
+
+        def __init__(self, wrong: int) -> None:
+            self.wrong = wrong
+
+        def convert_by(self, conversion: Any) -> None:
+            self.conversion = conversion
+
+        def step(self, lr: Any, state: Any) -> Any:
+            raise AssertionError("it takes planes")
+
+        def enlarge_planes(self, picture: np.ndarray, state: Any) -> Any:
+            assert self.conversion is not None
+            assert picture.shape == (24, 24)
+            assert picture.dtype == np.uint8
+            made = np.full((96, 96), 100, np.uint8)
+            made[::2] += self.wrong
+            return made, state
+
+        def close(self) -> None:
+            pass
+
+    @dataclass(frozen=True)
+    class Row:
+        wrong: int
+        name: str = "row"
+
+        def open(self, model: Any, options: Any) -> Any:
+            return Planes(self.wrong)
+
+    def choice(wrong: int) -> auto.RuntimeChoice:
+        return auto.RuntimeChoice(Row(wrong), None)  # type: ignore[arg-type]
+
+    assert auto.agreement(choice(0), choice(0), THREADS, (16, 24)) == float("inf")
+    found = auto.agreement(choice(1), choice(0), THREADS, (16, 24))
+    assert found == pytest.approx(10 * np.log10(2 * 255**2), abs=0.01)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,19 @@ import numpy as np
 
 from teco.core.files import as_json, sha256_of, write_beside
 from teco.core.machine import inspect
-from teco.core.pixels import to_pixels
+from teco.core.pixels import Array, Pixels, to_pixels
+from teco.model.conversion import Conversion
 from teco.model.kept_forms import takes
 from teco.model.opening import Model
-from teco.runtimes.base import Runtime, SessionOptions, moving_frames, on_noise
+from teco.runtimes.base import (
+    PlaneSession,
+    Runtime,
+    Session,
+    SessionOptions,
+    State,
+    moving_frames,
+    on_noise,
+)
 from teco_calibration.cache import cache_dir
 from teco_calibration.temporal_gate.verdict import FP16
 
@@ -159,16 +169,40 @@ def agreement(
         closing(candidate.runtime.open(candidate.model, options)) as one,
         closing(reference.runtime.open(reference.model, options)) as other,
     ):
+        mine, theirs = _shown(one), _shown(other)
         a = b = None
         for lr in moving_frames(*size, AGREEMENT_FRAMES):
-            mine, a = one.step(lr, a)
-            theirs, b = other.step(lr, b)
-            if not np.isfinite(mine.sum()):
-                raise FloatingPointError
-            gap = to_pixels(mine).astype(np.float32) - to_pixels(theirs)
+            found, a = mine(lr, a)
+            expected, b = theirs(lr, b)
+            gap = found.astype(np.float32) - expected
             if error := float(np.mean(gap**2)):
                 worst = min(worst, 20 * math.log10(255) - 10 * math.log10(error))
     return worst
+
+
+def _shown(session: Session) -> Callable[[Array, State | None], tuple[Pixels, State]]:
+    """A step from floats to what is shown, 8-bit RGB or planes.
+
+    Of planes, the frame's first two channels stand for luma and chroma.
+    """
+    if isinstance(session, PlaneSession):
+        session.convert_by(Conversion.of("bt709", full_range=False))
+        enlarge = session.enlarge_planes
+
+        def planes(lr: Array, state: State | None) -> tuple[Pixels, State]:
+            picture = to_pixels(lr)
+            luma, chroma = picture[..., 0], picture[: picture.shape[0] // 2, :, 1]
+            return enlarge(np.concatenate([luma, chroma]), state)
+
+        return planes
+
+    def step(lr: Array, state: State | None) -> tuple[Pixels, State]:
+        hr, state = session.step(lr, state)
+        if not np.isfinite(hr.sum()):
+            raise FloatingPointError
+        return to_pixels(hr), state
+
+    return step
 
 
 def _why(
@@ -177,7 +211,7 @@ def _why(
     times: dict[str, float],
     agreement: dict[str, float],
 ) -> str:
-    """One sentence where float16 was a question; "" where it was none."""
+    """One sentence where float16 was a question, or something was refused; else ""."""
 
     def told(candidate: RuntimeChoice) -> str:
         return f"{1000 * times[candidate.key]:.1f} ms a step on {candidate.runtime.name}"
