@@ -36,6 +36,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from teco.benchmark.record.catalogue import name_of
+from teco.benchmark.record.store import read
 from teco.core import gpu
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.files import as_json, write_beside
@@ -298,10 +300,11 @@ class Check:
             entry["reason"] = error
             entry["hint"] = found.pop("hint", "")
         if stage.kind == "bench" and (made := self.folder / "bench.json").exists():
-            # Also where it was stopped: `teco bench` writes what it has.
-            beside = self.target.with_name(f"{self.target.stem}-bench.json")
-            write_beside(beside, made.read_bytes())
-            entry["file"] = beside.name
+            # Also where it was stopped: `teco bench` writes what it has. The catalogue's own name.
+            with suppress(TecoError):
+                beside = self.target.with_name(name_of(read(made)))
+                write_beside(beside, made.read_bytes())
+                entry["file"] = beside.name
         if counted := found.pop("count", None):
             self.record.setdefault("counts", {})[f"{stage.precision} {stage.output}"] = counted
         if stage.row is None:

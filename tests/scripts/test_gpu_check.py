@@ -297,3 +297,22 @@ def test_the_real_stages_on_the_cpu(tmp_path: Path, tiny_weights: Path) -> None:
     assert all(len(r["host_ms"]) >= 10 for r in rows.values())
     assert rows["onnxruntime", "fp16"]["pipeline"]["io"] == "nv12"
     assert rows["pytorch", "fp32"]["pipeline"]["fps"] > 0
+
+
+def test_the_record_for_the_catalogue_has_its_name_there(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    from bench_record import record as a_record
+
+    from teco.benchmark.record import store
+    from teco.benchmark.record.catalogue import name_of
+
+    store.write(tmp_path / "bench.json", a_record())
+    check = stand_in(script, tmp_path, ["fine"])
+    check.stages = [script.Stage(kind="bench")]
+    check.command = lambda *_: [sys.executable, "-c", "raise SystemExit(1)"]
+    check.run()
+    (stage,) = check.record["stages"]
+    assert stage["state"] == "failed"
+    assert stage["file"] == name_of(a_record())
+    assert (tmp_path / stage["file"]).read_bytes() == (tmp_path / "bench.json").read_bytes()
