@@ -119,15 +119,19 @@ class Open:
         self.close = self.session.close
         self.session.close = lambda: None  # type: ignore[method-assign]
 
-    def run(self, clip: Path, target: Path, encoder: EncoderSettings) -> tuple[float, float]:
-        """Frames a second of the whole way, and milliseconds of a step."""
+    def run(
+        self, clip: Path, target: Path, encoder: EncoderSettings, frames: int | None = None
+    ) -> tuple[float, float]:
+        """Frames a second of the whole way, and milliseconds of a step; over so many frames."""
 
         def session(_clip: object) -> Session:
             return self.session
 
         done = upscale(
             session, clip, target,
-            UpscaleOptions(encoder=encoder, overwrite=True, scene_cuts=False),
+            UpscaleOptions(
+                encoder=encoder, overwrite=True, scene_cuts=False, max_frames=frames
+            ),
             scale=self.model.variant.scale, planes=self.model.planes,
         )  # fmt: skip
         return done.fps, 1e3 * done.step_seconds / done.frames

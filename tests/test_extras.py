@@ -83,7 +83,13 @@ def test_the_base_has_no_onnx_runtime_and_no_part_brings_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert not any("onnxruntime" in d for d in project["dependencies"])
-    own = {e for e, needs in extras.items() if any(n.startswith("onnxruntime") for n in needs)}
+    plugin = "onnxruntime-ep"  # goes beside one
+    own = {
+        extra
+        for extra, needs in extras.items()
+        if any(n.startswith("onnxruntime") and not n.startswith(plugin) for n in needs)
+    }
     assert own == {"cpu", "nvidia", "ort-rtx"}
-    for part in ("torch", "vapoursynth", "plot", "rtx", "tensorrt", "cuda", "pycuda", "docs"):
+    parts = ("torch", "vapoursynth", "plot", "rtx", "tensorrt", "cuda", "pycuda", "webgpu", "docs")
+    for part in parts:
         assert not any("teco[" in need for need in extras[part])

@@ -100,7 +100,8 @@ def upscale(
             appears only when it is complete.
         model: a shipped model's name, an ONNX file, weights or an engine; None for what
             ``quality``, ``look`` and ``scale`` choose.
-        quality: "fast", "balanced" or "best", see :mod:`teco.model.choice`.
+        quality: "fast", "balanced" or "best", see :mod:`teco.model.choice`; None is balanced, and
+            on an NVIDIA GPU float16 too, where an exported form passed its gate.
         look: "faithful" or "textured".
         scale: 2 or 4; None for what the model does, or what ``to`` needs.
         to: the size to end at: "1080p", "1920x1080" or "2x".
@@ -185,12 +186,13 @@ def upscale(
         check_frame_size(opened, h, w)
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if overwrite else unfinished(Path(target))
-        chosen = begun.runtime if begun is not None and runtime == "auto" else runtime
+        among = "" if begun is None else begun.runtime
         size = written_size(options, clip, opened.variant.scale)
         encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up, written=size)
         session, will_take = open_in_room(
-            opened, chosen, SessionOptions(threads=threads), (h, w), encoding,
-            begun.window if begun is not None and tile == "auto" else tile, exact=choice.exact,
+            opened, runtime, SessionOptions(threads=threads), (h, w), encoding,
+            begun.window if begun is not None and tile == "auto" else tile, wish=choice.wish,
+            among=among, tell=lambda text: say(f"note: {text}"),
         )  # fmt: skip
         say(f"{opened.name} on {session.runtime} ({session.details})")
         if note := for_papers(opened):

@@ -288,6 +288,6 @@ def test_completion_knows_models_and_runtimes() -> None:
     names = [item.value for item in options.complete_models(context, None, "real-cpu-")]
     assert names == ["real-cpu-textured", "real-cpu-x2"]
     assert options.complete_models(context, None, "./")[0].type == "file"
-    assert options.complete_runtimes(context, None, "auto,openv") == [
-        "auto,openvino", "auto,openvino-bf16",
+    assert options.complete_runtimes(context, None, "auto,openvino-g") == [
+        "auto,openvino-gpu", "auto,openvino-gpu-fp16",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.model.weights_digest import weights_digest
 from teco.runtimes import SessionOptions, find
-from teco.verification.temporal_gate import moving_frames
+from teco.runtimes.base import moving_frames
 from teco_models import zoo
 from teco_models.arch.computed_alignment import AlignedGenerator
 from teco_models.checkpoint import Weights, load_weights

@@ -32,9 +32,9 @@ from teco.model.engine import api
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession, PlaneSession, on_noise
+from teco.runtimes.base import FrameSession, PlaneSession, moving_frames, on_noise
 from teco.verification.planes import ExactPlanes
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 from teco.video.clips import open_source
 from teco.video.colour import Colour, Converter
 from teco.video.file.encoders import EncoderSettings

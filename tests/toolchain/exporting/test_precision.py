@@ -24,7 +24,7 @@ from teco.model.engine.precision_check import check_precision, of_onnx
 from teco.model.engine.preflight import read
 from teco.model.manifest import Manifest, manifest_path
 from teco.model.opening import open_model
-from teco.verification.temporal_gate import moving_frames
+from teco.runtimes.base import moving_frames
 from teco_calibration.temporal_gate.verdict import FP16
 from teco_models import zoo
 from teco_models.variant import Variant

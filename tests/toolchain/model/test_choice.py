@@ -21,14 +21,14 @@ def test_words_choose_shipped_models_of_the_right_scale_and_kind() -> None:
 
 
 def test_choices() -> None:
-    assert choose(None, None, None, None) == ModelChoice(None, True)
-    assert choose(None, 2, "balanced", "faithful") == ModelChoice(None, True)
-    assert choose(None, None, "fast", None) == ModelChoice(None, False)
-    assert choose(None, 4, "best", None) == ModelChoice(LARGEST[4], True)
-    assert choose(None, None, "fast", "textured") == ModelChoice(TEXTURED[4], False)
-    assert choose("mine.onnx", None, "fast", None) == ModelChoice("mine.onnx", False)
+    assert choose(None, None, None, None) == ModelChoice(None, "gated")
+    assert choose(None, 2, "balanced", "faithful") == ModelChoice(None, "float32")
+    assert choose(None, None, "fast", None) == ModelChoice(None, "any")
+    assert choose(None, 4, "best", None) == ModelChoice(LARGEST[4], "float32")
+    assert choose(None, None, "fast", "textured") == ModelChoice(TEXTURED[4], "any")
+    assert choose("mine.onnx", None, "fast", None) == ModelChoice("mine.onnx", "any")
     # Of a scale that there is no network for, whoever opens it says so.
-    assert choose(None, 3, "best", "textured") == ModelChoice(None, True)
+    assert choose(None, 3, "best", "textured") == ModelChoice(None, "float32")
 
 
 @pytest.mark.parametrize(

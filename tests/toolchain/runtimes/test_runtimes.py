@@ -18,9 +18,8 @@ from teco.inference.stream import Stream
 from teco.model.opening import Model, open_model
 from teco.runtimes import NAMES, RUNTIMES, SessionOptions, find, open_session
 from teco.runtimes import auto as auto_module
-from teco.runtimes.base import FrameSession
+from teco.runtimes.base import FrameSession, moving_frames
 from teco.runtimes.pytorch import PyTorchSession
-from teco.verification.temporal_gate import moving_frames
 
 TOLERANCE = {"openvino-bf16": 0.05}
 """Largest difference from PyTorch, pictures in [0, 1]; bfloat16 has 8 bits of mantissa."""
@@ -257,7 +256,7 @@ def test_auto_takes_the_fastest_exact_one_and_remembers(
     times = {"onnxruntime": 0.2, "openvino": 0.1, "openvino-bf16": 0.01, "pytorch": 0.3}
     tried: list[str] = []
 
-    def trial(candidate, model, options) -> float:
+    def trial(candidate, model, options, size) -> float:
         tried.append(candidate.name)
         return times[candidate.name]
 

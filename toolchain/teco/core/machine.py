@@ -51,6 +51,8 @@ _PACKAGES = (
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime-ep-nv-tensorrt-rtx",
+    "onnxruntime-ep-webgpu",
     "openvino",
     "torch",
     "torchvision",

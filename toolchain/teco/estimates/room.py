@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -15,7 +16,7 @@ from teco.estimates.tensors import Precision
 from teco.inference.segments import LEAD_IN
 from teco.inference.tiles import largest_window, tiled, window_of
 from teco.model.opening import Model
-from teco.runtimes import Session, SessionOptions, open_session
+from teco.runtimes import Session, SessionOptions, Wish, choose
 from teco.video.clips import PICTURE_SUFFIXES, is_folder_target
 from teco.video.file.encoders import EncoderSettings, encoder_bytes, lookahead_within
 from teco.video.frames import FrameSource
@@ -189,15 +190,18 @@ def open_in_room(
     encoding: Encoding,
     tile: tuple[int, int] | Literal["auto"] | None = "auto",
     *,
-    exact: bool = True,
+    wish: Wish = "float32",
+    among: str = "",
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Session, int | None]:
     """A session for frames of one size, in tiles where the whole frame does not fit.
 
     Args:
-        model, runtime, options, exact: as :func:`teco.runtimes.open_session` takes them.
+        model, runtime, options, wish, among: as :func:`teco.runtimes.choose` takes them.
         size: LR (h, w) of the frames.
         encoding: what else takes memory.
         tile: LR (h, w) to step frames in, None for whole frames, "auto" for what fits.
+        tell: told why "auto" took what it took, where that is a question.
 
     Returns:
         The session, and bytes that the process will have; None where nothing is known of the
@@ -207,8 +211,11 @@ def open_in_room(
         TecoError: the model cannot be opened there, or nothing fits.
     """
     h, w = size
-    session = open_session(model, runtime, options, exact)
+    chosen = choose(model, runtime, options, wish, size=size, among=among)
+    session = chosen.runtime.open(chosen.model, options)
     try:
+        if chosen.why:
+            tell(chosen.why)
         # What is free is asked when the runtime's libraries are there.
         already = taken_bytes()
         io = "fp32" if model.manifest is None else model.manifest.contract.io

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from teco.core import gpu
 from teco.core.errors import TecoError
 from teco.core.machine import require_extra
 from teco.exporting.engines.rtx import RtxOptions, build_rtx
@@ -26,6 +27,7 @@ from teco.model.engine import precision_check
 from teco.model.engine.manifest import EngineManifest
 from teco.model.engine.precision_check import Proof
 from teco.model.engine.preflight import read
+from teco.model.kept_forms import keep
 from teco.model.manifest import Manifest
 from teco.model.opening import open_model
 from teco.verification.parity import ParityError
@@ -121,7 +123,10 @@ def produce_all(
                 logger.info("note: %s", note)
             noted.add(source.weights)
         try:
-            yield from produce(weights, folder, request, overwrite=overwrite)
+            for product in produce(weights, folder, request, overwrite=overwrite):
+                if gpu.find() and keep(product.path):
+                    logger.info("%s is what `--runtime auto` may take here", product.path.name)
+                yield product
         except (ParityError, QuantisationError) as error:
             if len(asked) == 1:
                 raise

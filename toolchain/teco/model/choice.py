@@ -12,8 +12,9 @@ from teco_models.variant import SCALE, Degradation
 
 Quality = Literal["fast", "balanced", "best"]
 """``fast``: as ``balanced``, on the fastest runtime whatever it computes in. ``balanced``: in
-float32. ``best``: the largest network for ordinary clips, in float32; today there is one of each
-scale, so that it is as ``balanced``."""
+float32. Where nothing is said, likewise, but on an NVIDIA GPU a form in float16 may be taken whose
+gate passed. ``best``: the largest network for ordinary clips, in float32; today there is one of
+each scale, so that it is as ``balanced``."""
 
 Look = Literal["faithful", "textured"]
 """``faithful``: trained on the difference from the truth alone. ``textured``: to look like the
@@ -77,11 +78,11 @@ class ModelChoice:
 
     Attributes:
         model: as :func:`teco.model.opening.open_for_scale` takes it.
-        exact: whether its runtime must compute in float32.
+        wish: what its runtime may compute in, as :func:`teco.runtimes.choose` takes it.
     """
 
     model: str | None
-    exact: bool = True
+    wish: Literal["float32", "gated", "any"] = "gated"
 
 
 def choose(
@@ -97,7 +98,9 @@ def choose(
     Raises:
         TecoError: a look besides a name, or one that there is no network for; exit code 2.
     """
-    exact = quality != "fast"
+    wishes: dict[Quality | None, Literal["float32", "gated", "any"]]
+    wishes = {None: "gated", "fast": "any", "balanced": "float32", "best": "float32"}
+    wish = wishes[quality]
     if model is not None:
         if look is not None or quality == "best":
             option = "--look" if look is not None else "--quality best"
@@ -106,7 +109,7 @@ def choose(
                 hint="leave one of both out",
                 exit_code=USAGE,
             )
-        return ModelChoice(model, exact)
+        return ModelChoice(model, wish)
     known = SCALE if scale is None else scale
     if look == "textured" and known in DEFAULT_OF_SCALE:
         if known not in TEXTURED:
@@ -115,7 +118,7 @@ def choose(
                 hint=f"leave --look out, or use --scale {next(iter(TEXTURED))}",
                 exit_code=USAGE,
             )
-        return ModelChoice(TEXTURED[known], exact)
+        return ModelChoice(TEXTURED[known], wish)
     if quality == "best":
-        return ModelChoice(LARGEST.get(known), exact)
-    return ModelChoice(None, exact)
+        return ModelChoice(LARGEST.get(known), wish)
+    return ModelChoice(None, wish)

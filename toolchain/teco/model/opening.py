@@ -29,9 +29,8 @@ DEFAULT_MODEL = "real-cpu"
 """For ordinary clips, on a processor."""
 DEFAULT_OF_SCALE = {4: DEFAULT_MODEL, 2: "real-cpu-x2"}
 """The same by how many times it enlarges."""
-FORMS = ("openvino",)
-"""Targets whose form a runtime takes where a shipped model has it; the page for browsers asks for
-its own."""
+FORMS = ("openvino", "web")
+"""Targets whose form a runtime takes where a shipped model has it."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 ENGINE_SUFFIX = ".plan"
 _CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m")

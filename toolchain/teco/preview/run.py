@@ -130,7 +130,10 @@ def preview(
     for model in models:
         try:
             check_frame_size(model, h, w)
-            session, memory = open_in_room(model, runtime, SessionOptions(), (h, w), encoding)
+            # What `teco upscale` with nothing but --model would take.
+            session, memory = open_in_room(
+                model, runtime, SessionOptions(), (h, w), encoding, wish="gated", tell=tell
+            )
             try:
                 # What earlier choices left in memory is nothing that this one takes.
                 now = taken_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING, Literal
 
 from teco.core import gpu
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.core.names import did_you_mean
+from teco.model.kept_forms import kept
 from teco.model.opening import ENGINE_SUFFIX, Model
 from teco.runtimes.base import Runtime, Session, SessionOptions
 from teco.runtimes.nvidia.onnxruntime_gpu import OnnxRuntimeGpu
@@ -15,14 +17,27 @@ from teco.runtimes.nvidia.tensorrt_rtx import TensorRtRtx
 from teco.runtimes.onnxruntime import OnnxRuntime
 from teco.runtimes.openvino import OpenVino
 from teco.runtimes.pytorch import PyTorch
+from teco.runtimes.webgpu import OnnxRuntimeWebGpu
+
+if TYPE_CHECKING:
+    from teco.runtimes.auto import RuntimeChoice
+
+Wish = Literal["float32", "gated", "any"]
+"""What ``auto`` may take. ``float32``: nothing else. ``gated``: on an NVIDIA GPU also a form in
+float16 whose gate passed (:mod:`teco.model.kept_forms`). ``any``: runtimes that lower the precision
+by themselves too, such as to bfloat16."""
 
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(name="onnxruntime"),
     OnnxRuntimeGpu(name="onnxruntime-cuda", kind="cuda"),
     OnnxRuntimeGpu(name="onnxruntime-tensorrt", kind="tensorrt"),
     OnnxRuntimeGpu(name="onnxruntime-rtx", kind="rtx"),
+    OnnxRuntimeWebGpu(name="onnxruntime-webgpu"),
     OpenVino(name="openvino", precision="fp32"),
     OpenVino(name="openvino-bf16", precision="bf16"),
+    OpenVino(name="openvino-gpu", precision="fp32", device="gpu"),
+    OpenVino(name="openvino-gpu-fp16", precision="fp16", device="gpu"),
+    OpenVino(name="openvino-npu", precision="fp16", device="npu"),
     PyTorch(name="pytorch", device="cpu"),
     PyTorch(name="pytorch-cuda", device="cuda"),
     PyTorch(name="pytorch-compile", device="cpu", compiled=True),
@@ -61,8 +76,8 @@ def usable(model: Model) -> list[Runtime]:
     return [r for r in RUNTIMES if r.why_not(model) is None and r.why_unavailable() is None]
 
 
-def open_session(model: Model, name: str, options: SessionOptions, exact: bool = True) -> Session:
-    """A session of the named runtime; ``auto`` measures which one is fastest here.
+def open_session(model: Model, name: str, options: SessionOptions) -> Session:
+    """A session of the named runtime; ``auto`` measures which float32 one is fastest here.
 
     An engine has no choice: ``auto`` is the runtime it was built for, whatever its precision.
 
@@ -70,23 +85,55 @@ def open_session(model: Model, name: str, options: SessionOptions, exact: bool =
         model: from :func:`teco.model.opening.open_model`.
         name: of a runtime, or "auto".
         options: how it runs.
-        exact: whether "auto" takes those alone that compute in float32.
 
     Raises:
         TecoError: the runtime is unknown, unavailable or cannot open the model.
     """
-    return choose_runtime(model, name, options, exact).open(model, options)
+    chosen = choose(model, name, options)
+    return chosen.runtime.open(chosen.model, options)
 
 
-def choose_runtime(model: Model, name: str, options: SessionOptions, exact: bool = True) -> Runtime:
-    """The runtime that :func:`open_session` opens; arguments and errors as there."""
+def choose(
+    model: Model,
+    name: str,
+    options: SessionOptions,
+    wish: Wish = "float32",
+    *,
+    size: tuple[int, int] | None = None,
+    among: str = "",
+) -> RuntimeChoice:
+    """What is to be opened on what.
+
+    Args:
+        model, name, options: as of :func:`open_session`.
+        wish: what "auto" may take.
+        size: LR (h, w) of the frames, None where that is not known.
+        among: name of a runtime that "auto" keeps to where it can, as of work that goes on.
+
+    Raises:
+        TecoError: as of :func:`open_session`.
+    """
+    from teco.runtimes.auto import RuntimeChoice, fastest
+
     if name != "auto":
-        return find(name)
+        return RuntimeChoice(find(name), model)
     if (only := of_engine(model)) is not None:
-        return only
-    from teco.runtimes.auto import fastest
-
-    candidates = [r for r in usable(model) if r.exact or not exact]
+        return RuntimeChoice(only, model)
+    candidates = [RuntimeChoice(r, model) for r in usable(model) if r.exact or wish == "any"]
+    if wish != "float32" and gpu.find():
+        # On processors float16 is computed in float32, and slower for its casts.
+        candidates += [
+            RuntimeChoice(r, form, kept=True)
+            for form in kept(model, size)
+            for r in usable(form)
+            if r.device != "cpu"
+        ]
+    if among:
+        same = [c for c in candidates if c.runtime.name == among]
+        named = next((r for r in usable(model) if r.name == among), None)
+        if not same and named is not None:  # it was asked for by name, or by another wish
+            return RuntimeChoice(named, model)
+        candidates = same or candidates
     if not candidates:
         require_any()
         reasons = [r.why_not(model) or r.why_unavailable() for r in RUNTIMES if r.exact]
@@ -95,7 +142,7 @@ def choose_runtime(model: Model, name: str, options: SessionOptions, exact: bool
             hint="; ".join(dict.fromkeys(x for x in reasons if x)),
             exit_code=MACHINE,
         )
-    return fastest(candidates, model, options)
+    return fastest(candidates, options, size)
 
 
 def require_any() -> None:
@@ -121,7 +168,8 @@ __all__ = [
     "Runtime",
     "Session",
     "SessionOptions",
-    "choose_runtime",
+    "Wish",
+    "choose",
     "find",
     "of_engine",
     "open_session",

@@ -8,54 +8,231 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from teco.core.files import sha256_of, write_beside
+import numpy as np
+
+from teco.core.files import as_json, sha256_of, write_beside
 from teco.core.machine import inspect
+from teco.core.pixels import Array, Pixels, to_pixels
+from teco.model.conversion import Conversion
+from teco.model.kept_forms import takes
 from teco.model.opening import Model
-from teco.runtimes.base import Runtime, SessionOptions, on_noise
+from teco.runtimes.base import (
+    PlaneSession,
+    Runtime,
+    Session,
+    SessionOptions,
+    State,
+    moving_frames,
+    on_noise,
+)
 from teco_calibration.cache import cache_dir
+from teco_calibration.temporal_gate.verdict import FP16
 
 TRIAL_SIZE = (96, 160)
 """LR size of the trial where the model takes any: large enough for the order to hold, quick."""
 
 TRIAL_STEPS = 3
 
+AGREEMENT_FRAMES = 8
+assert FP16.worst_psnr is not None
+LEAST_PSNR = FP16.worst_psnr
+"""dB of the worst frame beside float32, as the gate of float16 asks."""
 
-def fastest(candidates: list[Runtime], model: Model, options: SessionOptions) -> Runtime:
-    """The fastest of ``candidates`` for this model on this machine.
 
-    The first step of each is warm-up; the best of the others counts. The answer is kept in teco's
-    cache folder under everything that could change it: model, threads, machine and versions.
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """What ``auto`` took, or what was asked for.
+
+    Attributes:
+        runtime: that opens it.
+        model: what it opens.
+        kept: whether that is a kept form in float16 (:mod:`teco.model.kept_forms`) of what was
+            named.
+        why: a sentence on what was taken and why, to be shown; "" where there was no question.
+    """
+
+    runtime: Runtime
+    model: Model
+    kept: bool = False
+    why: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names it in the record, and for people."""
+        return f"{self.runtime.name} {self.model.name}" if self.kept else self.runtime.name
+
+
+def fastest(
+    candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None = None
+) -> RuntimeChoice:
+    """The fastest of ``candidates`` on this machine that agrees with float32.
+
+    The first step of each is warm-up; the best of the others counts. A form in float16 has passed
+    its gate where it was made; before it is taken, it is run beside float32 here as well, and has
+    to come as close as that gate asks, as has whatever computes elsewhere than on the processor:
+    drivers and GPUs are more than were ever tested. The answer is kept in teco's cache folder under
+    everything that could change it: models, threads, machine and versions.
+
+    Args:
+        candidates: at least one; what was named first, then forms of it.
+        options: how they run.
+        size: LR (h, w) of the frames that are to come, None where that is not known.
     """
     # Minutes of compiling are for those who ask for it.
-    candidates = [c for c in candidates if not c.slow_to_open]
+    candidates = [c for c in candidates if not c.runtime.slow_to_open]
     if len(candidates) == 1:
-        return candidates[0]
-    path = _cache_file(candidates, model, options)
-    try:
-        known = json.loads(path.read_text())["fastest"]
-        return next(c for c in candidates if c.name == known)
-    except (OSError, ValueError, KeyError, StopIteration):
-        pass
+        (only,) = candidates
+        return replace(only, why=_why(only, candidates, {}, {}))
+    at = _trial_size(candidates, size)
+    path = _cache_file(candidates, options, at)
+    with suppress(OSError, ValueError, KeyError, StopIteration, TypeError):
+        known = json.loads(path.read_text())
+        best = next(c for c in candidates if c.key == known["fastest"])
+        return replace(best, why=str(known["why"]))
     times: dict[str, float] = {}
     for candidate in candidates:
         try:
-            times[candidate.name] = _trial(candidate, model, options)
+            times[candidate.key] = _seconds(candidate, options, at)
         except Exception:
             # Whatever a runtime's library throws: what cannot run it is not the fastest. If none
             # can, the first one is opened and says why.
             continue
     if not times:
         return candidates[0]
-    best = min(times, key=lambda name: times[name])
+    ordered = sorted((c for c in candidates if c.key in times), key=lambda c: times[c.key])
+    small = TRIAL_SIZE if all(takes(c.model, TRIAL_SIZE) for c in candidates) else at
+    best, agreement = _first_that_agrees(ordered, options, small)
+    best = replace(best, why=_why(best, ordered, times, agreement))
     with suppress(OSError):  # a cache that cannot be written costs a second next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"fastest": best, "seconds_per_step": times}
-        write_beside(path, json.dumps(record).encode())
-    return next(c for c in candidates if c.name == best)
+        record = {
+            "fastest": best.key, "why": best.why, "seconds_per_step": times,
+            "psnr_beside_float32": agreement,
+        }  # fmt: skip
+        write_beside(path, as_json(record))
+    return best
+
+
+def _seconds(candidate: RuntimeChoice, options: SessionOptions, size: tuple[int, int]) -> float:
+    """Of a step at a size. On a processor, where time grows with the picture, it is told from a
+    small one: large ones would take it seconds each."""
+    own = size
+    if candidate.runtime.device == "cpu" and candidate.model.static_size is None:
+        own = TRIAL_SIZE
+    seconds = _trial(candidate.runtime, candidate.model, options, own)
+    return seconds * math.prod(size) / math.prod(own)
+
+
+def _first_that_agrees(
+    ordered: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int]
+) -> tuple[RuntimeChoice, dict[str, float]]:
+    """The first candidate that comes close enough to float32, and how close those came that were
+    tried: by key, dB of the worst frame.
+
+    Those on the processor need not be tried, unless they are forms. Where there is no float32 to
+    hold them against, the gate's own verdict has to do.
+    """
+    exact = [c for c in ordered if c.runtime.exact and not c.kept]
+    reference = min(exact, key=lambda c: c.runtime.device != "cpu", default=None)
+    found: dict[str, float] = {}
+    for candidate in ordered:
+        if reference is None or candidate is reference:
+            return candidate, found
+        if candidate.runtime.device == "cpu" and not candidate.kept:
+            return candidate, found
+        try:
+            found[candidate.key] = agreement(candidate, reference, options, size)
+        except Exception:  # whatever its library throws, as in the trial
+            continue
+        if found[candidate.key] >= LEAST_PSNR:
+            return candidate, found
+    assert reference is not None
+    return reference, found
+
+
+def agreement(
+    candidate: RuntimeChoice,
+    reference: RuntimeChoice,
+    options: SessionOptions,
+    size: tuple[int, int],
+) -> float:
+    """PSNR in dB of the worst of a few recurrent 8-bit frames; infinite where all are equal."""
+    worst = float("inf")
+    with (
+        closing(candidate.runtime.open(candidate.model, options)) as one,
+        closing(reference.runtime.open(reference.model, options)) as other,
+    ):
+        mine, theirs = _shown(one), _shown(other)
+        a = b = None
+        for lr in moving_frames(*size, AGREEMENT_FRAMES):
+            found, a = mine(lr, a)
+            expected, b = theirs(lr, b)
+            gap = found.astype(np.float32) - expected
+            if error := float(np.mean(gap**2)):
+                worst = min(worst, 20 * math.log10(255) - 10 * math.log10(error))
+    return worst
+
+
+def _shown(session: Session) -> Callable[[Array, State | None], tuple[Pixels, State]]:
+    """A step from floats to what is shown, 8-bit RGB or planes.
+
+    Of planes, the frame's first two channels stand for luma and chroma.
+    """
+    if isinstance(session, PlaneSession):
+        session.convert_by(Conversion.of("bt709", full_range=False))
+        enlarge = session.enlarge_planes
+
+        def planes(lr: Array, state: State | None) -> tuple[Pixels, State]:
+            picture = to_pixels(lr)
+            luma, chroma = picture[..., 0], picture[: picture.shape[0] // 2, :, 1]
+            return enlarge(np.concatenate([luma, chroma]), state)
+
+        return planes
+
+    def step(lr: Array, state: State | None) -> tuple[Pixels, State]:
+        hr, state = session.step(lr, state)
+        if not np.isfinite(hr.sum()):
+            raise FloatingPointError
+        return to_pixels(hr), state
+
+    return step
+
+
+def _why(
+    best: RuntimeChoice,
+    ordered: list[RuntimeChoice],
+    times: dict[str, float],
+    agreement: dict[str, float],
+) -> str:
+    """One sentence where float16 was a question, or something was refused; else ""."""
+
+    def told(candidate: RuntimeChoice) -> str:
+        return f"{1000 * times[candidate.key]:.1f} ms a step on {candidate.runtime.name}"
+
+    forms = [c for c in ordered if c.kept]
+    others = [c for c in ordered if not c.kept]
+    if best.kept:
+        said = f"{best.model.name}, in float16: its gate passed"
+        if not others:
+            return f"{said}, and nothing here runs it in float32"
+        if (close := agreement.get(best.key)) is not None:
+            beside = "equal to" if close == float("inf") else f"{close:.1f} dB from"
+            said += f" and it is {beside} float32 here"
+        return f"{said}; {told(best)}, else {told(others[0])}; --quality balanced keeps to float32"
+    if refused := [f"{k} ({v:.1f} dB)" for k, v in agreement.items() if v < LEAST_PSNR]:
+        return (
+            f"left out, because here not within {LEAST_PSNR:g} dB of float32: {', '.join(refused)}"
+        )
+    if not forms:
+        return ""
+    return f"not in float16, which is no faster here: {told(best)}, {told(forms[0])}"
 
 
 def step_seconds(
@@ -78,7 +255,7 @@ def step_seconds(
     Raises:
         TecoError: the runtime cannot open it.
     """
-    path = _cache_file([runtime], model, options, size)
+    path = _cache_file([RuntimeChoice(runtime, model)], options, size)
     if not again:
         with suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads(path.read_text())["seconds"])
@@ -90,9 +267,9 @@ def step_seconds(
 
 
 def _trial(
-    candidate: Runtime, model: Model, options: SessionOptions, size: tuple[int, int] | None = None
+    candidate: Runtime, model: Model, options: SessionOptions, size: tuple[int, int]
 ) -> float:
-    h, w = size or model.static_size or TRIAL_SIZE
+    h, w = size
     session = candidate.open(model, options)
     try:
         step = on_noise(model, session, h, w)
@@ -111,25 +288,34 @@ def _graph_of(model: Model) -> str:
     """Equal for models that run the same operations on different numbers: they take one time."""
     if model.manifest is not None:
         m = model.manifest
-        return repr((m.variant, m.size, m.contract.io, sorted(m.rewrites.items()),
-                     sorted(m.precision_found.items())))  # fmt: skip
+        graph = (m.variant, m.size, m.contract.io, sorted(m.rewrites.items()),
+                 sorted(m.precision_found.items()))  # fmt: skip
+        if m.gate is None:
+            return repr(graph)
+        # Whether it agrees with float32 is a question of its numbers.
+        return f"{graph!r} {sha256_of(file) if (file := model.engine or model.onnx) else ''}"
     return sha256_of(file) if (file := model.onnx or model.weights) else ""
 
 
+def _trial_size(candidates: list[RuntimeChoice], size: tuple[int, int] | None) -> tuple[int, int]:
+    """LR (h, w) that all candidates are tried at. With small frames a GPU would tell how long it
+    takes to begin, so there it is the frames' own size."""
+    if size is not None and any(c.runtime.device != "cpu" for c in candidates):
+        return size
+    fixed = (c.model.static_size for c in candidates)
+    return next((at for at in fixed if at is not None), TRIAL_SIZE)
+
+
 def _cache_file(
-    candidates: list[Runtime],
-    model: Model,
-    options: SessionOptions,
-    size: tuple[int, int] | None = None,
+    candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None
 ) -> Path:
     machine = inspect()
     key = {
-        "model": _graph_of(model),
+        "candidates": [(c.runtime.name, _graph_of(c.model)) for c in candidates],
         "threads": options.thread_count,
         "machine": (machine.cpu, machine.cores, machine.gpus),
         "packages": machine.packages,
-        "candidates": [c.name for c in candidates],
-        **({} if size is None else {"size": size}),
+        "size": size,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "auto" / f"{digest}.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from teco.core.errors import TecoError
 from teco.core.machine import usable_cores, version_of
@@ -22,7 +23,10 @@ from teco.core.planes import Layout
 from teco.model.conversion import Conversion
 from teco.model.opening import Model
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Device = Literal["cpu", "cuda", "gpu", "npu"]
+"""``cuda`` is an NVIDIA GPU through CUDA, ``gpu`` one of any maker through something else."""
 
 PACKAGES_OF_ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
 """Both bring the same module; the one with GPU providers is looked for first."""
@@ -166,7 +170,7 @@ class Runtime(Protocol):
         ...
 
     @property
-    def device(self) -> Literal["cpu", "cuda"]:
+    def device(self) -> Device:
         """Where it computes."""
         ...
 
@@ -240,6 +244,25 @@ def on_noise(model: Model, session: Session, h: int, w: int) -> Callable[[State 
         frame, enlarge = to_pixels(lr), session.enlarge
         return lambda state: enlarge(frame, state)[1]
     return lambda state: session.step(lr, state)[1]
+
+
+def moving_frames(h: int, w: int, count: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """(1, 3, h, w) frames of a textured picture that drifts, for verification anywhere.
+
+    Random frames would not do: the flow between them means nothing, and the recurrence would
+    carry noise.
+    """
+    rng = np.random.default_rng(seed)
+    size = (h + count + 8, w + count + 8)
+    texture = rng.random((3, *size))
+    for axis in (1, 2):  # a little blur, so that the texture has a scale
+        texture = (texture + np.roll(texture, 1, axis) + np.roll(texture, -1, axis)) / 3
+    texture = (texture - texture.min()) / (texture.max() - texture.min())
+    frames: list[NDArray[np.float32]] = []
+    for t in range(count):
+        frame = texture[None, :, t : t + h, t // 2 : t // 2 + w]
+        frames.append(np.ascontiguousarray(frame, dtype=np.float32))
+    return frames
 
 
 def package_version(runtime: Runtime) -> str | None:

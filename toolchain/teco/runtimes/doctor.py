@@ -169,6 +169,8 @@ def what_to_type(reason: str) -> str:
     """The command that a runtime's sentence is answered with; "" where none helps."""
     if match := re.search(r"\bpip (?:un)?install .*$", reason):
         return match[0].replace(", then pip", " && pip").rstrip(".")
+    if match := re.search(r"\bapt install .*$", reason):
+        return match[0]
     if "NVIDIA GPU" in reason:
         return "nvidia-smi   (it must list a GPU: install the GPU's driver first)"
     return ""

@@ -1,9 +1,17 @@
-"""OpenVINO on CPUs, in float32 or bfloat16."""
+"""OpenVINO: on CPUs in float32 or bfloat16, on Intel GPUs in float32 or float16, on Intel NPUs.
+
+On a GPU or an NPU it has not yet been run; that the plugins of the installed OpenVINO take every
+setting is tested, which needs neither. An NPU computes in float16 and takes no dynamic shapes, so
+models are compiled for the size of the frames alone, on GPUs too, where that is what makes them
+fast. State goes through the host's memory, which is the GPU's own where that is part of the
+processor.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +32,27 @@ from teco.runtimes.ports import (
     shape_of,
     size_of,
 )
+from teco_calibration.cache import cache_dir
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Precision -> OpenVINO's name of its element type."""
+
+_LACKING = {
+    "gpu": "an Intel GPU and its compute driver, and OpenVINO finds {found} only: "
+    "apt install intel-opencl-icd",
+    "npu": "an Intel NPU (Core Ultra) and its driver (github.com/intel/linux-npu-driver), and "
+    "OpenVINO finds {found} only",
+}
+"""Device -> what a runtime on it needs, to end a sentence with."""
+
+
+@cache
+def devices() -> tuple[str, ...]:
+    """What OpenVINO finds here, such as ``("CPU", "GPU.0", "GPU.1")``; asked once."""
+    import openvino as ov
+
+    with kept_signal_stack():
+        return tuple(ov.Core().available_devices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +61,8 @@ class OpenVino:
 
     name: str
     precision: Precision
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
     suffixes: tuple[str, ...] = (".onnx",)
-    device: Literal["cpu"] = "cpu"
     packages: tuple[str, ...] = ("openvino",)
     module: str = "openvino"
     form: str = "openvino"
@@ -46,9 +72,35 @@ class OpenVino:
     def exact(self) -> bool:
         return self.precision == "fp32"
 
+    @property
+    def plugin(self) -> str:
+        """What OpenVINO calls the device; of several GPUs, the first."""
+        return self.device.upper()
+
+    def settings(self, threads: int) -> dict[str, Any]:
+        """How a model is compiled: for the least time of one frame, in the precision of the row.
+
+        Args:
+            threads: of a CPU.
+        """
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if self.device != "npu":  # which has one precision, and no such setting
+            settings["INFERENCE_PRECISION_HINT"] = _HINTS[self.precision]
+        if self.device == "cpu":
+            settings["INFERENCE_NUM_THREADS"] = threads
+        else:
+            # Compiling takes seconds on a GPU and longer on an NPU.
+            settings["CACHE_DIR"] = str(cache_dir() / "openvino")
+        return settings
+
     def why_unavailable(self) -> str | None:
         if missing := missing_extra("openvino", "openvino", self.name):
             return missing
+        if self.device != "cpu":
+            found = devices()
+            if any(name.partition(".")[0] == self.plugin for name in found):
+                return None
+            return f"{self.name} needs {_LACKING[self.device].format(found=', '.join(found))}"
         if self.precision == "fp32":
             return None
         import openvino as ov
@@ -72,11 +124,7 @@ class OpenVino:
         model = model.form(self.form)
         assert model.onnx is not None
         assert model.manifest is not None
-        settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": options.thread_count,
-        }
+        settings = self.settings(options.thread_count)
         contract = model.manifest.contract
         path = model.onnx
 
@@ -91,21 +139,24 @@ class OpenVino:
                 half_state = self.precision == "bf16"
                 ports = with_ports(network, contract, half_state=half_state, frames=frames)
                 with kept_signal_stack():
-                    return ov.Core().compile_model(ports, "CPU", settings)
+                    compiled = ov.Core().compile_model(ports, self.plugin, settings)
             except TecoError:
                 raise
             except Exception as error:  # pybind turns its errors into RuntimeError and others
                 raise cannot_load(self.name, path, error) from error
+            self._check_precision(compiled)
+            return compiled
 
-        compiled = compile_for(None, False)
-        # What the plugin settled on, not what was asked for.
-        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if found != _HINTS[self.precision]:
-            raise TecoError(
-                f"{self.name} was asked for and OpenVINO settled on {found}", exit_code=MACHINE
-            )
-        threads = compiled.get_property("INFERENCE_NUM_THREADS")
-        details = f"CPU, {threads} threads, {found}"
+        if self.device == "cpu":
+            compiled = compile_for(None, False)
+            threads = compiled.get_property("INFERENCE_NUM_THREADS")
+            details = f"CPU, {threads} threads, {_HINTS[self.precision]}"
+        else:
+            # One size at a time; a file of one size is compiled now, for what is wrong with it.
+            if model.static_size is not None:
+                compile_for(model.static_size, False)
+            name = ov.Core().get_property(self.plugin, "FULL_DEVICE_NAME")
+            details = f"{name}, {_HINTS[self.precision]}"
         kind: type[_Session] = _FrameSession
         if contract.planes is not None:
             kind = _PlaneFileSession
@@ -115,6 +166,16 @@ class OpenVino:
             kind = _Session
         return kind(self.name, details, contract, compile_for)
 
+    def _check_precision(self, compiled: Any) -> None:
+        """Raise TecoError where the plugin settled on another one than was asked for."""
+        if self.device == "npu":
+            return
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if found != _HINTS[self.precision]:
+            raise TecoError(
+                f"{self.name} was asked for and OpenVINO settled on {found}", exit_code=MACHINE
+            )
+
 
 CHECK = "teco_check"
 """Output that is not finite where the HR frame is not: a sum over what the frame is made from."""
@@ -123,7 +184,7 @@ CHECK = "teco_check"
 def with_ports(
     network: Any, contract: StreamContract, *, half_state: bool, frames: bool = False
 ) -> Any:
-    """A read model with the ports that suit the CPU plugin.
+    """A read model with the ports that suit the plugins.
 
     Args:
         network: ``openvino.Model``; changed.

@@ -25,10 +25,10 @@ from teco.model.conversion import as_planes
 from teco.model.manifest import Manifest, Parity
 from teco.model.opening import Model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State, moving_frames
 from teco.verification.planes import OTHER, USUAL, ExactPlanes, even
 from teco.verification.reference import reference_session
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 from teco_models.variant import SCALE, Variant
 
 if TYPE_CHECKING:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from teco.core.log import Progress, no_progress
 from teco.core.pixels import Pixels, to_pixels, to_tensor
 from teco.evaluation.quality import truth_frames, truth_size
-from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State, moving_frames
 from teco.verification.planes import ExactPlanes, ThroughPlanes
 from teco_calibration.degrade import degrade
 from teco_calibration.metrics.quality import Lpips
@@ -138,25 +137,6 @@ def read_clip(
         frames.append(lr)
         truth.append(picture)
     return GateClip(frames, truth)
-
-
-def moving_frames(h: int, w: int, count: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    """(1, 3, h, w) frames of a textured picture that drifts, for verification anywhere.
-
-    Random frames would not do: the flow between them means nothing, and the recurrence would
-    carry noise.
-    """
-    rng = np.random.default_rng(seed)
-    size = (h + count + 8, w + count + 8)
-    texture = rng.random((3, *size))
-    for axis in (1, 2):  # a little blur, so that the texture has a scale
-        texture = (texture + np.roll(texture, 1, axis) + np.roll(texture, -1, axis)) / 3
-    texture = (texture - texture.min()) / (texture.max() - texture.min())
-    frames: list[NDArray[np.float32]] = []
-    for t in range(count):
-        frame = texture[None, :, t : t + h, t // 2 : t // 2 + w]
-        frames.append(np.ascontiguousarray(frame, dtype=np.float32))
-    return frames
 
 
 def default_frames(h: int, w: int, count: int) -> list[Pixels]:

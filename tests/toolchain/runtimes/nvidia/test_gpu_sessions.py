@@ -22,12 +22,12 @@ from teco.exporting.engines.tensorrt import TensorRtOptions, build_tensorrt
 from teco.model.conversion import as_planes
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import PlaneSession
+from teco.runtimes.base import PlaneSession, moving_frames
 from teco.runtimes.nvidia import device
 from teco.runtimes.pytorch import PyTorchSession
 from teco.verification import planes
 from teco.verification.planes import ExactPlanes
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 
 pytestmark = pytest.mark.gpu
 

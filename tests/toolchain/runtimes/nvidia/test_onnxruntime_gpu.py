@@ -14,7 +14,7 @@ import pytest
 from teco.core.errors import MACHINE, USAGE, TecoError
 from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
-from teco.runtimes.base import FrameSession
+from teco.runtimes.base import FrameSession, moving_frames
 from teco.runtimes.nvidia import linked, onnxruntime_gpu
 from teco.runtimes.nvidia.onnxruntime_binding import BoundFrameSession, BoundSession, Place
 from teco.runtimes.nvidia.onnxruntime_gpu import (
@@ -25,7 +25,7 @@ from teco.runtimes.nvidia.onnxruntime_gpu import (
     session_entries,
     shape_profile,
 )
-from teco.verification.temporal_gate import default_frames, moving_frames
+from teco.verification.temporal_gate import default_frames
 
 GPU_NAMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx")
 

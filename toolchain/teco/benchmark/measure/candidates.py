@@ -165,7 +165,7 @@ def _candidate(
     precision = artifact.precision if artifact.precision != "fp32" else runtime.precision
     return BenchCandidate(
         key=f"{model.name} on {runtime.name}", spec=spec, model=model, runtime=runtime,
-        artifact=artifact, device=gpu if runtime.device == "cuda" else "cpu",
+        artifact=artifact, device=gpu if runtime.device == "cuda" else runtime.device,
         precision=precision, size=size,
     )  # fmt: skip
 

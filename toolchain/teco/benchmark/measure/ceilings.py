@@ -38,7 +38,7 @@ def measure(library: str, device: str, precision: str, threads: int) -> list[Cei
 
     Args:
         library: module of the runtime; "" for an engine's, where torch stands in if it is there.
-        device: "cpu" or a GPU's name.
+        device: "cpu", an NVIDIA GPU's name, or "gpu" or "npu", of which nothing can be measured.
         precision: fp32, fp16, bf16 or int8.
         threads: on a CPU.
 
@@ -46,6 +46,8 @@ def measure(library: str, device: str, precision: str, threads: int) -> list[Cei
         What could be measured; empty where nothing could.
     """
     gemm: Ceiling | None = None
+    if device in ("gpu", "npu"):
+        return []
     if device != "cpu":
         gemm = _torch_gemm(device, precision, GPU_SIDE)
         copy = _torch_copy(device)

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from teco.core.pixels import Pixels, to_pixels
-from teco.verification.temporal_gate import moving_frames
+from teco.runtimes.base import moving_frames
 
 RATE = Fraction(25)
 FRAMES = 75

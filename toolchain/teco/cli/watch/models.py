@@ -79,15 +79,16 @@ def _line(row: dict[str, Any], chosen: str, everything: bool) -> tuple[str, ...]
 def _times(name: str, threads: int | None, again: bool) -> dict[str, Any]:
     """Runtime and milliseconds, in float32 and at its fastest."""
     from teco.model.opening import open_model
-    from teco.runtimes import SessionOptions, choose_runtime
+    from teco.runtimes import SessionOptions, Wish, choose
     from teco.runtimes.auto import step_seconds
 
     model, options = open_model(name), SessionOptions(threads=threads)
     found: dict[str, Any] = {}
-    for kind, exact in (("float32", True), ("fast", False)):
-        runtime = choose_runtime(model, "auto", options, exact)
-        ms = 1000 * step_seconds(runtime, model, SIZE, options, again=again)
-        found[kind] = {"runtime": runtime.name, "ms": round(ms, 1)}
+    wishes: dict[str, Wish] = {"float32": "float32", "fast": "any"}
+    for kind, wish in wishes.items():
+        chosen = choose(model, "auto", options, wish, size=SIZE)
+        ms = 1000 * step_seconds(chosen.runtime, chosen.model, SIZE, options, again=again)
+        found[kind] = {"runtime": chosen.runtime.name, "ms": round(ms, 1)}
     return found
 
 

@@ -76,7 +76,8 @@ def command(
     from teco.model.opening import check_frame_size, for_papers, open_for_scale
     from teco.players.playback.play import PlayOptions, play
     from teco.players.playback.programs import find_program
-    from teco.runtimes import Session, SessionOptions, open_session
+    from teco.runtimes import Session, SessionOptions
+    from teco.runtimes import choose as choose_runtime
 
     program = find_program(player)
     choice = choose(model, scale, quality, look)
@@ -84,8 +85,12 @@ def command(
 
     def make_session(h: int, w: int) -> Session:
         check_frame_size(opened, h, w)
-        session = open_session(opened, runtime, SessionOptions(threads=threads), choice.exact)
+        how = SessionOptions(threads=threads)
+        chosen = choose_runtime(opened, runtime, how, choice.wish, size=(h, w))
+        session = chosen.runtime.open(chosen.model, how)
         say(f"{opened.name} on {session.runtime} ({session.details}), in {program.name}")
+        if chosen.why:
+            say(f"note: {chosen.why}")
         if note := for_papers(opened):
             say(f"note: {note}")
         return session

@@ -75,7 +75,7 @@ Timer = Callable[[Sequence[Variant]], Mapping[Variant, Sequence[float]]]
 
 def export_form(runtime: Runtime) -> str:
     """Which of :data:`teco_models.deploy.step.TARGETS` is fastest on a runtime."""
-    return "openvino" if runtime.name.startswith("openvino") else "onnxruntime"
+    return runtime.form or "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,9 +193,11 @@ class OnnxRuntimeGpu:
         contract = model.manifest.contract
         bound = BoundFrameSession if contract.dtype == "uint8" else BoundSession
         bound = BoundPlaneSession if contract.planes is not None else bound
+        asked = model.manifest.precision_asked
+        label = "" if asked == "fp32" else f", {asked}"
         return bound(
             self.name,
-            f"{self.provider}, device 0" + (", two CUDA graphs" if graphs else ""),
+            f"{self.provider}, device 0{label}" + (", two CUDA graphs" if graphs else ""),
             session,
             contract,
             place,
