@@ -38,7 +38,7 @@ NEEDS = {
     "records that another command on the page has made": ("compare before.json after.json",),
     "minutes of two cores, or more": (
         "bench live --html report.html", "bench --family", "export --blocks all",
-        "export --blocks 3 --fp16", "prune teco-x4-b3-c64-bp-lk --blocks 2 -o b2.safetensors",
+        "export real-cpu --fp16", "export --blocks 3 --fp16", "prune teco-x4-b3-c64-bp-lk --blocks 2 -o b2.safetensors",
     ),
     "compilers, Python of the system or files of npm": (
         "emit frei0r", "emit gstreamer", "emit c", "emit web",
@@ -46,7 +46,7 @@ NEEDS = {
     "a set that everybody fetches for himself": ("table --data Vid4/",),
     "a network": ("fetch",),
     "a model that the command above it makes, which tests/test_readme.py runs": (
-        "verify teco-x4-b3-c64-bp-lk-fp16.onnx",
+        "verify real-cpu-fp16.onnx",
     ),
 }  # fmt: skip
 """Why a command in a ```console block is not run -> how it begins after ``teco``. What stands in a
