@@ -38,14 +38,18 @@ NEEDS = {
     "records that another command on the page has made": ("compare before.json after.json",),
     "minutes of two cores, or more": (
         "bench live --html report.html", "bench --family", "export --blocks all",
-        "export real-cpu --fp16", "export --blocks 3 --fp16", "prune teco-x4-b3-c64-bp-lk --blocks 2 -o b2.safetensors",
+        "export real-cpu --fp16", "export --blocks 3 --fp16", "reproduce table-3 --small",
+        "prune teco-x4-b3-c64-bp-lk --blocks 2 -o b2.safetensors",
     ),
     "compilers, Python of the system or files of npm": (
         "emit frei0r", "emit gstreamer", "emit c", "emit web",
     ),
-    "a set that everybody fetches for himself": ("table --data Vid4/",),
+    "a set that everybody fetches for himself": (
+        "table --data Vid4/", "reproduce table-3 --dry-run", "reproduce table-3 --data REDS/",
+    ),
+    "a checkout of the repository around it": ("bench --from toolchain/",),
     "a network": ("fetch",),
-    "a model that the command above it makes, which tests/test_readme.py runs": (
+    "a model that the command above it makes": (
         "verify real-cpu-fp16.onnx",
     ),
 }  # fmt: skip
@@ -270,3 +274,21 @@ def test_pages_fit_a_telephone(built) -> None:
             if found > 400:
                 wide.append(f"{path.relative_to(built)}: {found}")
     assert wide == []
+
+
+# --- what pages say of installing, and how they look -----------------------------------------
+
+
+def test_no_page_installs_from_an_index() -> None:
+    """teco is on none yet, and somebody else's package of that name would be taken."""
+    for page in PAGES:
+        if page.name not in ("install.md", "troubleshooting.md"):  # which say so
+            found = re.findall(r"pip install ['\"]teco\b.*", page.read_text())
+            assert not found, f"{page.name}: {found[0]}"
+
+
+def test_rows_belong_to_a_table() -> None:
+    """A row after an empty line is shown as text."""
+    for page in PAGES:
+        alone = re.findall(r"(?<=\n\n)\|.*\n(?!\|)", page.read_text())
+        assert not alone, f"{page.name}: {alone[0]}"

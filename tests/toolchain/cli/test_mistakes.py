@@ -62,7 +62,6 @@ MISTAKES = [
     ("emit vapoursyth", "did you mean vapoursynth?"),
     ("export --model realcpu", "did you mean real-cpu?"),
     ("export --blocks 3 --formats engine", "--formats onnx,rtx"),
-    ("export --model real-cpu --fp16", "leave --fp16 out"),
     ("bench --size 320", "HEIGHTxWIDTH such as 180x320"),
     ("bench --clip in.mp4 --metrics lpip", "did you mean lpips?"),
     ("bench --fail-if p99>40", "p99_ms"),

@@ -76,18 +76,26 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
-    """Each kind of network with planes, some with RGB beside it; of any size."""
-    from teco.exporting.onnx import ExportOptions, export_onnx
+class Exported(dict[tuple[str, str], Path]):
+    """Files of any size by (kind of network, ports), each made when it is first asked for: several
+    processes share these tests, and none needs all."""
 
-    folder = tmp_path_factory.mktemp("planes")
-    wanted = [(name, "nv12") for name in VARIANTS]
-    wanted += [("real", "i420"), ("flow", "i420"), ("real", "fp32"), ("real-x2", "fp32")]
-    return {
-        (name, io): export_onnx(weights_of(VARIANTS[name]), folder, ExportOptions(io=io))
-        for name, io in wanted
-    }
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, key: tuple[str, str]) -> Path:
+        from teco.exporting.onnx import ExportOptions, export_onnx
+
+        name, io = key
+        made = export_onnx(weights_of(VARIANTS[name]), self.folder, ExportOptions(io=io))
+        self[key] = made
+        return made
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("planes"))
 
 
 def session_of(path: Path, name: str = "onnxruntime"):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,7 +150,7 @@ def losses(**facts: object) -> list[str]:
     whole = {
         "shown": 10, "dropped": 0, "clip": size, "from": size, "height": 720, "rate": 1,
         "tracks": {"picture": 1, "sound": 1, "subtitles": 0}, "silenced": False,
-        "soundless": False, "hdr": False, "slow": False,
+        "soundless": False, "hdr": False, "slow": False, "secure": True,
     }  # fmt: skip
     return javascript.run_module(
         f"""
@@ -176,7 +177,8 @@ def test_nothing_is_lost() -> None:
         ({"hdr": True}, "HDR"),
         ({"tracks": {"picture": 1, "sound": 1, "subtitles": 1}}, "subtitles are not shown"),
         ({"tracks": {"picture": 1, "sound": 3, "subtitles": 0}}, "One of 3 tracks of sound"),
-        ({"slow": True}, "One processor core"),
+        ({"slow": True}, "load the page again"),
+        ({"slow": True, "secure": False}, "by plain http"),
         ({"clip": {"width": 640, "height": 360}}, "Shrunk from 640×360 to 320×180"),
         ({"clip": {"width": 1280, "height": 720}}, "no larger than the clip"),
     ],
@@ -225,6 +227,23 @@ def test_tracks_of_what_is_no_clip_are_not_known(tmp_path, make_clip) -> None:
     (tmp_path / "text.mp4").write_text("no clip, but longer than eight bytes")
     others = [tmp_path / name for name in ("empty.mp4", "zeros.mp4", "text.mp4")]
     assert tracks_of(*cut, clips[2], *others) == [None] * 7
+
+
+def test_boxes_that_reach_beyond_their_parent_are_not_read_over_and_over(tmp_path) -> None:
+    """Each of these holds all that follow, by its own word: 2^60 readings."""
+    box = struct.pack(">I4s", 8, b"trak") + struct.pack(">I4s", 2**16, b"trak")
+    moov = box * 60
+    hostile = tmp_path / "hostile.mp4"
+    hostile.write_bytes(
+        struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4s", 8 + len(moov), b"moov") + moov
+    )
+    nested = tmp_path / "nested.mp4"
+    inner = b"".join(struct.pack(">I4s", 16 + 4096, b"trak") + bytes(8) for _ in range(60))
+    nested.write_bytes(
+        struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4s", 8 + len(inner), b"moov") + inner
+    )
+    none = {"picture": 0, "sound": 0, "subtitles": 0}
+    assert tracks_of(hostile, nested) == [none, none]
 
 
 # --- onnxruntime-web -------------------------------------------------------------------------

@@ -913,7 +913,9 @@ def test_an_encoder_without_its_hardware_is_named(tmp_path, clip):
 @pytest.mark.parametrize(
     ("rate", "kept", "notes"),
     [
+        (24, Fraction(24), 0),
         (25, Fraction(25), 0),
+        (30, Fraction(30), 0),
         (Fraction(24000, 1001), Fraction(24000, 1001), 0),
         (26, Fraction(30000, 1001), 1),
     ],
@@ -923,7 +925,7 @@ def test_rates_that_a_codec_does_not_know_become_the_next_it_does(
     codec, rate, kept, notes, tmp_path, make_clip
 ) -> None:
     """Of a clip whose clock is finer than its rate, as MP4's is."""
-    clip = make_clip(tmp_path / "in.mp4", 32, 24, 150, time_base=1 / Fraction(rate))
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 12, time_base=1 / Fraction(rate))
     with open_source(clip) as source:
         times = [frame.seconds for frame in source]
     said = enlarge(clip, tmp_path / "out.mkv", codec=codec)
@@ -932,6 +934,26 @@ def test_rates_that_a_codec_does_not_know_become_the_next_it_does(
         found = [f.time for f in made.decode(video=0)]
         assert made.streams.video[0].codec_context.framerate == kept
     assert found == pytest.approx(times, abs=float(0.5 / kept) + 0.001)
+
+
+def test_rates_that_are_asked_for_are_kept_or_refused(tmp_path, make_clip) -> None:
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 6)
+    with open_source(clip) as source, pytest.raises(TecoError) as refused:
+        sink_for(tmp_path / "out.mkv", source, codec="mpeg2video", rate=Fraction(26))
+    assert (refused.value.exit_code, refused.value.hint[:24]) == (2, "the nearest is --rate 25")
+
+
+def test_frames_that_come_too_fast_for_a_rate_are_said_to_be_late(tmp_path, make_clip) -> None:
+    """Of 25 frames a second, then 200, in a codec that knows no more than 60."""
+    times = [40 * n for n in range(20)] + [800 + 5 * n for n in range(20)]
+    clip = make_clip(tmp_path / "in.mp4", 32, 24, 40, pts=times, time_base=Fraction(1, 1000))
+    said = enlarge(clip, tmp_path / "out.mkv", codec="mpeg1video")
+    (late,) = (float(line.split(" s late")[0].split()[-1]) for line in said if " s late" in line)
+    with av.open(str(tmp_path / "out.mkv")) as made:
+        found = [f.time for f in made.decode(video=0)]
+    assert max(a - b / 1000 for a, b in zip(found, times, strict=True)) == pytest.approx(
+        late, abs=0.02
+    )
 
 
 def test_more_frames_a_second_than_a_codec_holds(tmp_path, make_clip) -> None:

@@ -27,6 +27,7 @@ from teco.inference.tiles import TiledSession
 from teco.model.conversion import Conversion, as_planes
 from teco.runtimes.base import PlaneSession, Session
 from teco.video.clips import (
+    PICTURE_SUFFIXES,
     Frame,
     FrameSink,
     FrameSource,
@@ -183,7 +184,8 @@ def upscale(
         if planes is not None:
             _check_planes(o, source, planes)
         width, height = written_size(o, source, scale)
-        notices.add(*_of_resizing(o, source, scale))
+        is_picture = is_folder_target(sink_path) or Path(sink_path).suffix in PICTURE_SUFFIXES
+        notices.add(*_of_resizing(o, source, scale, is_picture))
         resumable = source.name != "-" and (source.count or LONGEST_AT_ONCE + 1) > LONGEST_AT_ONCE
         with open_sink(
             sink_path,
@@ -263,8 +265,11 @@ def _check_planes(options: UpscaleOptions, source: FrameSource, planes: Layout) 
         )
 
 
-def _of_resizing(options: UpscaleOptions, source: FrameSource, scale: int) -> list[str]:
-    """What to say where the network's pictures are resized by much, or pixels are not square."""
+def _of_resizing(
+    options: UpscaleOptions, source: FrameSource, scale: int, pictures: bool
+) -> list[str]:
+    """What to say where the network's pictures are resized by much, or pixels are not square and
+    the output is no picture, whose sink says that itself."""
     if options.to is None:
         return []
     aspect = source.pixel_aspect
@@ -275,7 +280,7 @@ def _of_resizing(options: UpscaleOptions, source: FrameSource, scale: int) -> li
         said.append(f"the network enlarges {scale} times, Lanczos the rest, {rest} times")
     elif 2 * height <= source.height * scale:
         said.append(f"the network enlarges {scale} times, and its pictures are shrunk to the size")
-    if aspect not in (None, 1):
+    if aspect not in (None, 1) and not pictures:
         ratio = f"{aspect.numerator}:{aspect.denominator}"
         said.append(
             f"the clip's pixels are {ratio}: {width}x{height} is the shape that it is shown in, "

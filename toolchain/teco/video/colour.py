@@ -53,8 +53,7 @@ _CENTRED = frozenset({
 Theora. All others have it on the left column where nothing else is said."""
 
 _SAID = frozenset({"h264", "hevc", "vvc"})
-"""Codecs of which a decoded frame always says where its chroma lies: what is centred, is meant so.
-"""
+"""Codecs that can say where chroma of 4:2:0 lies."""
 
 OF_PLANES = ("yuv420p", "nv12")
 """What planes can be encoded as without a conversion of samples."""
@@ -166,7 +165,9 @@ def siting_read(frame: av.VideoFrame, codec: str, *, centred: bool = False) -> S
 
     PyAV has no word on what a frame says of it, but swscale goes by that: a small frame that says
     the same is filled with a slope of each colour, and what becomes of it shows where the slopes
-    are taken to lie. What is centred there may not have been said, see :data:`_SAID`.
+    are taken to lie. What is centred there may not have been said: libav decides it for 4:2:0 of
+    :data:`_SAID` alone, and of H.264 where the stream has a description (VUI), which then has a
+    word on colour or range as well.
     """
     if codec in _CENTRED or not any(_subsampled(frame.format)):
         return siting_of(codec)
@@ -195,12 +196,18 @@ def siting_read(frame: av.VideoFrame, codec: str, *, centred: bool = False) -> S
     column = "left" if across < 0.25 else "center"
     row = "top" if down < 0.25 else "bottom" if down > 0.75 else ""
     if not row:
-        return "center" if column == "center" and (centred or codec in _SAID) else "left"
+        told = codec in _SAID and is_420(frame.format.name) and _describes_colour(frame)
+        return "center" if column == "center" and (centred or told) else "left"
     named: dict[str, Siting] = {
         "topleft": "topleft", "topcenter": "top", "bottomleft": "bottomleft",
         "bottomcenter": "bottom",
     }  # fmt: skip
     return named[row + column]
+
+
+def _describes_colour(frame: av.VideoFrame) -> bool:
+    """Whether a frame says anything of its matrix or range."""
+    return frame.colorspace not in (0, UNSPECIFIED) or frame.color_range not in (0,)
 
 
 class _Sited:

@@ -78,6 +78,8 @@ class Media:
     """How two views lie in one picture, where they do."""
     fastest_rate: Fraction | None
     """Frames a second that have a tick for every frame; above the average where that varies."""
+    nominal_rate: Fraction | None
+    """Frames a second as libav guesses them from the clock and the codec, not from the length."""
 
 
 class FrameSource(Protocol):

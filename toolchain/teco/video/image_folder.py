@@ -150,6 +150,21 @@ _NUMBERED = re.compile(r"\d{6,}\.png")
 """What frames are called that had no names."""
 
 
+def _of_aspect(source: FrameSource, width: int, height: int) -> list[str]:
+    """What to say of pixels that are not square, of which a picture knows nothing."""
+    aspect = source.pixel_aspect
+    if aspect in (None, 1):
+        return []
+    plain = Fraction(height * source.width, source.height)
+    if abs(width - plain) > 1:  # made square on the way, or two frames side by side
+        return []
+    shown = f"{round(plain * aspect)}x{height}"
+    return [
+        f"the clip's pixels are {aspect.numerator}:{aspect.denominator} and those of pictures "
+        f"square: in the shape that the clip is shown in, it would be {shown} (--to {shown})"
+    ]
+
+
 class ImageFolderSink(Aborting):
     """A folder of PNGs, named like the source's pictures if it is a folder of those.
 
@@ -190,6 +205,7 @@ class ImageFolderSink(Aborting):
             self.notices.append("a folder of pictures holds no sound; only pictures are written")
         if source.media is not None and source.media.stereo is not None:
             self.notices.append(STEREO_IS_LOST)
+        self.notices += _of_aspect(source, width, height)
         self._written = self._in_segment = 0
         self._overwrite = overwrite
         self._segments: Segments | None = None
@@ -278,6 +294,7 @@ class PictureSink(Aborting):
         check_target(path, overwrite=overwrite, source=Path(source.name))
         if source.media is not None and source.media.other_streams:
             self.notices.append("a picture holds no sound")
+        self.notices += _of_aspect(source, width, height)
         self._written = False
         self._output = Output(path)
 

@@ -53,8 +53,8 @@ CONTAINERS = {
 """Suffix -> libav's name of the container."""
 
 
-_SAME_RATE = 0.999
-"""Rates that differ by less are one: 23.976 is written in many ways."""
+_SAME_RATE = 0.0005
+"""Rates that differ by less are one, as 23.976 is written in many ways; 24 is another."""
 
 _X265_SHORT = 2
 """Frames of which x265 does not know when they are decoded: it takes that from the time of the
@@ -91,7 +91,7 @@ class VideoSink(Aborting):
         self._describe_hdr10(codec, options)
         self._stereo_tag = self._describe_stereo(codec, options)
         self._counted = rate is not None
-        self._constant = rate or self._constant_rate(codec, source)
+        self._constant = self._constant_rate(codec, source, rate)
         if self._constant is not None:
             self._time_base = 1 / self._constant
         elif self._media is not None:
@@ -107,6 +107,7 @@ class VideoSink(Aborting):
         self._shift = self._media.origin if self._media else Fraction(0)
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
+        self._late = Fraction(0)
         self._end: Fraction | None = None
         self._written = 0
         self._in_segment = 0
@@ -206,6 +207,12 @@ class VideoSink(Aborting):
 
     def _name_what_is_missing(self) -> None:
         """Look into the finished file for what it was told and did not take."""
+        if self._late > self._time_base:
+            self.notices.append(
+                f"frames come up to {float(self._late):.2f} s late: the clip has more of them in a "
+                f"second than {float(1 / self._time_base):.6g} now and then; containers and codecs "
+                "with a clock, such as libx264 in .mkv, keep their times"
+            )
         if self._others is not None:
             self.notices.extend(self._others.missing_from(self._output.part))
             self._others.close()
@@ -274,32 +281,45 @@ class VideoSink(Aborting):
             exit_code=2,
         )
 
-    def _constant_rate(self, codec: str, source: FrameSource) -> Fraction | None:
+    def _constant_rate(
+        self, codec: str, source: FrameSource, asked: Fraction | None
+    ) -> Fraction | None:
         """The rate of what has no clock of its own; None where each frame has its time."""
         encoder: Any = av.Codec(codec, "w")
         # MPEG-1 and MPEG-2 know a few rates.
         rates = [Fraction(r.numerator, r.denominator) for r in encoder.frame_rates or []]
-        # AVI has no timestamps, and MPEG-4 part 2 a clock of 16 bits.
-        if not (rates or self._kind == "avi" or codec == "mpeg4"):
-            return None
         fastest = self._media.fastest_rate if self._media is not None else None
+        usual = source.rate or fastest or Fraction(25)
         if not rates:
-            return fastest or source.rate or Fraction(25)
-        wanted = source.rate or fastest or Fraction(25)
-        # The next higher one, on whose ticks no two frames fall together.
-        rate = min((r for r in rates if r > wanted * _SAME_RATE), default=None)
+            # AVI has no timestamps, and MPEG-4 part 2 a clock of 16 bits.
+            clockless = self._kind == "avi" or codec == "mpeg4"
+            return asked or (fastest or usual if clockless else None)
+        # Of libav's guesses, the average of a short clip is led astray by its last frame's length.
+        nominal = self._media.nominal_rate if self._media is not None else None
+        for wanted in (asked,) if asked is not None else (nominal or usual, usual):
+            same = [r for r in rates if abs(r / wanted - 1) < _SAME_RATE]
+            if same:
+                return same[0]
+        if asked is not None:
+            raise TecoError(
+                f"{codec} knows no rate of {float(asked):g} frames a second",
+                hint=f"the nearest is --rate {min(rates, key=lambda r: abs(r - asked))}; other "
+                "codecs take any",
+                exit_code=2,
+            )
+        # The next higher one, so that frames at the usual distance have a tick each.
+        rate = min((r for r in rates if r > usual), default=None)
         if rate is None:
             raise TecoError(
                 f"{codec} holds at most {float(max(rates)):g} frames a second, and the clip has "
-                f"{float(wanted):g}",
+                f"{float(usual):g}",
                 hint=f"give --rate {float(max(rates)):g}, or take another codec",
                 exit_code=2,
             )
-        if rate > wanted / _SAME_RATE:
-            self.notices.append(
-                f"{codec} knows no rate of {float(wanted):.6g} frames a second; the times of "
-                f"frames are rounded to ticks of {float(rate):.6g}"
-            )
+        self.notices.append(
+            f"{codec} knows no rate of {float(usual):.6g} frames a second; the times of frames are "
+            f"rounded to ticks of {float(rate):.6g}"
+        )
         return rate
 
     def _spare_memory(self, codec: str, preset: str, options: dict[str, str]) -> None:
@@ -447,6 +467,7 @@ class VideoSink(Aborting):
                 )
             # Closer together than a clock of one tick a frame can tell.
             pts = self._last_pts + 1
+            self._late = max(self._late, pts * self._time_base + self._shift - moment)
         return pts
 
     def _rest(self) -> list[Any]:

@@ -158,6 +158,7 @@ class VideoSource(Closing):
             hdr10=self.hdr10,
             stereo=self.stereo,
             fastest_rate=_fastest_rate(stream),
+            nominal_rate=stream.guessed_rate or None,
         )
 
     def __iter__(self) -> Iterator[Frame]:

@@ -15,7 +15,8 @@
  * @property {boolean} silenced the browser wanted sound off
  * @property {boolean} soundless the file has sound, and after a second of play none was decoded
  * @property {boolean} hdr its brightness goes beyond what this page shows
- * @property {boolean} slow one thread only, because the server lacks two headers
+ * @property {boolean} slow one thread only, because the page is not isolated from others
+ * @property {boolean} secure it came by https or from this machine; else it never will be
  */
 
 /**
@@ -48,6 +49,11 @@ export function losses(facts) {
       : `The file's ${tracks.subtitles} tracks of subtitles are not shown`);
   }
   if (tracks && tracks.sound > 1) found.push(`One of ${tracks.sound} tracks of sound is played`);
-  if (facts.slow) found.push("One processor core is used: load the page again to use them all");
+  if (facts.slow) {
+    found.push(facts.secure
+      ? "One processor core is used: load the page again to use them all"
+      : "One processor core is used, as the page came by plain http: by https, or from this " +
+        "machine itself, all are");
+  }
   return found;
 }

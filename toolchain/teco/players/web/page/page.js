@@ -236,9 +236,12 @@ function leave() {
 async function openSample() {
   forgive();
   busy("fetching the sample");
+  const before = video.src;
   const answer = await fetch(SAMPLE).catch(() => null);
   if (!answer?.ok) throw new PlayerError("the sample could not be fetched", REMADE, true);
-  open(new File([await answer.blob()], SAMPLE, { type: "video/mp4" }));
+  const sample = await answer.blob();
+  if (video.src !== before) return; // a clip of the visitor's own was chosen meanwhile
+  open(new File([sample], SAMPLE, { type: "video/mp4" }));
 }
 
 video.addEventListener("loadedmetadata", () => {
@@ -332,6 +335,7 @@ function tick() {
     soundless: decoded === 0 && (tracks?.sound ?? 0) > 0 && !video.muted &&
       video.currentTime > SOUND_BY,
     slow: runs?.slow ?? false,
+    secure: isSecureContext,
   });
   const list = part("lost", HTMLElement);
   if (found.join() === [...list.children].map((item) => item.textContent).join()) return;

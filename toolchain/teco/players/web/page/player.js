@@ -77,6 +77,8 @@ export class Player {
   /** Seconds in the clip between its frames. @type {number[]} */
   #apart = [];
   #time = 0;
+  /** Raised with each clip and model: what was asked of the one before is nobody's. */
+  #clip = 0;
   /** @type {Stats} */
   stats = fresh();
   /** Frames of more lines are shrunk to so many before they are enlarged; 0 takes all as they are. */
@@ -156,6 +158,8 @@ export class Player {
 
   /** Count from nothing: another clip or another model. */
   restart() {
+    this.#clip++;
+    this.#forgetWaiting();
     this.stats = fresh();
     this.#moments = [];
     this.#steps = [];
@@ -238,6 +242,7 @@ export class Player {
   async #work() {
     if (this.#busy || !this.#waiting || !this.#open) return;
     const worker = this.#worker;
+    const clip = this.#clip;
     const { bitmap: coming, time, jump } = this.#waiting;
     this.#waiting = null;
     this.#busy = true;
@@ -253,7 +258,7 @@ export class Player {
       const [width, height] = this.#size(bitmap);
       const { shown } = await this.#ask(
         { kind: "frame", bitmap, width, height, time, missing, jump, pixels: false }, [bitmap]);
-      if (shown) this.#count(shown);
+      if (shown && clip === this.#clip) this.#count(shown);
     } catch (error) {
       // What was asked of a worker that is gone is nobody's any more.
       if (worker === this.#worker) this.events.fail(explained(error));

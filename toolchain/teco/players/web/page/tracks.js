@@ -93,7 +93,8 @@ function count(view, found) {
   let chapters = false;
   for (let at = 0; at + 8 <= view.byteLength;) {
     const [size, body] = extent(view, at, view.byteLength - at);
-    if (size < body) return chapters;
+    // What reaches beyond its parent is damaged, and reading it over and over would take for ever.
+    if (size < body || at + size > view.byteLength) return chapters;
     const name = letters(view, at + 4);
     if (["trak", "mdia", "tref"].includes(name)) {
       const inside = new DataView(view.buffer, view.byteOffset + at + body, size - body);
