@@ -48,8 +48,8 @@ class Schedule:
     """How long what follows ``b10-start`` trains, and on what.
 
     Attributes:
-        machine: options of every training from ``b10`` on to the GAN forms; what comes out is the
-            same step whatever they are.
+        machine: where every training from ``b10`` to the first GAN forms runs, and on how many
+            threads; with others a step that is done stays done.
         teacher, student, scratch: options of the recurrent stage.
         gan: options of the GAN stage, its length apart.
         gan_iterations: of students, and of the teacher; over their last fifth the rate falls.
