@@ -7,8 +7,10 @@
 
 Every step is a ``teco`` command that a user could type; this file is their order and their numbers.
 A step that is done is skipped, and one that was stopped goes on, so the same command continues the
-family after a break (:mod:`teco.reproduction.steps`). The model cards name the steps by the names
-used here.
+family after a break, by ``steps.json`` in --out (:mod:`teco.reproduction.steps`). In an older
+folder, which has none, steps that are done are refused, as nothing tells which command made them,
+and so they are where another command made them: take the steps that are left with --only, which
+read what is there. The model cards name the steps by the names used here.
 
 --sharp names a folder with the sharpest of the clips, from which all learns that makes use of the
 past: on clips whose detail is gone or flickers (compression), a network learns that the past
@@ -46,7 +48,8 @@ class Schedule:
     """How long what follows ``b10-start`` trains, and on what.
 
     Attributes:
-        machine: options of every training.
+        machine: where every training from ``b10`` to the first GAN forms runs, and on how many
+            threads; with others a step that is done stays done.
         teacher, student, scratch: options of the recurrent stage.
         gan: options of the GAN stage, its length apart.
         gan_iterations: of students, and of the teacher; over their last fifth the rate falls.
@@ -180,14 +183,24 @@ def steps(
 ) -> Iterator[Step]:
     """All steps, in an order in which each finds what it needs."""
 
-    def train(name: str, *arguments: str, stage: str = "recurrent", clips: Path = data) -> Step:
+    def step(name: str, *command: str, makes: Path, machine: tuple[str, ...] = ()) -> Step:
+        # All weights that it names and does not make are an earlier step's.
+        named = (Path(word) for word in command if word.endswith(".safetensors"))
+        needs = tuple(path for path in named if path != makes)
+        return Step(name=name, command=command, makes=(makes,), needs=needs, machine=machine)
+
+    def train(
+        name: str,
+        *arguments: str,
+        stage: str = "recurrent",
+        clips: Path = data,
+        machine: tuple[str, ...] = (),
+    ) -> Step:
         common = ("--data", str(clips), "--out", str(out / name))
         validation = ("--val", val, "--val-shrink", shrink)
-        return Step(
-            name=name,
-            command=("train", *common, *arguments, *validation),
-            makes=(out / name / f"weights-{stage}.safetensors",),
-        )
+        makes = out / name / f"weights-{stage}.safetensors"
+        command = ("train", *common, *arguments, *validation)
+        return step(name, *command, makes=makes, machine=machine)
 
     means = {one.name for one in AFTER_GAN if isinstance(one, Mean)}
 
@@ -205,34 +218,34 @@ def steps(
         clips=sharp,
     )
     s = schedule
-    yield train("b10", "--init", weights("b10-start"), *NO_FLOW, *s.teacher, *s.machine)
+    start = ("--init", weights("b10-start"))
+    yield train("b10", *start, *NO_FLOW, *s.teacher, machine=s.machine)
     for blocks in STUDENTS:
         cut = out / f"b{blocks}-cut.safetensors"
         ranked = ("--clip", val, "--shrink", shrink, "--frames", "5")
-        yield Step(
-            name=f"b{blocks}-cut",
-            command=(
-                *("prune", weights("b10"), "--blocks", str(blocks)),
-                *(ranked if blocks in s.ranked else ()),
-                *("-o", str(cut)),
-            ),
-            makes=(cut,),
+        yield step(
+            f"b{blocks}-cut",
+            *("prune", weights("b10"), "--blocks", str(blocks)),
+            *(ranked if blocks in s.ranked else ()),
+            *("-o", str(cut)),
+            makes=cut,
         )
-        teacher = ("--teacher", weights("b10"))
-        yield train(f"b{blocks}", "--init", str(cut), *teacher, *NO_FLOW, *s.student, *s.machine)
+        start = ("--init", str(cut), "--teacher", weights("b10"))
+        yield train(f"b{blocks}", *start, *NO_FLOW, *s.student, machine=s.machine)
         # What distillation is worth: the same network and the same iterations, from nothing.
         variant = ("--variant", f"teco-x4-b{blocks}-{KIND}")
-        yield train(f"b{blocks}-scratch", *variant, *NO_FLOW, *s.scratch, *s.machine)
+        yield train(f"b{blocks}-scratch", *variant, *NO_FLOW, *s.scratch, machine=s.machine)
     for blocks in (TEACHER, *STUDENTS):
         start = ("--init", weights(f"b{blocks}"))
-        yield train(f"b{blocks}-gan", *start, *s.of_gan(blocks), *s.machine, stage="gan")
+        gan = s.of_gan(blocks)
+        yield train(f"b{blocks}-gan", *start, *gan, stage="gan", machine=s.machine)
     for one in AFTER_GAN:
         if isinstance(one, Mean):
             parts = (weights(name) for name in one.shares)
             mean = out / f"{one.name}.safetensors"
             shares = ",".join(one.shares.values())
             command = ("blend", *parts, "--shares", shares, "-o", str(mean))
-            yield Step(name=one.name, command=command, makes=(mean,))
+            yield step(one.name, *command, makes=mean)
             continue
         critic = out / (one.critic or "") / "discriminator.safetensors"
         yield train(

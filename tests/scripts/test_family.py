@@ -51,8 +51,12 @@ def test_every_command_parses_and_finds_what_it_needs(family: ModuleType, schedu
         needed = [context.params.get(x) for x in ("init", "teacher", "discriminator")]
         weights = context.params.get("weights") or ()
         needed += [weights] if isinstance(weights, str) else weights
-        for path in map(str, filter(None, needed)):
+        needed = [str(path) for path in needed if path]
+        for path in needed:
             assert path in made, f"{step.name} needs {path}"
+        assert sorted(map(str, step.needs)) == sorted(needed)
+        # Where it runs is no part of what it makes.
+        assert "--device" not in step.command
         out = str(context.params.get("output") or context.params["out"])
         made |= {out, f"{out}/weights.safetensors"}
         if "--gan-iterations" in step.command:
@@ -60,6 +64,9 @@ def test_every_command_parses_and_finds_what_it_needs(family: ModuleType, schedu
         assert step.makes[0].is_relative_to(out)
     names = [step.name for step in chosen]
     assert len(set(names)) == len(names)
+    on_gpu = ("--device", "cuda") if schedule == "FULL" else ()
+    assert {step.machine for step in chosen} == {(), on_gpu}
+    assert {s.machine for s in chosen if re.fullmatch(r"b\d+(-scratch|-gan)?", s.name)} == {on_gpu}
 
 
 def test_cards_hold_the_commands(family: ModuleType) -> None:
@@ -119,7 +126,8 @@ def test_done_steps_are_skipped_and_dry_runs_run_nothing(
     found = run("--only", "base")
     assert found.returncode == 2
     assert "no step here made it" in found.stderr
-    # A step that fails stops the family with its own exit code; the clip is missing.
+    # In such a folder the steps that are left can be taken by name. One that fails stops the
+    # family with its own exit code; the clip is missing.
     failed = run("--small", "--only", "b10")
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr

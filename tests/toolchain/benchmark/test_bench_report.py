@@ -167,7 +167,7 @@ def test_the_answer_is_the_fastest_and_by_how_much(record) -> None:
         found.rest
     )
     assert [c.key for c in found.columns] == ["p50", "fps", "lpips", "peak"]
-    for text in (answer_text(record), markdown(record).replace("*", "")):
+    for text in (answer_text(record), html.unescape(markdown(record).replace("*", ""))):
         assert " ".join(text.split()).startswith(found.sentence)
 
 
@@ -204,6 +204,21 @@ def test_rows_that_are_not_float32_are_marked(record) -> None:
     assert "--clip" in answer(unknown).rest
 
 
+def test_float32_beside_the_fastest_is_its_own_model_in_float32(record) -> None:
+    twin = "<b>live</b> on onnxruntime"
+    words = "in float32 onnxruntime takes"
+    assert words in answer(record).rest
+
+    def changed(**changes: Any) -> str:
+        rows = (replace(r, **changes) if r.key == twin else r for r in record.rows)
+        return answer(replace(record, rows=tuple(rows))).rest
+
+    assert words in changed()
+    # Rounding, and yet not float32; then another model's row is the only one in it.
+    assert "in float32" not in changed(precision="int8")
+    assert "in float32" not in changed(latency=None)
+
+
 @pytest.mark.parametrize(
     ("ratio", "low", "high", "expected"),
     [
@@ -233,6 +248,16 @@ def test_warnings_are_grouped_and_make_the_confidence(record) -> None:
     for codes, level in levels.items():
         assert confidence_of(warned(*codes)) == level, codes
     assert confidence_of(replace(warned(), complete=False, stopped="x")) == "low"
+    untimed = replace(
+        warned(), rows=tuple(replace(r, latency=None) for r in record.rows), ratios=()
+    )
+    for nothing in (untimed, replace(untimed, rows=())):
+        assert answer(nothing).doubts == "Confidence low: nothing was timed, no warnings"
+    first, *others = record.ratios
+    alone = replace(first, low=first.ratio, high=first.ratio)
+    for ratio in (replace(first, verdict="undecided"), alone):
+        doubtful = answer(replace(warned(), ratios=(ratio, *others)))
+        assert doubtful.doubts == "Confidence fair: no warnings, 1 comparison undecided"
     mixed = warned("drift", "a-later-word", "busy", "drift")
     assert list(grouped_warnings(mixed)) == [GROUPS["busy"], GROUPS["drift"], "a-later-word"]
     doubts = answer(mixed).doubts
@@ -268,7 +293,8 @@ def test_the_details_fit_and_say_the_record(record) -> None:
 def test_markdown_says_the_record(record) -> None:
     text = markdown(record)
     found = answer(record)
-    assert text.startswith(f"**{found.headline}** {found.rest}\n\n| model | runtime | p50 ms |")
+    said = f"**{html.escape(found.headline)}** {html.escape(found.rest)}"
+    assert text.startswith(f"{said}\n\n| model | runtime | p50 ms |")
     first, rest = text.split("<summary>Every figure</summary>")
     rows = [line for line in first.splitlines() if line.startswith("| `")]
     for line, e in zip(rows, found.lines, strict=True):
@@ -286,6 +312,28 @@ def test_markdown_says_the_record(record) -> None:
     assert "112x96, 12 frames, degraded (BD)" in text
     stopped = replace(record, complete=False, stopped="interrupted at: timing steps")
     assert markdown(stopped).startswith("**Incomplete, interrupted at: timing steps. Fastest")
+
+
+def test_nothing_of_a_record_becomes_html_in_markdown(record) -> None:
+    tag = "<img src=x\n\nonerror=1>"
+    row = record.rows[0]
+    artifact = replace(row.artifact, name=f"a`{tag}|b")
+    hostile = replace(
+        record,
+        rows=(replace(row, key=f"{tag} on it", runtime=f"{tag}|c", artifact=artifact),),
+        ratios=(), warnings=(TimingWarning(code=tag, row="", text=tag),),
+        unavailable=(replace(record.unavailable[0], model=tag, why=tag),),
+        machine=replace(record.machine, cpu=tag),
+        clip=replace(record.clip, name=tag), complete=False, stopped=tag,
+    )  # fmt: skip
+    text = markdown(hostile)
+    assert "<img" not in text
+    assert text.count("&lt;img src=x onerror=1&gt;") > 8
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
+    assert cells[:3] == [cells[0]] * 3
+    # Between backticks it stays as it is: no HTML is made of that.
+    assert f"| `{bench_record.MODELS[1]}` |" in markdown(record)
 
 
 def test_speed_that_was_measured_once_is_said_to_be(record) -> None:

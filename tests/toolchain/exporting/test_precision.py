@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -146,6 +147,20 @@ def full(weights):
 
     contract = StreamContract.of(weights.variant)
     return teco.exporting.trace.trace(deploy_step(build(weights)), contract, SIZE)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, None, 3, 3), None, (4, 1, 3, 3)])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_a_kernel_that_is_an_input_counts_unless_it_is_known_to_see_one_channel(shape, kind):
+    if shape and kind == "ConvTranspose":
+        shape = (shape[1], shape[0], *shape[2:])
+    info = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    node = onnx.helper.make_node(kind, ["x", "kernel"], ["y"])
+    ends = [info("x", shape=None), info("kernel", shape=shape)], [info("y", shape=None)]
+    graph = onnx.helper.make_graph([node], "one", *ends)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    proof = of_onnx(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9))
+    assert proof.convolutions == ({} if shape and 1 in shape else {"fp32": 1})
 
 
 def test_types_in_the_file(half):

@@ -341,7 +341,7 @@ def test_the_command_says_what_was_late(teco, tmp_path, monkeypatch, player, mak
     done.says("8 frames", "0 late (0.0%), 0 of them bicubic")
     assert "-fs -volume 3" in " ".join(player.notes()["arguments"])
     teco("play", clip, "--player-args", "'open").refuses(2, "cannot be split")
-    teco("play", tmp_path / "none.mp4", "--player", "ffplay").refuses(1, "none.mp4")
+    teco("play", tmp_path / "none.mp4", "--player", "ffplay").refuses(2, "none.mp4")
 
 
 @pytest.mark.slow

@@ -373,7 +373,7 @@ def test_what_cannot_work_is_refused_before_the_work(
     sound = make_clip(tmp_path / "sound.mka", audio=True, picture=False)
     teco("preview", "-").refuses(2, "is no file")
     teco("preview", sound).refuses(1, "no picture stream")
-    teco("preview", tmp_path / "absent.mp4").refuses(1, "there is no file")
+    teco("preview", tmp_path / "absent.mp4").refuses(2, "there is no file")
     teco("preview", clip, "--at", 99).refuses(2, "is 4.00 s long")
     teco("preview", clip, "--at", "1:xx").refuses(2, "'1:xx' is no time")
     teco("preview", clip, "--at", -1).refuses(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -112,6 +113,44 @@ def test_what_came_about_otherwise_is_refused(chain: Chain) -> None:
     assert chain.calls == ["a", "b", "b", "a"]
 
 
+def test_one_of_several_files_is_somebodys(chain: Chain) -> None:
+    one, other = chain.folder / "a", chain.folder / "b"
+    step = replace(chain.step("a"), makes=(one, other))
+    other.write_text("somebody's")
+    with pytest.raises(TecoError, match="no step here made it"):
+        chain.run(step)
+    other.unlink()
+    # It makes one of the two; the same command may take up what it left, another one may not.
+    with pytest.raises(TecoError, match="did not make"):
+        chain.run(step)
+    assert not Journal(chain.folder / "steps.json").is_done(step)
+    with pytest.raises(TecoError, match="another command made it"):
+        chain.run(replace(step, command=(*step.command, "more")))
+    other.write_text("text")
+    chain.run(step)
+    assert chain.calls == ["a"]
+    journal = Journal(chain.folder / "steps.json")
+    journal.end(step)
+    one.unlink()
+    assert not journal.is_done(step)
+    other.write_text("altered")
+    with pytest.raises(TecoError, match="altered since"):
+        journal.is_done(step)
+
+
+def test_where_teco_is_installed_does_not_matter(chain: Chain, monkeypatch) -> None:
+    def step(installed: str) -> Step:
+        monkeypatch.setattr("teco.reproduction.steps._INSTALLED", f"{installed}/")
+        return chain.step("a", f"{installed}/benchmark")
+
+    chain.run(step("/one/teco"))
+    chain.run(step("/two/teco"))
+    assert chain.calls == ["a"]
+    with pytest.raises(TecoError, match="another command made it"):
+        chain.run(chain.step("a", "/two/teco-more"))
+    assert "/one" not in (chain.folder / "steps.json").read_text()
+
+
 def test_a_process_that_died_behind_the_last_step_costs_nothing(chain: Chain) -> None:
     """Files are whole once they have their names, so the journal's last line may be missing."""
     step = chain.step("a")
@@ -151,6 +190,19 @@ def test_a_signal_waits_for_the_step_and_lets_nothing_follow(
     assert chain.calls == (["a", "b"] if which == signal.SIGINT else ["a", "a", "b"])
 
 
+def test_sigterm_while_a_step_is_being_started_reaches_it(chain: Chain, monkeypatch) -> None:
+    popen = subprocess.Popen
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return popen(command)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(Interrupted):
+        chain.run(chain.step("a", machine=("sleep", "20")))
+    assert not (chain.folder / "a").exists()
+
+
 def test_two_processes_do_not_take_the_same_steps(chain: Chain) -> None:
     lock = lock_file(chain.folder)
     try:
@@ -161,8 +213,16 @@ def test_two_processes_do_not_take_the_same_steps(chain: Chain) -> None:
     chain.run(chain.step("a"))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"steps": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", '{"steps": 1}', '{"steps": {"a": 3}}', '{"steps": [["a", {}]]}',
+        '{"steps": {"a": {"command": ["x"]}}}', '{"steps": {"a": {"command": "x", "needs": {}}}}',
+        '{"steps": {"a": {"command": [1], "needs": {}}}}',
+        '{"steps": {"a": {"command": ["x"], "needs": {}, "makes": null}}}', "\xff",
+    ],
+)  # fmt: skip
 def test_another_file_is_no_journal(tmp_path: Path, text: str) -> None:
-    (tmp_path / "steps.json").write_text(text)
+    (tmp_path / "steps.json").write_text(text, encoding="latin-1")
     with pytest.raises(TecoError, match="no journal of steps"):
         Journal(tmp_path / "steps.json")

@@ -102,21 +102,24 @@ def test_what_is_missing_is_said_before_the_first_day(tmp_path: Path) -> None:
 def log(run: Path, *lines: tuple[str, int, float]) -> None:
     run.mkdir()
     texts = [json.dumps({"stage": s, "iteration": n, "seconds": t}) for s, n, t in lines]
-    (run / "log.jsonl").write_text("\n".join([*texts, '{"stage": "gan", "iter']))
+    torn = [b'{"stage": "gan", "iteration": 0, "seconds": 1}', b'{"stage": "gan", "iter\xff']
+    (run / "log.jsonl").write_bytes(b"\n".join([*map(str.encode, texts), *torn]))
 
 
 def test_hours_are_from_what_was_measured_nearest(tmp_path: Path) -> None:
     plan = chain(tmp_path, blocks=(1,))
-    before = estimates(plan, tmp_path)
+    before = estimates(plan, tmp_path, "cpu")
     assert before["b10"].hours == pytest.approx(43)
     assert before["b10"].source == PUBLISHED
-    log(tmp_path / MEASURED, ("recurrent", 4, 8.0), ("gan", 2, 20.0))
-    measured = estimates(plan, tmp_path)["b1"]
+    cpu = MEASURED.format(device="cpu")
+    log(tmp_path / cpu, ("recurrent", 4, 8.0), ("gan", 2, 20.0))
+    assert estimates(plan, tmp_path, "cuda") == before, "another device's pace"
+    measured = estimates(plan, tmp_path, "cpu")["b1"]
     assert measured.hours == pytest.approx(150_000 * (2 + 10) / 3600)
-    assert MEASURED in measured.source
+    assert cpu in measured.source
     # The run itself knows better: 0.5 s from iteration 50 on, whatever the start took.
     log(tmp_path / "b10", ("recurrent", 50, 100.0), ("recurrent", 90_000, 100 + 0.5 * 89_950))
-    own = estimates(plan, tmp_path)["b10"]
+    own = estimates(plan, tmp_path, "cpu")["b10"]
     assert (own.done, own.total) == (90_000, 300_000)
     assert own.hours == pytest.approx((60_000 * 0.5 + 150_000 * 10) / 3600)
 
@@ -124,11 +127,15 @@ def test_hours_are_from_what_was_measured_nearest(tmp_path: Path) -> None:
 def test_the_timed_run_is_the_recipe(tmp_path: Path) -> None:
     from teco.cli.research.train import command as train
 
+    names: set[str] = set()
     for device in ("cpu", "cuda"):
         step = measuring(Protocol(out=tmp_path, device=device))[-1]
         context = train.make_context("train", list(step.arguments[1:]))
         assert context.params["config"] == "paper"
-        assert context.params["out"].name == MEASURED
+        assert context.params["out"].name == step.name == MEASURED.format(device=device)
+        assert step.makes[0].parent == context.params["out"]
+        names.add(step.name)
+    assert len(names) == 2, "one device's run does not stand in the way of the other's"
 
 
 def test_a_dry_run_lists_everything_and_writes_nothing(teco, untouched, tmp_path: Path) -> None:

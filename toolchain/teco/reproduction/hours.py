@@ -21,8 +21,8 @@ PUBLISHED_ITERATIONS = 300_000
 
 PUBLISHED = f"the study's {PUBLISHED_HOURS:g} h for {PUBLISHED_ITERATIONS:,} iterations on a V100"
 
-MEASURED = "measured"
-"""Folder, below that of the chain, of the short run that is made to be timed."""
+MEASURED = "measured-{device}"
+"""Folder, below that of the chain, of the short run that is made to be timed on a device."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,17 @@ class _Log:
     pace: Mapping[str, float]
 
 
-def estimates(steps: Sequence[Step], out: Path) -> dict[str, Estimate]:
+def estimates(steps: Sequence[Step], out: Path, device: str) -> dict[str, Estimate]:
     """The training steps by name.
 
     Args:
         steps: of the chain.
         out: its folder, which holds each run in a folder of the step's name.
+        device: ``"cpu"`` or ``"cuda"``: of runs that were made to be timed the one that counts.
     """
     trained = [step for step in steps if step.iterations]
-    logs = {name: _read(out / name) for name in (*(s.name for s in trained), MEASURED)}
+    names = (*(step.name for step in trained), MEASURED.format(device=device))
+    logs = {name: _read(out / name) for name in names}
     return {step.name: _estimate(step, logs) for step in trained}
 
 
@@ -85,15 +87,16 @@ def _read(run: Path) -> _Log:
     """What a run's log says; nothing where there is none."""
     places: dict[str, list[tuple[int, float]]] = {}
     try:
-        lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:
         try:
             record: dict[str, Any] = json.loads(line)
             place = int(record["iteration"]), float(record["seconds"])
-            places.setdefault(record["stage"], []).append(place)
-        except (ValueError, KeyError, TypeError):
+            if place[0] > 0:
+                places.setdefault(record["stage"], []).append(place)
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue  # half written when the process or the machine went down
     pace: dict[str, float] = {}
     for stage, found in places.items():

@@ -2,13 +2,15 @@
 
 Every step is a command that a user could type, and names what it makes. A journal beside the
 results holds which command began each step, from which files, and what came out; a step is skipped
-where what it makes is there, whole and by the same command. What is there and came about otherwise
-is never used and never replaced: that is refused, with the words that help.
+where what it makes is there, whole and by the same command. What is there and, by the journal, came
+about otherwise is neither used nor replaced: that is refused, with the words that help. Of a step
+that began and has no end in the journal, as a crash leaves it, whatever is there counts as its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -17,12 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from teco.core.errors import FAILED, MACHINE, USAGE, Interrupted, TecoError
 from teco.core.files import as_json, lock_file, sha256_of, unlock, write_beside
 
 TECO = (sys.executable, "-m", "teco")
+
+_INSTALLED = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,10 @@ class Journal:
     def read(self) -> None:
         """Take what the file says now; see the class for what it raises."""
         try:
-            self._steps = dict(json.loads(self.path.read_text(encoding="utf-8"))["steps"])
+            self._steps = _entries(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             self._steps = {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise TecoError(
                 f"{self.path} is no journal of steps: {getattr(error, 'strerror', None) or error}",
                 hint="move it away with what lies beside it, or give another --out",
@@ -89,24 +93,24 @@ class Journal:
         """Whether what a step makes is there, whole, and came about by the same command.
 
         Raises:
-            TecoError: it is there, and came about otherwise or was altered since.
+            TecoError: some of it is there, and came about otherwise or was altered since.
         """
-        if not step.makes or not all(path.exists() for path in step.makes):
+        made = _digests([path for path in step.makes if path.exists()])
+        if not made:
             return False
         known = self._steps.get(step.name)
-        there = ", ".join(map(str, step.makes))
         if known is None:
             why = "no step here made it"
-        elif known["command"] != list(step.command):
+        elif _portable(known["command"]) != _portable(step.command):
             why = f"another command made it: teco {shlex.join(known['command'])}"
         elif known["needs"] != _digests(step.needs):
             why = "it was made from other files than those that are there now"
-        elif known.get("makes", made := _digests(step.makes)) != made:
+        elif not made.items() <= known.get("makes", made).items():
             why = "it was altered since"
         else:
-            return True
+            return len(made) == len(step.makes)
         raise TecoError(
-            f"step {step.name} would make {there}, which is there, and {why}",
+            f"step {step.name} would make {', '.join(made)}, which is there, and {why}",
             hint="move it away to have it made again, or give another --out",
             exit_code=USAGE,
         )
@@ -114,7 +118,7 @@ class Journal:
     def begin(self, step: Step) -> None:
         """Note the command before it runs: what it is about to leave behind is then known."""
         needs = _digests(step.needs)
-        self._steps[step.name] = {"command": list(step.command), "needs": needs}
+        self._steps[step.name] = {"command": _portable(step.command), "needs": needs}
         self._write()
 
     def end(self, step: Step) -> None:
@@ -124,6 +128,32 @@ class Journal:
 
     def _write(self) -> None:
         write_beside(self.path, as_json({"kind": "teco steps", "schema": 1, "steps": self._steps}))
+
+
+def _entries(journal: Any) -> dict[str, dict[str, Any]]:
+    """The steps of a journal as read; ValueError where they are none."""
+    steps: Any = journal.get("steps") if isinstance(journal, dict) else None
+    if not isinstance(steps, dict):
+        raise ValueError("it holds no steps")
+    for name, entry in cast("dict[str, Any]", steps).items():
+        known: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        command: Any = known.get("command")
+        digests = (known.get("needs"), known.get("makes", {}))
+        if not (
+            isinstance(command, list)
+            and all(isinstance(word, str) for word in cast("list[Any]", command))
+            and all(isinstance(one, dict) for one in digests)
+        ):
+            raise ValueError(f"what it says of step {name} is damaged")
+    return steps
+
+
+def _portable(command: Sequence[str]) -> list[str]:
+    """The same words wherever teco is installed, of which the clip is that it ships."""
+    return [
+        "{teco}/" + word.removeprefix(_INSTALLED) if word.startswith(_INSTALLED) else word
+        for word in command
+    ]
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
@@ -213,6 +243,8 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         process = subprocess.Popen(command)
+        if stopped:  # while it was being started
+            process.terminate()
         return process.wait(), stopped
     finally:
         for which, handler in before.items():

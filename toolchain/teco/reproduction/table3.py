@@ -196,13 +196,14 @@ def steps(protocol: Protocol) -> list[Step]:
 def measuring(protocol: Protocol) -> list[Step]:
     """A short run of the recipe on the shipped clip, whose log tells the pace of this machine."""
     p = protocol
-    run = p.out / MEASURED
+    name = MEASURED.format(device=p.device)
+    run = p.out / name
     length = _typed(MEASURED_ITERATIONS[p.device])
     clips = ("--data", str(SHIPPED_CLIP.parent), "--out", str(run))
     return [
         *_networks(),
         Step(
-            name=MEASURED,
+            name=name,
             command=("train", "--config", RECIPE, *length, *clips),
             makes=(run / "weights-gan.safetensors",),
             machine=("--device", p.device, "--workers", str(p.workers)),

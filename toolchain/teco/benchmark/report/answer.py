@@ -196,7 +196,14 @@ def _float32(lines: Sequence[TableRow]) -> str:
     how = f"It computes in {fastest.row.precision}, not compared with float32 (--clip does that)"
     if distance is not None:
         how = f"Its frames differ from float32 by up to {distance.max_steps} of 255"
-    same = next((e for e in lines if e.host and not mark(e)), None)
+    same = next(
+        (
+            e for e in lines
+            if e.host and e.row and e.row.precision == "fp32" and e.model == fastest.model
+            and not mark(e)
+        ),
+        None,
+    )  # fmt: skip
     if same is None:
         return f"{how}."
     return f"{how}; in float32 {_name(same, fastest)} takes {column('p50').text(same)} ms."
@@ -237,11 +244,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def confidence_of(record: Record) -> Confidence:
-    """How far the times can be trusted, from the record's warnings."""
+    """How far the times and their order can be trusted, from the record's warnings and ratios."""
     codes = {w.code for w in record.warnings}
-    if not record.complete or codes & set(DISTURBED):
+    timed = any(row.latency for row in record.rows)
+    if not timed or not record.complete or codes & set(DISTURBED):
         return "low"
-    return "fair" if codes - set(OF_TAILS) else "high"
+    return "fair" if codes - set(OF_TAILS) or _open(record) else "high"
+
+
+def _open(record: Record) -> int:
+    """Comparisons that decided nothing, or that have no interval to decide by."""
+    return sum(r.verdict == "undecided" or not r.has_interval for r in record.ratios)
 
 
 def grouped_warnings(record: Record) -> dict[str, list[str]]:
@@ -259,5 +272,9 @@ def _doubts(record: Record, confidence: Confidence) -> str:
     total = counts.total()
     groups = ", ".join(f"{group} {count}" for group, count in counts.items())
     text = f"{total} warning{'s' * (total != 1)} ({groups})" if total else "no warnings"
+    if not any(row.latency for row in record.rows):
+        text = f"nothing was timed, {text}"
+    if count := _open(record):
+        text += f", {count} comparison{'s' * (count != 1)} undecided"
     missing = len(record.unavailable) + len(record.static)
     return f"Confidence {confidence}: {text}" + (f"; {missing} not run" if missing else "")

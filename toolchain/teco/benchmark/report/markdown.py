@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from teco.benchmark.record.record import Record
@@ -22,18 +23,25 @@ def markdown(record: Record) -> str:
     rows = [e for e in lines if e.row is not None]
     judged = [e for e in lines if e.quality is not None]
     warnings = [
-        f"- {group}: {text}" for group, texts in grouped_warnings(record).items() for text in texts
+        f"- {_plain(group)}: {_plain(text)}"
+        for group, texts in grouped_warnings(record).items()
+        for text in texts
     ]
-    missing = [f"- not run: {what}: {why}" for what, why in not_run(record)]
+    missing = [f"- not run: {_plain(what)}: {_plain(why)}" for what, why in not_run(record)]
     every = [_table(rows, measured(rows, SPEED)), _table(judged, measured(judged, QUALITY))]
     parts = [
-        f"**{found.headline}** {found.rest}".strip(),
+        f"**{_plain(found.headline)}** {_plain(found.rest)}".strip(),
         _table(found.lines, found.columns, found.lines),
-        _folded(found.doubts, "\n".join([*warnings, *missing])),
-        " ".join(conditions(record)),
-        _folded("Every figure", shared_speed(record), *every),
+        _folded(_plain(found.doubts), "\n".join([*warnings, *missing])),
+        _plain(" ".join(conditions(record))),
+        _folded("Every figure", _plain(shared_speed(record)), *every),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Words of the record, of which Markdown makes no HTML, in one line."""
+    return html.escape(" ".join(text.split()), quote=False)
 
 
 def _folded(title: str, *parts: str) -> str:
@@ -60,9 +68,12 @@ def _table(
     for e in lines:
         cells = [f"**{c.text(e)}**" if e.key in best[c.key] else c.text(e) for c in columns]
         if judged:
-            cells.append("; ".join(filter(None, (verdict(e, judged), mark(e)))))
-        name = e.model.replace("|", "\\|")
-        text.append("| " + " | ".join([f"`{name}`", e.runtime, *cells]) + " |")
+            cells.append(_plain("; ".join(filter(None, (verdict(e, judged), mark(e))))))
+        # What stands between backticks is shown as it is.
+        code = "`" not in e.model
+        name = f"`{' '.join(e.model.split())}`" if code else _plain(e.model)
+        shown = (cell.replace("|", "\\|") for cell in (name, _plain(e.runtime), *cells))
+        text.append("| " + " | ".join(shown) + " |")
     return "\n".join(text)
 
 

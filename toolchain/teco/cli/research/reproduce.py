@@ -123,7 +123,7 @@ def _list(protocol: Protocol, chain: list[Step], journal: Any) -> None:
         put(f"  {one.name}: {one.path} ({'there' if one.path.exists() else 'not there'})")
         put(f"    {one.contents}\n    from {one.source}")
     put("\nSteps")
-    expected = estimates(chain, protocol.out)
+    expected = estimates(chain, protocol.out, protocol.device)
     for place, step in enumerate(chain, start=1):
         try:
             state = "done" if journal.is_done(step) else "to do"
@@ -144,7 +144,7 @@ def _hours(protocol: Protocol, chain: list[Step]) -> str:
 
     if protocol.small:
         return "The small form is a minute of one core's work: 52 seconds on an AMD EPYC (Zen 5)."
-    expected = estimates(chain, protocol.out).values()
+    expected = estimates(chain, protocol.out, protocol.device).values()
     left = sum(one.hours for one in expected)
     if not left:
         return "Nothing is left to train."

@@ -176,7 +176,7 @@ def of_onnx(model: ModelProto) -> Proof:
         return _ONNX_PRECISIONS.get(name, name)
 
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    for value in graph.value_info:
+    for value in (*graph.input, *graph.value_info, *graph.output):
         shapes.setdefault(value.name, tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
     whole = {
         node.output[0]
@@ -192,10 +192,11 @@ def of_onnx(model: ModelProto) -> Proof:
         if node.op_type in ("Conv", "ConvTranspose"):
             if whole.issuperset(node.input[:2]):
                 written = "int8"
-            kernel = shapes[node.input[1]]
+            kernel = shapes.get(node.input[1], ())
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            channels = kernel[1] * groups if node.op_type == "Conv" else kernel[0]
-            if channels > 1:
+            axis, groups = (1, groups) if node.op_type == "Conv" else (0, 1)
+            # 0 where the shape is not known: then it counts.
+            if (kernel[axis] * groups if len(kernel) > axis else 0) != 1:
                 convolutions[written] += 1
         elif node.op_type == "GridSample":
             warps[precision(node.input[0])] += 1

@@ -16,7 +16,7 @@ import av
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from teco.core.errors import TecoError
+from teco.core.errors import USAGE, TecoError
 from teco.video.colour import UNSPECIFIED, Colour
 
 FORMATS = (
@@ -57,6 +57,7 @@ def open_container(path: Path) -> Any:
         raise TecoError(
             f"there is no file {path}",
             hint="check the spelling; relative names start at the current folder",
+            exit_code=USAGE,
         )
     try:
         # The prefix keeps libav from taking a name with a colon for a network address.
