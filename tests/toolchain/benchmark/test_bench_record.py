@@ -448,6 +448,14 @@ def test_the_catalogue_refuses_what_would_mislead(tmp_path: Path) -> None:
         return "; ".join(catalogue.complaints(path))
 
     assert complaints(record(good, noise=noise)) == ""
+    form = open_model("real-cpu").form("openvino").manifest
+    assert form is not None
+    other = replace(
+        row("real-cpu", 20.0), artifact=replace(FILE, name="real-cpu", sha256=form.sha256)
+    )
+    assert complaints(record(other, noise=noise)) == "", (
+        "the form that OpenVINO takes is shipped too"
+    )
     assert "should be called amd-epyc-9v74-45x80.json" in complaints(
         record(good, noise=noise), "mine.json"
     )

