@@ -174,6 +174,7 @@ def upscale(
     opened = open_for_scale(choice.model, scale)
     encoder = EncoderSettings(codec=codec, crf=crf, preset=preset, pix_fmt=pix_fmt)
     will_take: int | None = None
+    taken = opened
     options = UpscaleOptions(
         start=start, end=end, max_frames=frames, rate=rate, scene_cuts=scene_cuts,
         reverse_warm_up=reverse_warm_up, deinterlace=deinterlace, encoder=encoder, compare=compare,
@@ -181,15 +182,15 @@ def upscale(
     )  # fmt: skip
 
     def make_session(clip: FrameSource) -> Session:
-        nonlocal will_take
+        nonlocal will_take, taken
         h, w = clip.height, clip.width
         check_frame_size(opened, h, w)
         # Unfinished work goes on as it was begun: what was found fastest or had room may differ.
         begun = None if overwrite else unfinished(Path(target))
-        among = "" if begun is None else begun.runtime
+        among = "" if begun is None else begun.choice
         size = written_size(options, clip, opened.variant.scale)
         encoding = Encoding.of(target, encoder, clip, held=reverse_warm_up, written=size)
-        session, will_take = open_in_room(
+        session, taken, will_take = open_in_room(
             opened, runtime, SessionOptions(threads=threads), (h, w), encoding,
             begun.window if begun is not None and tile == "auto" else tile, wish=choice.wish,
             among=among, tell=lambda text: say(f"note: {text}"),
@@ -203,7 +204,7 @@ def upscale(
         make_session, source, target, options,
         show,
         tell=lambda text: say(f"note: {text}"),
-        model_id=identity_of(opened),
+        model_id=lambda: identity_of(taken),
         scale=opened.variant.scale,
         centred=opened.variant.centred,
         planes=opened.planes,

@@ -127,7 +127,7 @@ def run(clip: Path, out: Path, model: Path, *, steps: int = 10**9, **options) ->
     encoder = {"preset": "ultrafast", **{k: v for k, v in options.items() if k in names}}
     others = {k: v for k, v in options.items() if k not in names}
     how = UpscaleOptions(encoder=EncoderSettings(**encoder), **others)
-    upscale(opened, clip, out, how, tell=said.append, model_id="tiny")
+    upscale(opened, clip, out, how, tell=said.append, model_id=lambda: "tiny")
     return said
 
 
@@ -374,6 +374,7 @@ def test_links_become_copies_where_there_are_none(tmp_path, monkeypatch) -> None
     [
         ({"runtime": "openvino", "tile": "48x64"}, Begun("openvino", (48, 64))),
         ({"runtime": "onnxruntime", "tile": ""}, Begun("onnxruntime", None)),
+        ({"runtime": "glow", "tile": "", "model": "m 1"}, Begun("glow", None, "m 1")),
         ({"runtime": "onnxruntime (CPU, 1 threads, float32)"}, None),
         ({"runtime": "openvino", "tile": "garbage"}, None),
         ({}, None),

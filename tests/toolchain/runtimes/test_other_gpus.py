@@ -15,8 +15,9 @@ import pytest
 
 from teco.core.errors import MACHINE, TecoError
 from teco.model.opening import open_model
-from teco.runtimes import SessionOptions, find, openvino, webgpu
+from teco.runtimes import SessionOptions, doctor, find, openvino, usable, webgpu
 from teco.runtimes.doctor import what_to_type
+from teco.runtimes.nvidia.onnxruntime_binding import plugin_devices
 from teco.runtimes.openvino import OpenVino
 
 ROWS = ("openvino-gpu", "openvino-gpu-fp16", "openvino-npu")
@@ -189,9 +190,22 @@ def test_webgpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: object() if name == webgpu.PLUGIN else real(name)
     )
-    monkeypatch.setattr(webgpu, "offered", list)
+    monkeypatch.setattr(webgpu, "plugin_devices", lambda _: ("its own", []))
     reason = str(runtime.why_unavailable())
     assert "Vulkan driver" in reason
     assert what_to_type(reason) == "apt install libvulkan1 mesa-vulkan-drivers"
-    monkeypatch.setattr(webgpu, "offered", lambda: "no such file")
-    assert "no such file" in str(runtime.why_unavailable())
+
+
+def test_a_broken_plugin_is_said_and_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / f"{webgpu.PLUGIN}.py").write_text("raise ImportError('libdawn.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, webgpu.PLUGIN, raising=False)
+    monkeypatch.setattr(webgpu, "_SINCE", (1,))
+    plugin_devices.cache_clear()
+    reason = str(find("onnxruntime-webgpu").why_unavailable())
+    assert "libdawn.so: no such file" in reason
+    assert what_to_type(reason) == "pip install --force-reinstall onnxruntime-ep-webgpu"
+    assert doctor.runtimes()["onnxruntime"].reason is None
+    assert "onnxruntime" in [r.name for r in usable(open_model("real-cpu"))]

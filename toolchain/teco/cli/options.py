@@ -150,9 +150,9 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--quality", type=click.Choice(["fast", "balanced", "best"]),
-            help="Which network and runtime: fast may compute in bfloat16, balanced is float32, "
-            "best takes the largest network (today as balanced). [default: balanced; on an NVIDIA "
-            "GPU float16 too, where an exported form passed its gate]",
+            help="Which network and runtime: fast may compute in bfloat16 or float16, balanced is "
+            "float32, best takes the largest network (today as balanced). [default: balanced; on "
+            "an NVIDIA GPU float16 too, where an exported form passed its gate]",
         ),
     ):  # fmt: skip
         function = option(function)

@@ -193,7 +193,7 @@ def open_in_room(
     wish: Wish = "float32",
     among: str = "",
     tell: Callable[[str], None] = lambda _: None,
-) -> tuple[Session, int | None]:
+) -> tuple[Session, Model, int | None]:
     """A session for frames of one size, in tiles where the whole frame does not fit.
 
     Args:
@@ -204,8 +204,8 @@ def open_in_room(
         tell: told why "auto" took what it took, where that is a question.
 
     Returns:
-        The session, and bytes that the process will have; None where nothing is known of the
-        runtime's memory.
+        The session; the model that it runs, which may be a form of the one given; and bytes that
+        the process will have, None where nothing is known of the runtime's memory.
 
     Raises:
         TecoError: the model cannot be opened there, or nothing fits.
@@ -229,7 +229,7 @@ def open_in_room(
     except BaseException:
         session.close()
         raise
-    return session, None if grows is None else already + grows
+    return session, chosen.model, None if grows is None else already + grows
 
 
 def _too_large(h: int, w: int, need: int, free: int, hint: str) -> TecoError:

@@ -137,7 +137,7 @@ def upscale(
     options: UpscaleOptions,
     progress: Progress = no_progress,
     tell: Callable[[str], None] | None = None,
-    model_id: str = "",
+    model_id: Callable[[], str] = str,
     go_on: Callable[[Prospect], bool] | None = None,
     scale: int = SCALE,
     centred: bool = True,
@@ -154,8 +154,8 @@ def upscale(
         progress: told after each frame; the total may be an estimate, see FrameSource.count.
         go_on: told what is left once a few frames have been timed, where that takes more than a
             minute; False gives the work up.
-        model_id: what tells the model from others, such as a hash: unfinished work of another one
-            is not gone on with.
+        model_id: gives what tells the model from others, such as a hash, once the session is made:
+            unfinished work of another one is not gone on with.
         scale: of the model.
         centred: the model's frames lie about pixel centres (all but those of BD networks).
         planes: how those of the model lie, if it takes planes: then the decoder's go to it as they
@@ -209,7 +209,7 @@ def upscale(
                 plan = None
                 if resumable and isinstance(sink, ResumableSink):
                     pictures = is_folder_target(sink_path)
-                    done = sink.resume(_job(o, source, model_id, session, pictures))
+                    done = sink.resume(_job(o, source, model_id(), session, pictures))
                     plan = SegmentPlan(least_frames(source.height, source.width), done)
                     if done:
                         notices.add(f"going on after {done} frames of an earlier run")

@@ -8,12 +8,14 @@ beside clips or models: what lies there may be anybody's.
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from teco.core.errors import TecoError
-from teco.core.files import link_or_copy
-from teco.model.manifest import manifest_path
+from teco.core.files import writing
+from teco.model.manifest import SHA256, manifest_path
 from teco.model.opening import ENGINE_SUFFIX, Model, open_model
 from teco_calibration.cache import cache_dir
 
@@ -36,12 +38,13 @@ def keep(path: Path) -> bool:
     folder = _folder(model.manifest.weights_sha256)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The manifest last: without it, or beside another's, the file is not found.
+        # The manifest last: beside another's the file is not found, and an engine not without
+        # one; an ONNX file has its own inside.
         for source in (path, manifest_path(path)):
-            part = folder / f".{source.name}.{os.getpid()}"
-            part.unlink(missing_ok=True)
-            link_or_copy(source, part)
-            part.replace(folder / source.name)
+            with writing(folder / source.name) as part:
+                # A copy: what others may write is not found, and the original is its user's.
+                shutil.copyfile(source, part)
+                part.chmod(0o600)
     except OSError:
         return False
     return True
@@ -72,13 +75,28 @@ def kept(model: Model, size: tuple[int, int] | None = None) -> list[Model]:
 
 
 def _folder(weights_sha256: str) -> Path:
+    if not SHA256.fullmatch(weights_sha256):  # Manifest.check saw to it
+        raise ValueError(f"{weights_sha256!r} is no hash")
     return cache_dir() / "forms" / weights_sha256[:32]
 
 
 def _files(folder: Path) -> list[Path]:
+    """Those that are this user's, their manifests too, and that nobody else may write."""
     with suppress(OSError):
-        return list(folder.iterdir())
+        files = {p for p in folder.iterdir() if p.name[0] != "." and _is_own(p)}
+        return [p for p in files if (m := manifest_path(p)) in files or not os.path.lexists(m)]
     return []
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:  # gone in the meantime
+        return False
+    if not hasattr(os, "geteuid"):  # Windows, whose modes say nothing of others
+        return stat.S_ISREG(found.st_mode)
+    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not others
 
 
 def _passed(model: Model) -> bool:

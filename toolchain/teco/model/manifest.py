@@ -29,6 +29,8 @@ _DATA_NAME = re.compile(r"[\w][\w.+-]*\.safetensors")
 
 _SIZE = re.compile(r"dynamic|[0-9]{1,5}x[0-9]{1,5}")
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -131,6 +133,12 @@ class Manifest:
             raise ValueError(
                 f"data_sha256 names {bad[0]!r}, expected a .safetensors file beside it"
             )
+        # Hashes name folders of the cache. Inside the file itself there is none of its own.
+        hashes = {"weights_sha256": self.weights_sha256, **self.data_sha256}
+        hashes |= {"sha256": self.sha256} if self.sha256 else {}
+        for name, value in hashes.items():
+            if not SHA256.fullmatch(value):
+                raise ValueError(f"{name} is {value[:80]!r}, expected 64 hexadecimal digits")
         self._check_precision()
         if not _SIZE.fullmatch(self.size) or (
             self.size != "dynamic" and min(map(int, self.size.split("x"))) < MIN_SIZE

@@ -131,7 +131,7 @@ def preview(
         try:
             check_frame_size(model, h, w)
             # What `teco upscale` with nothing but --model would take.
-            session, memory = open_in_room(
+            session, _, memory = open_in_room(
                 model, runtime, SessionOptions(), (h, w), encoding, wish="gated", tell=tell
             )
             try:

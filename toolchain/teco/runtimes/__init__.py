@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from teco.core import gpu
@@ -108,7 +109,8 @@ def choose(
         model, name, options: as of :func:`open_session`.
         wish: what "auto" may take.
         size: LR (h, w) of the frames, None where that is not known.
-        among: name of a runtime that "auto" keeps to where it can, as of work that goes on.
+        among: :attr:`RuntimeChoice.identity`, or the name of a runtime alone, that "auto" takes
+            where it is there: that of work which goes on. Nothing is measured then.
 
     Raises:
         TecoError: as of :func:`open_session`.
@@ -119,21 +121,23 @@ def choose(
         return RuntimeChoice(find(name), model)
     if (only := of_engine(model)) is not None:
         return RuntimeChoice(only, model)
-    candidates = [RuntimeChoice(r, model) for r in usable(model) if r.exact or wish == "any"]
+    named = [RuntimeChoice(r, model) for r in usable(model)]
+    forms: list[RuntimeChoice] = []
     if wish != "float32" and gpu.find():
         # On processors float16 is computed in float32, and slower for its casts.
-        candidates += [
+        forms = [
             RuntimeChoice(r, form, kept=True)
             for form in kept(model, size)
             for r in usable(form)
             if r.device != "cpu"
         ]
     if among:
-        same = [c for c in candidates if c.runtime.name == among]
-        named = next((r for r in usable(model) if r.name == among), None)
-        if not same and named is not None:  # it was asked for by name, or by another wish
-            return RuntimeChoice(named, model)
-        candidates = same or candidates
+        # It may be no candidate: it was asked for by name, or by another wish.
+        for choice in (*named, *forms):
+            if among in (choice.runtime.name, choice.identity):
+                said = f"{choice.model.name}, in float16, which it was begun with"
+                return replace(choice, why=said) if choice.kept else choice
+    candidates = [c for c in named if c.runtime.exact or wish == "any"] + forms
     if not candidates:
         require_any()
         reasons = [r.why_not(model) or r.why_unavailable() for r in RUNTIMES if r.exact]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from teco.core.machine import inspect
 from teco.core.pixels import Array, Pixels, to_pixels
 from teco.model.conversion import Conversion
 from teco.model.kept_forms import takes
-from teco.model.opening import Model
+from teco.model.opening import Model, identity_of
 from teco.runtimes.base import (
     PlaneSession,
     Runtime,
@@ -68,6 +69,11 @@ class RuntimeChoice:
         """Names it in the record, and for people."""
         return f"{self.runtime.name} {self.model.name}" if self.kept else self.runtime.name
 
+    @property
+    def identity(self) -> str:
+        """Tells it from every other choice, whatever files are called."""
+        return f"{self.runtime.name} {identity_of(self.model)}"
+
 
 def fastest(
     candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None = None
@@ -78,18 +84,19 @@ def fastest(
     its gate where it was made; before it is taken, it is run beside float32 here as well, and has
     to come as close as that gate asks, as has whatever computes elsewhere than on the processor:
     drivers and GPUs are more than were ever tested. The answer is kept in teco's cache folder under
-    everything that could change it: models, threads, machine and versions.
+    everything that could change it: models, threads, machine and versions; not where a candidate
+    failed, which may be of this moment.
 
     Args:
         candidates: at least one; what was named first, then forms of it.
         options: how they run.
         size: LR (h, w) of the frames that are to come, None where that is not known.
     """
-    # Minutes of compiling are for those who ask for it.
-    candidates = [c for c in candidates if not c.runtime.slow_to_open]
+    # Minutes of compiling are for those who ask for it, or have nothing else.
+    candidates = [c for c in candidates if not c.runtime.slow_to_open] or candidates[:1]
     if len(candidates) == 1:
         (only,) = candidates
-        return replace(only, why=_why(only, candidates, {}, {}))
+        return replace(only, why=_why(only, candidates, {}, {}, []))
     at = _trial_size(candidates, size)
     path = _cache_file(candidates, options, at)
     with suppress(OSError, ValueError, KeyError, StopIteration, TypeError):
@@ -97,19 +104,22 @@ def fastest(
         best = next(c for c in candidates if c.key == known["fastest"])
         return replace(best, why=str(known["why"]))
     times: dict[str, float] = {}
+    failed: list[RuntimeChoice] = []
     for candidate in candidates:
         try:
             times[candidate.key] = _seconds(candidate, options, at)
         except Exception:
             # Whatever a runtime's library throws: what cannot run it is not the fastest. If none
             # can, the first one is opened and says why.
-            continue
+            failed.append(candidate)
     if not times:
         return candidates[0]
     ordered = sorted((c for c in candidates if c.key in times), key=lambda c: times[c.key])
     small = TRIAL_SIZE if all(takes(c.model, TRIAL_SIZE) for c in candidates) else at
-    best, agreement = _first_that_agrees(ordered, options, small)
-    best = replace(best, why=_why(best, ordered, times, agreement))
+    best, agreement = _first_that_agrees(ordered, options, small, failed)
+    best = replace(best, why=_why(best, ordered, times, agreement, failed))
+    if failed:
+        return best
     with suppress(OSError):  # a cache that cannot be written costs a second next time
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
@@ -131,10 +141,13 @@ def _seconds(candidate: RuntimeChoice, options: SessionOptions, size: tuple[int,
 
 
 def _first_that_agrees(
-    ordered: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int]
+    ordered: list[RuntimeChoice],
+    options: SessionOptions,
+    size: tuple[int, int],
+    failed: list[RuntimeChoice],
 ) -> tuple[RuntimeChoice, dict[str, float]]:
     """The first candidate that comes close enough to float32, and how close those came that were
-    tried: by key, dB of the worst frame.
+    tried: by key, dB of the worst frame. Those that fail are added to ``failed``.
 
     Those on the processor need not be tried, unless they are forms. Where there is no float32 to
     hold them against, the gate's own verdict has to do.
@@ -150,6 +163,7 @@ def _first_that_agrees(
         try:
             found[candidate.key] = agreement(candidate, reference, options, size)
         except Exception:  # whatever its library throws, as in the trial
+            failed.append(candidate)
             continue
         if found[candidate.key] >= LEAST_PSNR:
             return candidate, found
@@ -210,6 +224,7 @@ def _why(
     ordered: list[RuntimeChoice],
     times: dict[str, float],
     agreement: dict[str, float],
+    failed: list[RuntimeChoice],
 ) -> str:
     """One sentence where float16 was a question, or something was refused; else ""."""
 
@@ -226,10 +241,13 @@ def _why(
             beside = "equal to" if close == float("inf") else f"{close:.1f} dB from"
             said += f" and it is {beside} float32 here"
         return f"{said}; {told(best)}, else {told(others[0])}; --quality balanced keeps to float32"
+    left: list[str] = []
     if refused := [f"{k} ({v:.1f} dB)" for k, v in agreement.items() if v < LEAST_PSNR]:
-        return (
-            f"left out, because here not within {LEAST_PSNR:g} dB of float32: {', '.join(refused)}"
-        )
+        left.append(f"because under {LEAST_PSNR:g} dB PSNR beside float32: {', '.join(refused)}")
+    if broke := [c.key for c in failed if c.kept or c.key in times]:
+        left.append(f"because it failed beside float32: {', '.join(broke)}")
+    if left:
+        return f"left out, {'; '.join(left)}"
     if not forms:
         return ""
     return f"not in float16, which is no faster here: {told(best)}, {told(forms[0])}"
@@ -310,12 +328,16 @@ def _cache_file(
     candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None
 ) -> Path:
     machine = inspect()
-    key = {
+    key: dict[str, Any] = {
         "candidates": [(c.runtime.name, _graph_of(c.model)) for c in candidates],
         "threads": options.thread_count,
         "machine": (machine.cpu, machine.cores, machine.gpus),
         "packages": machine.packages,
         "size": size,
     }
+    if any(c.runtime.device != "cpu" for c in candidates):
+        # How close to float32 a GPU comes is a question of the weights, too.
+        manifests = (c.model.manifest for c in candidates)
+        key["weights"] = sorted({m.weights_sha256 for m in manifests if m is not None})
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "auto" / f"{digest}.json"

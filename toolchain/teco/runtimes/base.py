@@ -161,7 +161,8 @@ class Runtime(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether it computes in float32; ``auto`` only picks those."""
+        """Whether it computes float32 files in float32. With others ``auto`` runs kept forms in
+        float16, and these files only where any precision will do (``--quality fast``)."""
         ...
 
     @property
@@ -194,7 +195,7 @@ class Runtime(Protocol):
     def slow_to_open(self) -> str:
         """Why opening a model takes minutes, to end a sentence with; "" where it does not.
 
-        Neither ``auto`` nor "all" takes such a runtime.
+        "all" takes no such runtime, ``auto`` only where there is nothing else.
         """
         ...
 

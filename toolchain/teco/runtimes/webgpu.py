@@ -10,18 +10,16 @@ stays where it computes.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from teco.core.errors import MACHINE, TecoError
 from teco.core.machine import missing_extra
 from teco.model.opening import Model
 from teco.runtimes.base import Precision, Session, SessionOptions, State, cannot_load, needs_onnx
-from teco.runtimes.nvidia.onnxruntime_binding import BoundSession, PluginPlace
+from teco.runtimes.nvidia.onnxruntime_binding import BoundSession, PluginPlace, plugin_devices
 from teco.runtimes.ports import check_ports
 
 PLUGIN = "onnxruntime_ep_webgpu"
@@ -56,9 +54,11 @@ class OnnxRuntimeWebGpu:
         version = tuple(int(x) for x in re.findall(r"\d+", ort.__version__)[:3])
         if version < _SINCE:
             return f"{self.name} needs onnxruntime 1.24.4 or later, {ort.__version__} is installed"
-        if isinstance(found := offered(), str):
-            return f"{self.name}: {PLUGIN} cannot be loaded: {found}"
-        if not found:
+        try:
+            _, devices = plugin_devices(PLUGIN)
+        except TecoError as error:
+            return f"{self.name}: {error.message}: {error.hint}"
+        if not devices:
             return (
                 f"{self.name} needs a GPU with a Vulkan driver, and its plugin finds none: "
                 "apt install libvulkan1 mesa-vulkan-drivers"
@@ -89,12 +89,13 @@ class OnnxRuntimeWebGpu:
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = options.thread_count  # of what is left to the CPU
-        settings.add_provider_for_devices([offered()[0]], {})
+        provider, devices = plugin_devices(PLUGIN)
+        settings.add_provider_for_devices(devices[:1], {})
         try:
             session: Any = ort.InferenceSession(str(model.onnx), settings)
         except Exception as error:  # its exceptions share no base but Exception
             raise cannot_load(self.name, model.onnx, error) from error
-        if _plugin_name() not in (got := session.get_providers()):
+        if provider not in (got := session.get_providers()):
             raise TecoError(
                 f"{self.name} was asked for and ONNX Runtime gave {', '.join(got)}",
                 exit_code=MACHINE,
@@ -104,7 +105,7 @@ class OnnxRuntimeWebGpu:
             model.onnx, contract,
             [p.name for p in session.get_inputs()], [p.name for p in session.get_outputs()],
         )  # fmt: skip
-        details = f"{_plugin_name()}, the GPU that Dawn chooses"
+        details = f"{provider}, the GPU that Dawn chooses"
         return _WebGpuSession(
             self.name, details, session, contract, PluginPlace(_VENDOR), graphs=False
         )
@@ -116,21 +117,3 @@ class _WebGpuSession(BoundSession):
     def step_on_device(self, lr: Any, state: State | None) -> Any:
         """Raises TecoError: its memory has no address that others could read."""
         raise TecoError(f"{self.runtime} hands out no memory of the GPU", exit_code=MACHINE)
-
-
-def _plugin_name() -> str:
-    return str(importlib.import_module(PLUGIN).get_ep_name())
-
-
-@cache
-def offered() -> Any:
-    """The devices that the plugin offers, a list, after its library was registered with ONNX
-    Runtime, which can be done once; the error as a sentence where that failed."""
-    import onnxruntime as ort
-
-    plugin, name = importlib.import_module(PLUGIN), _plugin_name()
-    try:
-        ort.register_execution_provider_library(name, plugin.get_library_path())
-        return [d for d in ort.get_ep_devices() if d.ep_name == name]
-    except Exception as error:  # its exceptions share no base but Exception
-        return " ".join(str(error).split())[:200]

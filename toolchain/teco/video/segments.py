@@ -221,10 +221,17 @@ class Begun:
     Attributes:
         runtime: its name.
         window: LR (h, w) of tiles, None for whole frames.
+        model: what tells it from others; "" where that was not said.
     """
 
     runtime: str
     window: tuple[int, int] | None
+    model: str = ""
+
+    @property
+    def choice(self) -> str:
+        """As ``among`` of :func:`teco.runtimes.choose` takes it."""
+        return f"{self.runtime} {self.model}".strip()
 
 
 def unfinished(path: Path) -> Begun | None:
@@ -234,7 +241,8 @@ def unfinished(path: Path) -> Begun | None:
     runtime, tile = str(job.get("runtime", "")), re.fullmatch(r"(\d+)x(\d+)|", str(job.get("tile")))
     if not re.fullmatch(r"[a-z0-9-]+", runtime) or tile is None:
         return None
-    return Begun(runtime, (int(tile[1]), int(tile[2])) if tile[1] else None)
+    window = (int(tile[1]), int(tile[2])) if tile[1] else None
+    return Begun(runtime, window, str(job.get("model", "")))
 
 
 def drop_unfinished(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,12 @@ from teco.model.opening import Model, open_model
 from teco.runtimes import SessionOptions, find
 from teco.runtimes.base import FrameSession, moving_frames
 from teco.runtimes.nvidia import linked, onnxruntime_gpu
-from teco.runtimes.nvidia.onnxruntime_binding import BoundFrameSession, BoundSession, Place
+from teco.runtimes.nvidia.onnxruntime_binding import (
+    BoundFrameSession,
+    BoundSession,
+    Place,
+    plugin_devices,
+)
 from teco.runtimes.nvidia.onnxruntime_gpu import (
     engine_cache,
     load_libraries,
@@ -138,7 +144,7 @@ def pretend(monkeypatch):
 
     def install(make) -> None:
         monkeypatch.setattr(onnxruntime_gpu.OnnxRuntimeGpu, "why_unavailable", lambda self: None)
-        monkeypatch.setattr(onnxruntime_gpu, "plugin_devices", lambda ort: [])
+        monkeypatch.setattr(onnxruntime_gpu, "first_gpu", object)
         monkeypatch.setattr(ort.SessionOptions, "add_provider_for_devices", lambda *_: None)
         monkeypatch.setattr(ort, "InferenceSession", make)
 
@@ -238,41 +244,44 @@ def test_libraries_of_wheels_are_loaded_and_what_is_missing_is_not_printed(
     assert capsys.readouterr().out == ""
 
 
-def test_the_plugin_is_registered_once(monkeypatch) -> None:
-    plugin = SimpleNamespace(
-        get_library_path=lambda: "lib.so", get_ep_name=lambda: "NvTensorRTRTXExecutionProvider"
+@pytest.fixture
+def plugin(monkeypatch) -> Iterator[SimpleNamespace]:
+    """A plugin, nothing registered, and an ONNX Runtime that offers ``count`` GPUs of it."""
+    said = SimpleNamespace(
+        get_library_path=lambda: "lib.so", get_ep_name=lambda: "its own", registered=[], count=2
     )
-    monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, plugin)
-    devices: list[SimpleNamespace] = []
-    registered = []
 
     def register(name: str, path: str) -> None:
-        registered.append((name, path))
-        devices.extend(SimpleNamespace(ep_name=name, n=n) for n in range(2))
+        said.registered.append((name, path))
+        if said.count < 0:
+            raise RuntimeError("libcudart.so.13: cannot open shared object file")
 
-    fake = SimpleNamespace(
-        get_ep_devices=lambda: [SimpleNamespace(ep_name="CPUExecutionProvider"), *devices],
-        register_execution_provider_library=register,
-    )
-    assert onnxruntime_gpu.plugin_devices(fake) == devices[:1]
-    assert onnxruntime_gpu.plugin_devices(fake) == devices[:1]
-    assert registered == [("NvTensorRTRTXExecutionProvider", "lib.so")]
+    def offered() -> list[SimpleNamespace]:
+        names = ["CPUExecutionProvider", *["its own"] * said.count]
+        return [SimpleNamespace(ep_name=name, n=n) for n, name in enumerate(names)]
+
+    fake = SimpleNamespace(get_ep_devices=offered, register_execution_provider_library=register)
+    monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, said)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    plugin_devices.cache_clear()
+    yield said
+    plugin_devices.cache_clear()
+
+
+def test_the_plugin_is_registered_once(plugin) -> None:
+    assert onnxruntime_gpu.first_gpu().n == 1
+    assert onnxruntime_gpu.first_gpu().n == 1
+    assert plugin.registered == [("its own", "lib.so")]
 
 
 @pytest.mark.parametrize("breaks", [True, False])
-def test_a_plugin_without_a_gpu(monkeypatch, breaks) -> None:
-    plugin = SimpleNamespace(get_library_path=lambda: "lib.so", get_ep_name=lambda: "its own")
-    monkeypatch.setitem(sys.modules, onnxruntime_gpu.PLUGIN, plugin)
-
-    def register(name: str, path: str) -> None:
-        if breaks:
-            raise RuntimeError("libcudart.so.13: cannot open shared object file")
-
-    fake = SimpleNamespace(get_ep_devices=list, register_execution_provider_library=register)
+def test_a_plugin_without_a_gpu(plugin, breaks) -> None:
+    plugin.count = -1 if breaks else 0
     words = "cannot be loaded: libcudart" if breaks else "offers no GPU here"
-    with pytest.raises(TecoError, match=words) as error:
-        onnxruntime_gpu.plugin_devices(fake)
-    assert error.value.exit_code == MACHINE
+    for _ in range(2):
+        with pytest.raises(TecoError, match=words) as error:
+            onnxruntime_gpu.first_gpu()
+        assert error.value.exit_code == MACHINE
 
 
 @pytest.mark.parametrize("name", GPU_NAMES)

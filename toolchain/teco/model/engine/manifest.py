@@ -18,7 +18,7 @@ from teco.core.text import from_json
 from teco.model.engine.api import PRODUCTS
 from teco.model.engine.precision_check import LABELS, Proof, check_precision
 from teco.model.engine.profile import usual_profile
-from teco.model.manifest import Manifest, manifest_path
+from teco.model.manifest import SHA256, Manifest, manifest_path
 from teco_calibration.records import from_data
 from teco_models import zoo
 from teco_models.errors import ModelError
@@ -35,7 +35,6 @@ compute capability 8.0 and above; any of the same compute capability."""
 
 _SIZE = re.compile(r"[1-9]\d*x[1-9]\d*")
 _VERSION = re.compile(r"\d+(\.\d+){2,}[.\w]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,7 @@ class EngineManifest:
         if self.precision_asked not in LABELS:
             raise ValueError(f"precision_asked is {self.precision_asked!r}")
         for name, pattern in (
-            ("runtime_version", _VERSION), ("sha256", _SHA256), ("onnx_sha256", _SHA256),
+            ("runtime_version", _VERSION), ("sha256", SHA256), ("onnx_sha256", SHA256),
         ):  # fmt: skip
             if not pattern.fullmatch(value := getattr(self, name)):
                 raise ValueError(f"{name} is {value!r}")

@@ -6,13 +6,15 @@ graphs are on, ``gpu_graph_id`` tells them apart.
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teco.core.errors import TecoError
+from teco.core.errors import MACHINE, TecoError
 from teco.core.pixels import Pixels
 from teco.model.contract import StreamContract
 from teco.runtimes.base import State
@@ -27,6 +29,34 @@ _DTYPES = {
     "tensor(float16)": np.dtype(np.float16),
     "tensor(uint8)": np.dtype(np.uint8),
 }
+
+
+@cache
+def plugin_devices(plugin: str) -> tuple[str, list[Any]]:
+    """What a plugin package offers, after its library was registered, which can be done once.
+
+    Args:
+        plugin: the package's module.
+
+    Returns:
+        The provider's name, which the plugin says, and ONNX Runtime's devices of that name.
+
+    Raises:
+        TecoError: the package cannot be imported, or its library not be loaded; exit code 3.
+    """
+    try:
+        import onnxruntime as ort
+
+        module: Any = importlib.import_module(plugin)
+        name = str(module.get_ep_name())
+        ort.register_execution_provider_library(name, module.get_library_path())
+        return name, [d for d in ort.get_ep_devices() if d.ep_name == name]
+    except Exception as error:  # its exceptions share no base but Exception
+        raise TecoError(
+            f"{plugin} cannot be loaded: {' '.join(str(error).split())[:200]}",
+            hint=f"pip install --force-reinstall {plugin.replace('_', '-')}",
+            exit_code=MACHINE,
+        ) from error
 
 
 class Place:

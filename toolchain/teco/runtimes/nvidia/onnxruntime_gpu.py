@@ -47,6 +47,7 @@ from teco.runtimes.nvidia.onnxruntime_binding import (
     BoundSession,
     Place,
     PluginPlace,
+    plugin_devices,
 )
 from teco.runtimes.ports import shape_of
 from teco_calibration.cache import cache_dir
@@ -176,8 +177,7 @@ class OnnxRuntimeGpu:
         place: Place = Place()
         arguments: dict[str, Any] = {}
         if self.kind == "rtx":
-            devices = plugin_devices(ort)
-            settings.add_provider_for_devices(devices, chosen)
+            settings.add_provider_for_devices([first_gpu()], chosen)
             place = PluginPlace(vendor=int(ort.OrtDeviceVendorId.NVIDIA))
         else:
             arguments["providers"] = [(self.provider, chosen)]
@@ -378,33 +378,17 @@ def nodes_on_other_providers(session: Any, provider: str, allowed: frozenset[str
     return sorted(found)
 
 
-def plugin_devices(ort: Any) -> list[Any]:
-    """The first GPU as the TensorRT-RTX plugin offers it, after its library was registered.
+def first_gpu() -> Any:
+    """The first GPU that the TensorRT-RTX plugin offers.
 
     Raises:
-        TecoError: the library cannot be loaded, or offers no GPU; exit code 3.
+        TecoError: it cannot be loaded, or offers none; exit code 3.
     """
-    plugin: Any = importlib.import_module(PLUGIN)
-    name = str(plugin.get_ep_name())
-
-    def offered() -> list[Any]:
-        return [d for d in ort.get_ep_devices() if d.ep_name == name]
-
-    devices = offered()
-    if not devices:
-        try:
-            ort.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # its exceptions share no base but Exception
-            raise TecoError(
-                f"{PLUGIN} cannot be loaded: {' '.join(str(error).split())[:200]}",
-                hint=f"pip install --force-reinstall {PLUGIN.replace('_', '-')}",
-                exit_code=MACHINE,
-            ) from error
-        devices = offered()
+    _, devices = plugin_devices(PLUGIN)
     if not devices:
         raise TecoError(
             "the TensorRT-RTX plugin of ONNX Runtime offers no GPU here",
             hint="it wants an RTX GPU of compute capability 8.0 or later and a recent driver",
             exit_code=MACHINE,
         )
-    return devices[:1]
+    return devices[0]
