@@ -370,7 +370,7 @@ def test_the_shipped_model_is_its_weights() -> None:
         assert manifest.weights_sha256 == weights_digest(load_weights(entry.weights))
         assert manifest.variant == load_weights(entry.weights).variant.name
         # A name says what it is: the variant, its GAN form, or what it is for.
-        purpose = ("live", "real-cpu", "real-cpu-textured", "real-cpu-x2")
+        purpose = ("bd-cpu", "live", "real-cpu", "real-cpu-textured", "real-cpu-x2")
         assert entry.name in (manifest.variant, f"{manifest.variant}-gan", *purpose)
         assert manifest.weights_sha256[:16] in entry.card.read_text()
 
