@@ -323,3 +323,21 @@ def test_openvino_leaves_the_signal_stack_alone(tiny_onnx: Path) -> None:
         [sys.executable, "-c", program, str(tiny_onnx)], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "26\n"), done.stderr
+
+
+def test_fast_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ONNX Runtime alone there is nothing faster than float32, and the remedy is named."""
+    import importlib.util
+
+    from teco import runtimes
+
+    model = open_model("real-cpu")
+    one = [runtimes.find("onnxruntime")]
+    monkeypatch.setattr(runtimes, "usable", lambda _model: one)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name)
+    )
+    options = SessionOptions(threads=1)
+    assert "'teco[openvino]'" in runtimes.choose(model, "auto", options, "any").why
+    assert not runtimes.choose(model, "auto", options, "float32").why

@@ -146,7 +146,15 @@ def choose(
             hint="; ".join(dict.fromkeys(x for x in reasons if x)),
             exit_code=MACHINE,
         )
-    return fastest(candidates, options, size)
+    chosen = fastest(candidates, options, size)
+    lower = [c for c in candidates if not c.runtime.exact or c.kept]
+    if wish == "any" and not lower and not importlib.util.find_spec("openvino"):
+        why = (
+            "what is installed computes in float32, so that fast is as balanced; "
+            "pip install 'teco[openvino]' brings what computes in bfloat16 on a processor that can"
+        )
+        return replace(chosen, why=why)
+    return chosen
 
 
 def require_any() -> None:
