@@ -322,8 +322,10 @@ def test_without_a_player_the_machine_cannot(teco, tmp_path, monkeypatch, make_c
 def test_the_fastest_model_is_not_told_to_give_way_to_itself() -> None:
     from teco.cli.watch.play import _too_slow
 
-    assert "--model real-cpu" in _too_slow("teco-x4-b3-c64-bp-lk")
-    assert "real-cpu" not in _too_slow("real-cpu")
+    assert "--model real-cpu" in _too_slow("teco-x4-b3-c64-bp-lk", None)
+    assert "real-cpu" not in _too_slow("real-cpu", None)
+    assert "--quality fast" in _too_slow("real-cpu", None)
+    assert "--quality fast" not in _too_slow("real-cpu", "fast")
 
 
 def test_the_first_player_there_is(monkeypatch, player) -> None:

@@ -60,7 +60,7 @@ def test_emit_writes_a_complete_folder(teco, tmp_path, fake_ort_web) -> None:
     for model in listed["models"]:
         opened = open_model(str(out / model["file"]))  # hashes, weights and manifest agree
         kind = model["name"].partition("-")[0]
-        assert model["gap"] == {"real": 4, "live": 8}.get(kind, 0)
+        assert model["gap"] == {"real": 4, "bd": 4, "live": 8}.get(kind, 0)
         assert str(f"{opened.variant.cost(180, 320).params['total']:,}") in model["about"]
     for name in listed["shell"]:
         assert (out / name).is_file(), name
