@@ -59,12 +59,21 @@ def open_container(path: Path) -> Any:
             hint="check the spelling; relative names start at the current folder",
             exit_code=USAGE,
         )
+    # The prefix keeps libav from taking a name with a colon for a network address.
+    address = f"file:{path}"
     try:
-        # The prefix keeps libav from taking a name with a colon for a network address.
-        return av.open(f"file:{path}", options=_OPTIONS, **_METADATA)
+        return av.open(address, options=_OPTIONS, **_METADATA)
     except PermissionError as error:
         raise TecoError(f"{path} is not readable", hint=f"ls -l {path}") from error
     except (FFmpegError, ValueError) as error:
+        whole = _whole_boxes(path)
+        if 0 < whole < path.stat().st_size:
+            # libav reads the index of every fragment before the first frame, and gives up on a
+            # recording that was cut inside one. What comes before it can be played.
+            with contextlib.suppress(FFmpegError, ValueError):
+                part = f"subfile,,start,0,end,{whole},,:{address}"
+                options = _OPTIONS | {"protocol_whitelist": "file,subfile"}
+                return av.open(part, options=options, **_METADATA)
         if _is_list(path):
             raise TecoError(
                 f"{path} is a list of other files, which are not opened for it",
@@ -102,7 +111,7 @@ def missing_bytes(path: Path, kind: str) -> int:
     size = path.stat().st_size
     with path.open("rb") as file:
         if "mp4" in kind:
-            return max(0, _last_box(file, size) - size)
+            return max(0, _last_box(file, size)[1] - size)
         if "avi" in kind:
             return max(0, int.from_bytes(file.read(8)[4:], "little") + 8 - size)
         if "matroska" in kind:
@@ -111,9 +120,18 @@ def missing_bytes(path: Path, kind: str) -> int:
     return 0
 
 
-def _last_box(file: BinaryIO, size: int) -> int:
-    """Where the last top-level box of an MP4 file ends, by its own word (ISO 14496-12, 4.2)."""
-    at = 0
+def _whole_boxes(path: Path) -> int:
+    """Bytes of an MP4 file before the box in which it was cut; 0 for a file of another kind."""
+    with path.open("rb") as file:
+        if file.read(8)[4:] != b"ftyp":
+            return 0
+        return _last_box(file, path.stat().st_size)[0]
+
+
+def _last_box(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where the last top-level box of an MP4 file begins and, by its own word, ends (ISO 14496-12,
+    4.2)."""
+    begin = at = 0
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
@@ -121,11 +139,11 @@ def _last_box(file: BinaryIO, size: int) -> int:
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
         if length == 0:  # to the end of the file
-            return size
+            return at, size
         if length < 8:
-            return at
-        at += length
-    return at
+            return at, at
+        begin, at = at, at + length
+    return (begin, at) if at >= size else (at, at)
 
 
 def _number(data: bytes, at: int) -> tuple[int | None, int]:
