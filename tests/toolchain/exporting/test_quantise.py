@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 import teco.exporting.quantisation.clips
 import teco.exporting.quantisation.run
 from teco.core.errors import TecoError
+from teco.core.log import Progress
 from teco.exporting.onnx import export_onnx
 from teco.exporting.options import ExportOptions
 from teco.exporting.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
@@ -412,6 +414,43 @@ def test_an_exported_file(
     data["int8"]["judged_on"] = 3
     with pytest.raises(TecoError, match="judged_on"):
         Manifest.from_json(json.dumps(data), source="x")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("broken_off", [KeyboardInterrupt, TecoError("no worker starts")])
+def test_a_file_that_could_not_be_timed_is_there(
+    weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken_off: BaseException | type[BaseException],
+) -> None:
+    found: list[Path] = []
+
+    def time(fp32: Model, int8: Model, target: str) -> tuple[Timing, ...]:
+        found.extend(p for p in (fp32.onnx, int8.onnx) if p is not None and p.exists())
+        raise broken_off
+
+    shown: list[tuple[str, int, int | None]] = []
+
+    @contextlib.contextmanager
+    def progress(label: str, unit: str) -> Iterator[Progress]:
+        assert unit in ("frames", "layers")
+        yield lambda done, total: shown.append((label, done, total))
+
+    monkeypatch.setattr("teco.exporting.quantisation.timing.compare_speed", time)
+    options = ExportOptions(size=SIZE, precision="int8")
+    with contextlib.suppress(KeyboardInterrupt):
+        export_onnx(weights, tmp_path, options, progress=progress)
+    path = tmp_path / f"{VARIANT.name}-16x24-int8.onnx"
+    assert found[1] == path
+    manifest = open_model(str(path)).manifest  # checks the digest that the manifest names
+    assert manifest is not None
+    assert manifest.int8 is not None
+    assert manifest.int8.timings == ()
+    assert manifest.gate is not None
+    gate = [(done, total) for label, done, total in shown if label == "gate"]
+    assert gate[-1][0] == gate[-1][1]
+    assert [done for done, _ in gate] == list(range(1, len(gate) + 1))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 Progress = Callable[[int, int | None], None]
 """Told how much of how much is done; None where the whole is not known."""
@@ -21,6 +22,15 @@ logging.getLogger("teco").addHandler(logging.NullHandler())
 
 def no_progress(done: int, total: int | None) -> None:
     """A :data:`Progress` for callers that show none."""
+
+
+ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]
+"""Shows how far something is, given its name and its unit."""
+
+
+def show_no_progress(label: str, unit: str) -> AbstractContextManager[Progress]:
+    """A :data:`ShowProgress` for callers that show none."""
+    return nullcontext(no_progress)
 
 
 class _Plain(logging.Formatter):

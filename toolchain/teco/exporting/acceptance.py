@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from teco.core.errors import TecoError
+from teco.core.log import ShowProgress, show_no_progress
 from teco.exporting.options import ExportOptions
 from teco.exporting.trace import DeployForm
 from teco.model.int8 import Timing
@@ -99,7 +101,11 @@ def check_parity(parity: Parity, options: ExportOptions, name: str) -> None:
 
 
 def judge_float16(
-    candidate: Model, weights: Weights, form: DeployForm, options: ExportOptions
+    candidate: Model,
+    weights: Weights,
+    form: DeployForm,
+    options: ExportOptions,
+    progress: ShowProgress = show_no_progress,
 ) -> tuple[Verdict, str]:
     """The temporal gate's verdict on a file that rounds to float16, and the size at which it ran.
 
@@ -112,9 +118,9 @@ def judge_float16(
     if h * w > GATE_SIZE[0] * GATE_SIZE[1]:
         h, w = GATE_SIZE
         with _temporarily(form.graph(GATE_SIZE), candidate) as small:
-            verdict = _run_gate(small, weights, (h, w))
+            verdict = _run_gate(small, weights, (h, w), progress)
     else:
-        verdict = _run_gate(candidate, weights, (h, w))
+        verdict = _run_gate(candidate, weights, (h, w), progress)
     if not verdict.accepted:
         raise ParityError(
             f"{candidate.name} in {options.label} is not close enough to float32: "
@@ -126,10 +132,10 @@ def judge_float16(
 
 def time_int8(candidate: Model, in_float: ModelProto, options: ExportOptions) -> tuple[Timing, ...]:
     """How fast a file in int8 is beside the same one in float32; nothing where a CPU cannot tell,
-    as of a file whose other layers are in float16.
+    as of a file whose other layers are in float16, or where it cannot be timed.
 
     Args:
-        candidate: the file.
+        candidate: the file, which has its name already.
         in_float: the graph that was quantised.
         options: that it was made with.
     """
@@ -138,20 +144,29 @@ def time_int8(candidate: Model, in_float: ModelProto, options: ExportOptions) ->
     if options.inner != "fp32":
         logger.info("not timed beside float32: it is for engines, which a GPU times")
         return ()
-    logger.info("timing it beside float32")
-    with _temporarily(in_float, candidate) as fp32:
-        timings = compare_speed(fp32, candidate, options.target)
+    logger.info("%s is written; timing it beside float32 (Ctrl-C keeps the file)", candidate.name)
+    try:
+        with _temporarily(in_float, candidate) as fp32:
+            timings = compare_speed(fp32, candidate, options.target)
+    except TecoError as error:
+        logger.warning("not timed: %s", error.message)
+        return ()
     for timing in timings:
         logger.info(timing.sentence)
     return timings
 
 
-def _run_gate(candidate: Model, weights: Weights, size: tuple[int, int]) -> Verdict:
+def _run_gate(
+    candidate: Model, weights: Weights, size: tuple[int, int], progress: ShowProgress
+) -> Verdict:
     logger.info("the gate's %d frames and scene cuts at %dx%d", FP16.frames, *size)
     session = find("onnxruntime").open(candidate, SessionOptions())
     try:
         clip = GateClip(default_frames(*size, FP16.frames))
-        return run_temporal_gate(session, reference_session(weights), clip, bounds=FP16)
+        with progress("gate", "frames") as told:
+            return run_temporal_gate(
+                session, reference_session(weights), clip, bounds=FP16, progress=told
+            )
     finally:
         session.close()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from teco.core import gpu
 from teco.core.errors import TecoError
+from teco.core.log import ShowProgress, show_no_progress
 from teco.core.machine import require_extra
 from teco.exporting.engines.rtx import RtxOptions, build_rtx
 from teco.exporting.engines.tensorrt import build_tensorrt
@@ -92,6 +93,7 @@ def produce_all(
     folder: Path,
     *,
     overwrite: bool = False,
+    progress: ShowProgress = show_no_progress,
 ) -> Iterator[Product | Refusal]:
     """Make every request of every model, one after the other.
 
@@ -100,6 +102,7 @@ def produce_all(
         requests: what is wanted of each; ``base`` is replaced by the model's name.
         folder: of the results; must exist.
         overwrite: replace files of the same name.
+        progress: shows how far long steps are.
 
     Yields:
         Each file as it is finished, or why a precision was refused; where only one thing was asked,
@@ -123,7 +126,9 @@ def produce_all(
                 logger.info("note: %s", note)
             noted.add(source.weights)
         try:
-            for product in produce(weights, folder, request, overwrite=overwrite):
+            for product in produce(
+                weights, folder, request, overwrite=overwrite, progress=progress
+            ):
                 if gpu.find() and keep(product.path):
                     logger.info("%s is what `--runtime auto` may take here", product.path.name)
                 yield product
@@ -136,7 +141,12 @@ def produce_all(
 
 
 def produce(
-    weights: Weights, folder: Path, request: ExportRequest, *, overwrite: bool = False
+    weights: Weights,
+    folder: Path,
+    request: ExportRequest,
+    *,
+    overwrite: bool = False,
+    progress: ShowProgress = show_no_progress,
 ) -> list[Product]:
     """Export, verify, build.
 
@@ -145,6 +155,7 @@ def produce(
         folder: of the results; must exist.
         request: what is wanted.
         overwrite: replace files of the same name.
+        progress: shows how far long steps are.
 
     Returns:
         One product per format, in the order of :data:`teco.exporting.request.FORMATS`.
@@ -157,17 +168,22 @@ def produce(
     check_request(request, folder, base, overwrite=overwrite)
     options = request.onnx_options(base)
     if "onnx" in request.formats:
-        path = export_onnx(weights, folder, options, overwrite=overwrite)
+        path = export_onnx(weights, folder, options, overwrite=overwrite, progress=progress)
         if not request.by_default:
             return [_onnx(path), *_engines(path, folder, request, base, overwrite)]
-        return [_onnx(path), *_defaulted(weights, folder, request, base, overwrite)]
+        return [_onnx(path), *_defaulted(weights, folder, request, base, overwrite, progress)]
     with TemporaryDirectory(prefix="teco-export-") as place:
-        path = export_onnx(weights, Path(place), options)
+        path = export_onnx(weights, Path(place), options, progress=progress)
         return _engines(path, folder, request, base, overwrite)
 
 
 def _defaulted(
-    weights: Weights, folder: Path, request: ExportRequest, base: str, overwrite: bool
+    weights: Weights,
+    folder: Path,
+    request: ExportRequest,
+    base: str,
+    overwrite: bool,
+    progress: ShowProgress,
 ) -> list[Product]:
     """Engines that nobody asked for, from an ONNX file in the form for them; one that cannot be
     built is a warning."""
@@ -176,7 +192,7 @@ def _defaulted(
     asked = replace(request, by_default=False)
     try:
         with TemporaryDirectory(prefix="teco-export-") as place:
-            path = export_onnx(weights, Path(place), asked.onnx_options(base))
+            path = export_onnx(weights, Path(place), asked.onnx_options(base), progress=progress)
             return _engines(path, folder, asked, base, overwrite)
     except TecoError as error:
         logger.warning("no engine was built: %s; --formats onnx leaves it out", error.message)

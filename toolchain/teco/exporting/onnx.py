@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from teco.core.files import Output, check_target, sha256_of, write_errors
+from teco.core.files import Output, check_target, sha256_of, write_beside, write_errors
+from teco.core.log import ShowProgress, show_no_progress
 from teco.core.machine import require_extra, version_of
 from teco.exporting.acceptance import judge_float16, time_int8, verify_frames
 from teco.exporting.options import WEB, ExportOptions
@@ -42,6 +43,7 @@ def export_onnx(
     options: ExportOptions | None = None,
     *,
     overwrite: bool = False,
+    progress: ShowProgress = show_no_progress,
 ) -> Path:
     """Trace, quantise, store, verify, and only then give the file its name.
 
@@ -50,9 +52,11 @@ def export_onnx(
         folder: where the ``.onnx`` and its ``.json`` go; must exist.
         options: what to export.
         overwrite: replace files of the same name.
+        progress: shows how far the gate is.
 
     Returns:
-        Path of the ONNX file.
+        Path of the ONNX file. One in int8 has it before it is timed, because that takes as long as
+        the rest and only adds to its manifest.
 
     Raises:
         TecoError: an extra is missing, the folder cannot be written, the file exists.
@@ -76,7 +80,7 @@ def export_onnx(
         as_web(in_float)
     quantised = None
     if options.precision == "int8":
-        quantised = _quantised(in_float, form, weights, name, options)
+        quantised = _quantised(in_float, form, weights, name, options, progress)
     graph = in_float if quantised is None else quantised.model
     manifest = _described(graph, form, weights, name, options, quantised)
     with Output(path) as output:
@@ -85,19 +89,27 @@ def export_onnx(
         candidate = Model(name, weights.variant, onnx=output.part, manifest=manifest)
         manifest = replace(manifest, parity=verify_frames(candidate, weights, options))
         if options.rounds_to_float16:
-            verdict, size = judge_float16(candidate, weights, form, options)
+            verdict, size = judge_float16(candidate, weights, form, options, progress)
             manifest = replace(manifest, gate=verdict, gate_size=size)
         if quantised is not None:
-            timings = time_int8(candidate, in_float, options)
-            record = replace(quantised.record, timings=timings)
-            manifest = replace(manifest, gate=quantised.verdict, gate_size=record.size, int8=record)
+            manifest = replace(manifest, gate=quantised.verdict, gate_size=quantised.record.size)
         manifest = replace(manifest, sha256=sha256_of(output.part))
         output.commit({manifest_path(path): manifest.to_json().encode()})
+    if manifest.int8 is not None:
+        written = replace(candidate, onnx=path, manifest=manifest)
+        if timings := time_int8(written, in_float, options):
+            manifest = replace(manifest, int8=replace(manifest.int8, timings=timings))
+            write_beside(manifest_path(path), manifest.to_json().encode())
     return path
 
 
 def _quantised(
-    graph: ModelProto, form: DeployForm, weights: Weights, name: str, options: ExportOptions
+    graph: ModelProto,
+    form: DeployForm,
+    weights: Weights,
+    name: str,
+    options: ExportOptions,
+    progress: ShowProgress,
 ) -> Quantised:
     """The traced step in int8, judged by the gate."""
     from teco.exporting.quantisation.clips import CalibrationSet
@@ -116,6 +128,7 @@ def _quantised(
             reference,
             options.calibration or CalibrationSet(),
             target=options.target,
+            progress=progress,
         )
     finally:
         reference.close()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from teco.core.log import Progress
+from teco.core.log import Progress, ShowProgress
 from teco.training.data import real_degradation
 from teco.training.data.photo_clips import PhotoClipOptions, photo_shots, usable_photographs
 from teco.training.data.pool import ClipPool, PoolOptions
@@ -23,9 +22,6 @@ from teco.training.validate import Validator, read_frames
 from teco_models.variant import Variant
 
 log = logging.getLogger(__name__)
-
-ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]
-"""Shows how far something is, given its name and its unit."""
 
 
 @dataclass(frozen=True, kw_only=True)

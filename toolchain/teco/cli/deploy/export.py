@@ -11,6 +11,7 @@ import click
 from teco.cli.options import (
     Size,
     not_a_pipe,
+    progress,
     put,
     say,
 )
@@ -285,7 +286,7 @@ def command(
     products: list[Product] = []
     refusals: list[Refusal] = []
     with made_folder(output):
-        for made in produce_all(sources, requests, output, overwrite=force):
+        for made in produce_all(sources, requests, output, overwrite=force, progress=progress):
             if isinstance(made, Refusal):
                 refusals.append(made)
                 continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from teco.core.errors import TecoError
+from teco.core.log import ShowProgress, show_no_progress
 from teco.exporting.quantisation.clips import CalibrationScenes, CalibrationSet, read_scenes
 from teco.exporting.quantisation.qdq import insert, learned, same_integers
 from teco.exporting.quantisation.rollout import OnnxRollout
@@ -76,6 +77,7 @@ def quantise(
     calibration: CalibrationSet,
     *,
     target: str = "onnxruntime",
+    progress: ShowProgress = show_no_progress,
 ) -> Quantised:
     """Choose ranges and layers, and judge.
 
@@ -86,6 +88,7 @@ def quantise(
         reference: the float32 step, for the gate.
         calibration: clips and ranges.
         target: runtime the file is for; the gate runs there if it can, else on ONNX Runtime.
+        progress: shows how far the trial of single layers is, and the gate.
 
     Raises:
         QuantisationError: fewer layers than
@@ -108,7 +111,7 @@ def quantise(
     if note:
         logger.info("note: %s", note)
     tolerance = Tolerance.of(probe, few, bounds)
-    choice = _LayerChoice(probe)
+    choice = _LayerChoice(probe, progress)
     total = sum(of_onnx(model).convolutions.values())
     least = max(1, LEAST_SHARE["int8"] * total)
 
@@ -126,7 +129,8 @@ def quantise(
         logger.info(
             "the gate's %d frames and scene cuts at %s on %s", bounds.frames, size, gate.runtime
         )
-        verdict = gate.judge(judged)
+        with progress("gate", "frames") as told:
+            verdict = gate.judge(judged, told)
         if verdict.accepted:
             whole = insert(model, thresholds, set(kept))
             if not same_integers(judged, whole):
@@ -190,8 +194,9 @@ def _probe(
 class _LayerChoice:
     """Which layers stay in float; what each costs in int8 is measured when it is first asked."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, progress: ShowProgress) -> None:
         self._probe = probe
+        self._progress = progress
         self._costs: dict[str, float] = {}
 
     def kept_in_float(self, allowed: float, fewest: int = 0) -> dict[str, float]:
@@ -201,7 +206,8 @@ class _LayerChoice:
             frames = sum(map(len, self._probe.scenes))
             count = len(self._probe.thresholds)
             logger.info("trying %d convolutions alone over %d frames", count, frames)
-            self._costs = measure_sensitivity(self._probe)
+            with self._progress("layers", "layers") as told:
+                self._costs = measure_sensitivity(self._probe, told)
         count = keep_in_float(self._costs, allowed, self._probe.error, fewest)
         return dict(list(self._costs.items())[:count])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from teco.core.log import Progress, no_progress
 from teco.core.pixels import Array, Pixels, to_tensor
 from teco.model.opening import Model
 from teco.runtimes import SessionOptions, find
@@ -49,12 +50,25 @@ class SceneGate:
         self._scenes = scenes
         self._bounds = bounds
 
-    def judge(self, graph: ModelProto) -> Verdict:
-        """The first refusal, or the verdict of the scene where most was lost."""
+    def judge(self, graph: ModelProto, progress: Progress = no_progress) -> Verdict:
+        """The first refusal, or the verdict of the scene where most was lost.
+
+        Args:
+            graph: to judge.
+            progress: told the frames of all scenes that are done.
+        """
         verdicts: list[Verdict] = []
+        each = self._bounds.frames
+        total = each * len(self._scenes)
         with self._session(graph) as session:
-            for scene in self._scenes:
-                verdict = run_temporal_gate(session, self._reference, scene, bounds=self._bounds)
+            for n, scene in enumerate(self._scenes):
+                verdict = run_temporal_gate(
+                    session,
+                    self._reference,
+                    scene,
+                    bounds=self._bounds,
+                    progress=lambda done, _, before=n * each: progress(before + done, total),
+                )
                 if not verdict.accepted:
                     return verdict
                 verdicts.append(verdict)
