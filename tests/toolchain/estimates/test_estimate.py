@@ -362,14 +362,17 @@ def test_the_command(teco):
     assert "picture out  1280 x 720" in text
     assert "not yet compared with any GPU's" in text
     assert max(map(len, text.splitlines())) <= 100
+    assert teco("estimate", "teco-x4-b5-c48", "--fp16").stdout.decode() == text
+    assert "note: no shipped model has 2 blocks" in teco("estimate", "--blocks", 2).stderr
     assert "int8 is the best case" in teco("estimate", "--model", "live", "--int8").stdout.decode()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "with one of --blocks, --model or --variant"),
-        (("--blocks", 3, "--model", "live"), "with one of"),
+        ((), "with NAME or one of --blocks, --model or --variant"),
+        (("--blocks", 3, "--model", "live"), "one of --blocks"),
+        (("live", "--blocks", 3), "one of --blocks"),
         (("--blocks", 3, "--fp16", "--int8"), "are two precisions"),
         (("--blocks", 3, "--size", "1081p"), "'1081p' is no size"),
         (("--model", "nothing"), "no shipped model is called nothing"),

@@ -157,11 +157,19 @@ def test_closing_the_player_is_an_end_and_no_error(
     assert result.stats.frames < 60
 
 
-def test_a_player_that_fails_is_quoted(tmp_path: Path, player, fake_session, make_clip) -> None:
+@pytest.mark.parametrize(("screen", "hint"), [(":0", "by itself"), (None, "no screen")])
+def test_a_player_that_fails_is_quoted(
+    tmp_path: Path, player, fake_session, make_clip, monkeypatch, screen: str | None, hint: str
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if screen is not None:
+        monkeypatch.setenv("DISPLAY", screen)
     clip = make_clip(tmp_path / "in.mp4")
     with pytest.raises(TecoError, match="ffplay ended with 4: no screen could be opened") as caught:
         play(lambda h, w: fake_session(), clip, player(code=4), QUIET)
-    assert "by itself" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("stuck", [False, True])

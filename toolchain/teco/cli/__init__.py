@@ -66,6 +66,16 @@ Kept here so that ``teco --help`` imports no command.
 COMMANDS = {name: folder for folder, (_, names) in SECTIONS.items() for name in names}
 """Command -> folder that holds its module."""
 
+_OTHER_WORDS = {
+    "enlarge": "upscale", "upsample": "upscale", "super-resolve": "upscale", "enhance": "upscale",
+    "convert": "export", "compile": "export", "build": "export", "quantize": "export",
+    "benchmark": "bench", "profile": "bench", "time": "bench", "evaluate": "eval", "psnr": "eval",
+    "finetune": "train", "distil": "train", "cut": "prune", "download": "fetch", "watch": "play",
+    "list": "models", "zoo": "models", "compare-models": "table", "check": "verify",
+    "version": "doctor", "web": "serve", "vapoursynth": "emit",
+}  # fmt: skip
+"""What other tools call a command -> what it is called here."""
+
 
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -87,7 +97,11 @@ class _Lazy(click.Group):
 
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            ctx.fail(f"there is no command {name!r}. {did_you_mean(name, COMMANDS).capitalize()}")
+            if name in _OTHER_WORDS:
+                near = f"did you mean {_OTHER_WORDS[name]}?"
+            else:
+                near = did_you_mean(name, COMMANDS).strip() or "`teco --help` lists all"
+            ctx.fail(f"there is no command {name!r}. {near.capitalize()}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

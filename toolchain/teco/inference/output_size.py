@@ -52,10 +52,17 @@ class OutputSize:
             return cls(text, width=int(match[1]), height=int(match[2]))
         if (match := re.fullmatch(r"(\d(?:\.\d{1,3})?)x", given)) and float(match[1]) >= 1:
             return cls(text, factor=Fraction(match[1]))
+        likely = "1080p"
+        if match := re.fullmatch(r"(\d{2,5})[^\d.]+(\d{2,5})", given):  # 1280*720, 1280:720
+            likely = f"{match[1]}x{match[2]}"
+        elif match := re.fullmatch(r"(\d{2,4})(?:i|px?|lines)?", given):
+            likely = f"{match[1]}p"
+        elif match := re.fullmatch(r"x?(\d)x?", given):
+            likely = f"{match[1]}x"
         raise TecoError(
             f"--to {text!r} is no size; expected lines such as 1080p or 4k, WIDTHxHEIGHT or a "
             "factor such as 2x",
-            hint="for example --to 1080p",
+            hint=f"for example --to {likely}",
             exit_code=USAGE,
         )
 

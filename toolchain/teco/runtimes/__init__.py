@@ -58,9 +58,16 @@ def find(name: str) -> Runtime:
     for runtime in RUNTIMES:
         if runtime.name == name:
             return runtime
+    near = did_you_mean(name, NAMES)
+    runtime, _, precision = name.rpartition("-")
+    if runtime in NAMES and precision in ("fp32", "fp16", "int8"):
+        near = (
+            f"{precision} is how a file is made: `teco export --{precision}`, then --model FILE "
+            f"--runtime {runtime}; "
+        )
     raise TecoError(
         f"no runtime is called {name!r}",
-        hint=f"{did_you_mean(name, NAMES)}runtimes: auto, {', '.join(NAMES)}",
+        hint=f"{near}runtimes: auto, {', '.join(NAMES)}",
         exit_code=USAGE,
     )
 

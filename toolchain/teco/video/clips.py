@@ -189,8 +189,8 @@ def open_sink(
         raise TecoError(
             f"the output {path} ends in {suffix}, expected one of "
             + ", ".join(sorted(OUTPUT_SUFFIXES)),
-            hint="or give a name without a suffix for a folder of PNGs, .png for a single picture, "
-            "or - for y4m on stdout",
+            hint="or give a name without a suffix for a folder of PNGs, - for y4m on stdout, or of "
+            f"a single picture {', '.join(sorted(PICTURE_SUFFIXES))}",
             exit_code=2,
         )
     return VideoSink(

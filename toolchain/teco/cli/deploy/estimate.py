@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from teco.cli.options import put
+from teco.cli.options import put, say
 
 if TYPE_CHECKING:
     from teco.estimates.records import MemoryRecord
@@ -21,6 +22,7 @@ MIB = 2**20
 
 
 @click.command("estimate")
+@click.argument("what", metavar="[NAME]", required=False)
 @click.option("--blocks", type=click.IntRange(min=1), help="A variant by its residual blocks.")
 @click.option("--model", metavar="NAME", help="A shipped model.")
 @click.option("--variant", "name", metavar="V", help="A variant's name, such as teco-x4-b3-c64.")
@@ -40,6 +42,7 @@ MIB = 2**20
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
+    what: str | None,
     blocks: int | None,
     model: str | None,
     name: str | None,
@@ -52,7 +55,8 @@ def command(
     """Say what a variant will cost before anything is built, and how well that was predicted.
 
     Parameters, multiplications and memory of one step, computed from the network's form; then what
-    was measured of the shipped models nearest to it, beside what would have been predicted.
+    was measured of the shipped models nearest to it, beside what would have been predicted. NAME is
+    a shipped model's or a variant's.
     """
     from teco.core.errors import USAGE, TecoError
     from teco.estimates import records as measured
@@ -62,7 +66,7 @@ def command(
     if fp16 and int8:
         raise TecoError("--fp16 and --int8 are two precisions", hint="give one", exit_code=USAGE)
     precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
-    variant = _variant(blocks, model, name)
+    variant = _variant(what, blocks, model, name)
     scale = variant.scale
     h, w = parse_size(size, scale)
     cost, found = variant.cost(h, w), memory(variant, h, w, precision, io=io)
@@ -99,31 +103,43 @@ def command(
     _print(facts, shown, comparisons)
 
 
-def _variant(blocks: int | None, model: str | None, name: str | None) -> Variant:
+def _variant(what: str | None, blocks: int | None, model: str | None, name: str | None) -> Variant:
     from teco.core.errors import USAGE, TecoError
+    from teco.core.names import did_you_mean
     from teco.exporting.request import shipped_with
     from teco.model.opening import open_model
     from teco_models import zoo
+    from teco_models.errors import ModelError
     from teco_models.variant import Variant
 
-    if sum(x is not None for x in (blocks, model, name)) != 1:
+    if sum(x is not None for x in (what, blocks, model, name)) != 1:
         raise TecoError(
-            "say what to estimate with one of --blocks, --model or --variant",
+            "say what to estimate with NAME or one of --blocks, --model or --variant",
             hint="for example `teco estimate --blocks 3 --size 1080p`",
             exit_code=USAGE,
         )
+    if what is not None:
+        with contextlib.suppress(ModelError):
+            return Variant.parse(what)
+        model = what
     if name is not None:
         return Variant.parse(name)
     if blocks is not None:
         entry = shipped_with(blocks)
-        return Variant(blocks=blocks, channels=64) if entry is None else (
-            open_model(entry.name).variant
-        )  # fmt: skip
+        if entry is not None:
+            return open_model(entry.name).variant
+        plain = Variant(blocks=blocks, channels=64)
+        say(
+            f"note: no shipped model has {blocks} block{'s' * (blocks > 1)}; this is the paper's "
+            f"network, and those that are shipped differ: --variant {plain.name}-bp-lk"
+        )
+        return plain
     assert model is not None
-    if zoo.find(model) is None:
+    shipped = [entry.name for entry in zoo.entries()]
+    if model not in shipped:
         raise TecoError(
             f"no shipped model is called {model}",
-            hint=f"shipped: {', '.join(e.name for e in zoo.entries())}; or give --variant",
+            hint=f"{did_you_mean(model, shipped)}shipped: {', '.join(shipped)}; or give --variant",
             exit_code=USAGE,
         )
     return open_model(model).variant

@@ -53,6 +53,7 @@ def command(
     as teco-x4-b3-c64, or --blocks and the other fields of a variant.
     """
     from teco.core.errors import USAGE, TecoError
+    from teco.exporting.request import shipped_with
     from teco_models.variant import Variant
 
     manifest: Manifest | None = None
@@ -71,6 +72,8 @@ def command(
             blocks=blocks, channels=channels, flow_channels=flow_channels, tail=tail,
             degradation=degradation,
         )  # fmt: skip
+        if (entry := shipped_with(blocks)) is not None:
+            say(f"note: this is the paper's network; the shipped one is `teco info {entry.name}`")
     else:
         variant, manifest = _look_up(target)
     facts = cost_record(variant, size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -211,10 +212,16 @@ def play_source(
         if process.returncode != 0:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
+            hint = f"see whether it plays the clip by itself: {program.name} CLIP"
+            if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+                hint = (
+                    "DISPLAY and WAYLAND_DISPLAY are not set, so there is no screen for a window; "
+                    "`teco upscale CLIP big.mkv` writes a file"
+                )
             raise TecoError(
                 f"{program.name} ended with {process.returncode}: "
                 + ("; ".join(said[-2:])[:300] or "it said nothing"),
-                hint=f"see whether it plays the clip by itself: {program.name} CLIP",
+                hint=hint,
             )
         seconds = perf_counter() - began
     return PlayResult(stream.stats, seconds, closed, (*source.notices, *feed.notices))

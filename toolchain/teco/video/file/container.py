@@ -7,6 +7,8 @@ clip here is one file: its format is one of a closed list, and nothing but that 
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +56,13 @@ def open_container(path: Path) -> Any:
             files.
     """
     if not path.exists():
+        if match := re.match(r"([a-z][a-z0-9+.-]+):/+(?=.)", str(path), re.IGNORECASE):
+            address = f"{match[1]}://{str(path)[match.end() :]}"  # a path has lost a slash of it
+            raise TecoError(
+                f"{address} is an address, and what is enlarged is a file",
+                hint=f"fetch it first: ffmpeg -i {shlex.quote(address)} -c copy clip.mkv",
+                exit_code=USAGE,
+            )
         raise TecoError(
             f"there is no file {path}",
             hint="check the spelling; relative names start at the current folder",
