@@ -278,7 +278,10 @@ def test_the_command_twice(teco, tiny_weights, tmp_path):
             "export", "--weights", tiny_weights, "--fp16", "--formats", "rtx,onnx", "--sm",
             "75,86,89,120", "--size", "16x24", "-o", folder,
         )  # fmt: skip
-        done.says("convolutions), GridSample fp32", "gate fp16 at 16x24: 30 frames")
+        done.says(
+            "convolutions), GridSample fp32",
+            "gate fp16 at 16x24, the reference again PyTorch's float32: 30",
+        )
     base = "teco-x4-b1-c16-f8-shuffle-16x24-fp16"
     names = [f"{base}-rtx.json", f"{base}-rtx.plan", f"{base}-tensorrt.json"]
     names.append(f"{base}-tensorrt.onnx")

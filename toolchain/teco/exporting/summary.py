@@ -16,11 +16,14 @@ def lines(products: Sequence[Product]) -> list[str]:
     parity = model.parity
     assert parity is not None
     said.append(
-        f"largest difference from PyTorch {parity.max_abs:.1e} over {parity.frames} recurrent "
-        f"frames at {' and '.join(parity.sizes)}"
+        f"largest difference from PyTorch's float32 {parity.max_abs:.1e} over "
+        f"{parity.frames} recurrent frames at {' and '.join(parity.sizes)}"
     )
     if (gate := model.gate) is not None:
-        said.append(f"gate {gate.bounds.name} at {model.gate_size}: {'; '.join(gate.reasons)}")
+        said.append(
+            f"gate {gate.bounds.name} at {model.gate_size}, the reference again PyTorch's float32: "
+            f"{'; '.join(gate.reasons)}"
+        )
     if (record := model.int8) is not None:
         said += record.lines
     said.append(f"manifest: {', '.join(str(manifest_path(p.path)) for p in products)}")

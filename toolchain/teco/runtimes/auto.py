@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from teco.runtimes.base import (
 )
 from teco_calibration.cache import cache_dir
 from teco_calibration.temporal_gate.verdict import FP16
+
+logger = logging.getLogger(__name__)
 
 TRIAL_SIZE = (96, 160)
 """LR size of the trial where the model takes any: large enough for the order to hold, quick."""
@@ -103,6 +106,10 @@ def fastest(
         known = json.loads(path.read_text())
         best = next(c for c in candidates if c.key == known["fastest"])
         return replace(best, why=str(known["why"]))
+    logger.info(
+        "timing %s on %d runtimes, once, to remember which is fastest here",
+        candidates[0].model.name, len(candidates),
+    )  # fmt: skip
     times: dict[str, float] = {}
     failed: list[RuntimeChoice] = []
     for candidate in candidates:

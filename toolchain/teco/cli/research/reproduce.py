@@ -133,7 +133,8 @@ def _list(protocol: Protocol, chain: list[Step], journal: Any) -> None:
         if (of := expected.get(step.name)) is not None:
             cost = f", {f'{of.done:,} of ' if of.done else ''}{of.total:,} iterations"
             if of.hours and not protocol.small:
-                cost += f", {_time(of.hours)}{' on a V100' if of.source == PUBLISHED else ''}"
+                not_here = " on the study's V100, not timed here" if of.source == PUBLISHED else ""
+                cost += f", {_time(of.hours)}{not_here}"
         put(f"  {place:2} {step.name}: {state}{cost}\n     {step.text}")
     put(f"\n{_hours(protocol, chain)}")
 
