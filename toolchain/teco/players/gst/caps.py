@@ -156,9 +156,14 @@ def colour_of(info: GstVideo.VideoInfo) -> Colour:
     return Colour(matrix, int(info.colorimetry.range) == 1)
 
 
-def siting_of(info: GstVideo.VideoInfo) -> Siting:
-    """Where chroma lies (``chroma-site``); on the left where that is not said."""
-    said = int(info.chroma_site)
+def siting_of(caps: Gst.Caps) -> Siting:
+    """Where chroma lies (``chroma-site``); on the left where that is not said, as for upscale.
+
+    GstVideoInfo does not tell: of caps without colorimetry it guesses by the number of rows, even
+    where they say it (gst_video_info_from_caps, 1.22).
+    """
+    named = caps.get_structure(0).get_string("chroma-site")
+    said = int(GstVideo.video_chroma_site_from_string(named)) if named else 0
     if said & int(GstVideo.VideoChromaSite.NONE):
         return "center"
     if said & int(GstVideo.VideoChromaSite.V_COSITED):

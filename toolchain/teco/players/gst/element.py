@@ -269,7 +269,7 @@ class Teco(GstBase.BaseTransform):
         check_progressive(before)
         self._incoming, self._outgoing = layout_of(before), layout_of(after)
         self._out_size = after.size
-        self._format = FrameFormat(colour_of(before), siting_of(before))
+        self._format = FrameFormat(colour_of(before), siting_of(incoming))
         rate = (before.fps_n, before.fps_d)
         frame_time = Gst.SECOND * rate[1] // rate[0] if rate[0] > 0 else 0
         if frame_time != self._frame_time:
