@@ -51,7 +51,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_INT8_PSNR = 30.0
 """Worst frame of an int8 file against PyTorch, dB. What int8 may cost is judged by the gate, on the
-same network traced for small frames; this tells a graph that computes something else."""
+same network traced for small frames; this only catches a graph that computes something
+else."""
 
 
 def verify_frames(candidate: Model, weights: Weights, options: ExportOptions) -> Parity:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from teco.core.errors import MACHINE, TecoError
 from teco.core.pixels import Array, Pixels
 from teco.core.planes import packed, planes_of
-from teco.model.contract import StreamContract
 from teco.model.conversion import Conversion
-from teco.runtimes.base import FrameSession, PlaneSession, Session, State
+from teco.runtimes.base import FrameSession, PlaneSession, Session, State, StateArrays
 from teco.runtimes.ports import TakesPlanes
 
 OVERLAP = 32
@@ -34,25 +33,6 @@ must be shrunk on the same grid as the whole frame."""
 
 LEAST = 4 * OVERLAP
 """Smallest side of a window, LR pixels; below, most of it would be overlap."""
-
-
-@runtime_checkable
-class StateArrays(Protocol):
-    """A session whose state can be taken apart."""
-
-    @property
-    def contract(self) -> StreamContract:
-        """Of its file: the shapes of the states."""
-        ...
-
-    def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
-        """The state by the names of the inputs that take it; views of memory that the session may
-        write again."""
-        ...
-
-    def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
-        """Inverse of :meth:`to_arrays`, of contiguous arrays that nobody changes."""
-        ...
 
 
 @dataclass(frozen=True)

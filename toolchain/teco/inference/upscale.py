@@ -158,8 +158,8 @@ def upscale(
             unfinished work of another one is not gone on with.
         scale: of the model.
         centred: the model's frames lie about pixel centres (all but those of BD networks).
-        planes: how those of the model lie, if it takes planes: then the decoder's go to it as they
-            are, and its own to the encoder.
+        planes: the layout of a model that takes planes: decoded planes then go to it, and its own
+            to the encoder, without a conversion.
         tell: given each notice once, as soon as it is known: most before the long work.
 
     Raises:

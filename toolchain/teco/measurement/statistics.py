@@ -16,8 +16,8 @@ A percentile interval of n resampled units is too narrow for small n, by the nar
 bootstrap's variance and by taking a normal for a t distribution. Hesterberg's expanded percentile
 interval (What Teachers Should Know About the Bootstrap, 2014, section 4.3) takes both up, and is
 used here. Fewer than five rounds are too few to resample; there, Student's t gives the interval of
-the mean of the logarithms, wide as few rounds make it, and a difference that it proves all the same
-is called so. The confidence of ratios is 99%, since a record holds dozens of them.
+the mean of the logarithms, wide as few rounds make it; a difference that even this interval proves
+is reported. The confidence of ratios is 99%, since a record holds dozens of them.
 """
 
 from __future__ import annotations

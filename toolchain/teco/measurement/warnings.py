@@ -14,7 +14,8 @@ BUSY_SHARE = 0.1
 """Of the processors' time, above which what other programs take is worth a warning."""
 
 WIDE = 0.05
-"""Difference of a candidate from itself that is larger than those that people ask about."""
+"""How far a candidate may seem from itself; noise above that hides differences that people ask
+about."""
 
 DRIFT = 0.05
 """Relative change from the first third of the samples to the last."""
@@ -26,7 +27,7 @@ SPREAD = 1.25
 """p90 over p50 of an undisturbed candidate, at most."""
 
 PERCENTILE = 100
-"""Samples of which p99 is more than the slowest."""
+"""Fewest samples of which p99 is not simply the slowest."""
 
 
 def machine_warnings(

@@ -20,6 +20,7 @@ from teco.core.machine import usable_cores, version_of
 from teco.core.memory import is_refused_memory
 from teco.core.pixels import Array, Pixels, to_pixels
 from teco.core.planes import Layout
+from teco.model.contract import StreamContract
 from teco.model.conversion import Conversion
 from teco.model.opening import Model
 
@@ -151,6 +152,25 @@ class PlaneSession(Protocol):
         ...
 
 
+@runtime_checkable
+class StateArrays(Protocol):
+    """A session whose state can be taken apart."""
+
+    @property
+    def contract(self) -> StreamContract:
+        """Of its file: the shapes of the states."""
+        ...
+
+    def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
+        """The state by the names of the inputs that take it; views of memory that the session may
+        write again."""
+        ...
+
+    def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
+        """Inverse of :meth:`to_arrays`, of contiguous arrays that nobody changes."""
+        ...
+
+
 class Runtime(Protocol):
     """A way to run models, described before anything heavy is imported."""
 
@@ -161,8 +181,9 @@ class Runtime(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether it computes float32 files in float32. With others ``auto`` runs kept forms in
-        float16, and these files only where any precision will do (``--quality fast``)."""
+        """Whether it computes float32 files in float32. Where it does not, ``auto`` takes it for
+        float16 exports that passed their gate, and for float32 files only with ``--quality fast``.
+        """
         ...
 
     @property
@@ -187,7 +208,7 @@ class Runtime(Protocol):
 
     @property
     def form(self) -> str:
-        """Target of ``teco export --for`` whose file it takes of a shipped model that has one; ""
+        """Which target's file (``teco export --for``) it prefers, where a shipped model has one; ""
         for the usual file."""
         ...
 

@@ -100,15 +100,15 @@ class _CpuSession(PortedSession):
 
     @property
     def contract(self) -> StreamContract:
-        """See :class:`teco.inference.tiles.StateArrays`."""
+        """See :class:`teco.runtimes.base.StateArrays`."""
         return self._contract
 
     def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
-        """See :class:`teco.inference.tiles.StateArrays`."""
+        """See :class:`teco.runtimes.base.StateArrays`."""
         return state
 
     def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
-        """See :class:`teco.inference.tiles.StateArrays`."""
+        """See :class:`teco.runtimes.base.StateArrays`."""
         return arrays
 
     def close(self) -> None:

@@ -320,11 +320,11 @@ class _Session(PortedSession):
 
     @property
     def contract(self) -> StreamContract:
-        """See :class:`teco.inference.tiles.StateArrays`."""
+        """See :class:`teco.runtimes.base.StateArrays`."""
         return self._contract
 
     def to_arrays(self, state: State) -> dict[str, NDArray[Any]]:
-        """See :class:`teco.inference.tiles.StateArrays`; bfloat16 as the integers of its bits."""
+        """See :class:`teco.runtimes.base.StateArrays`; bfloat16 as the integers of its bits."""
         return {
             name: np.frombuffer(t.data, np.uint16).reshape(tuple(t.shape))
             if t.get_element_type().get_type_name() == "bf16"
@@ -333,7 +333,7 @@ class _Session(PortedSession):
         }
 
     def from_arrays(self, arrays: dict[str, NDArray[Any]]) -> State:
-        """See :class:`teco.inference.tiles.StateArrays`."""
+        """See :class:`teco.runtimes.base.StateArrays`."""
         import openvino as ov
 
         state: dict[str, Any] = {}

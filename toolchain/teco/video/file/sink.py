@@ -57,8 +57,8 @@ _SAME_RATE = 0.0005
 """Rates that differ by less are one, as 23.976 is written in many ways; 24 is another."""
 
 _X265_SHORT = 2
-"""Frames of which x265 does not know when they are decoded: it takes that from the time of the
-frame after them, by its usual two B-frames' delay, and otherwise from memory that was never set."""
+"""With so few frames x265 has no later frame to take their decoding times from (it delays them by
+two, for B-frames), and reads memory that was never set."""
 
 
 class VideoSink(Aborting):
@@ -197,7 +197,7 @@ class VideoSink(Aborting):
                 self._others.copy_rest(self._end if cut else None)
             self._container.close()
             self._container = None
-            self._name_what_is_missing()
+            self._note_what_was_lost()
         self._output.commit()
         if self._segments is not None:
             self._segments.forget()
@@ -205,7 +205,7 @@ class VideoSink(Aborting):
         else:
             drop_unfinished(self._output.path)
 
-    def _name_what_is_missing(self) -> None:
+    def _note_what_was_lost(self) -> None:
         """Look into the finished file for what it was told and did not take."""
         if self._late > self._time_base:
             self.notices.append(

@@ -54,7 +54,7 @@ class VideoSource(Closing):
         deep: give uint16 RGB, 0 to 65535, where the file has more than 8 bits.
         deinterlace: make progressive frames of interlaced ones.
         planes: give packed pictures of this layout where the decoder has such: 8-bit 4:2:0, upright
-            and of even sides, left-sited; what it has else, as without.
+            and of even sides, left-sited; anything else as if this were None.
         forgiving: read what there is of a file that is cut short, scale a picture that changes
             size in the middle, and note both; else they are errors after the last good frame.
     """
