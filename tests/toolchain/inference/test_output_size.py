@@ -35,13 +35,26 @@ def test_what_is_meant(text: str, clip: tuple[int, int], size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "big", "1080", "0x0", "1920*1080", "-2x", "x", "1e9p", "p", "0x", "0.5x", "99999p"]
+    ("text", "likely"),
+    [
+        *(
+            (x, "1080p")
+            for x in ("", "big", "1080", "0x0", "x", "1e9p", "p", "0x", "0.5x", "99999p")
+        ),
+        ("1920*1080", "1920x1080"),
+        ("1280 : 720", "1280x720"),
+        ("720 lines", "720p"),
+        ("576i", "576p"),
+        ("x2", "2x"),
+        ("4", "4x"),
+        ("-2x", "1080p"),
+    ],
 )
-def test_what_is_no_size(text: str) -> None:
+def test_what_is_no_size(text: str, likely: str) -> None:
     with pytest.raises(TecoError, match="--to") as error:
         OutputSize.parse(text)
     assert error.value.exit_code == 2
-    assert "--to 1080p" in error.value.hint
+    assert error.value.hint == f"for example --to {likely}"
 
 
 def test_another_shape_and_a_smaller_picture() -> None:

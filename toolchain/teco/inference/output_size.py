@@ -55,9 +55,9 @@ class OutputSize:
         likely = "1080p"
         if match := re.fullmatch(r"(\d{2,5})[^\d.]+(\d{2,5})", given):  # 1280*720, 1280:720
             likely = f"{match[1]}x{match[2]}"
-        elif match := re.fullmatch(r"(\d{2,4})(?:i|px?|lines)?", given):
+        elif match := re.fullmatch(r"(\d{2,4}) ?(?:i|px?|lines)?", given):
             likely = f"{match[1]}p"
-        elif match := re.fullmatch(r"x?(\d)x?", given):
+        elif match := re.fullmatch(r"x?([1-9])x?", given):
             likely = f"{match[1]}x"
         raise TecoError(
             f"--to {text!r} is no size; expected lines such as 1080p or 4k, WIDTHxHEIGHT or a "
