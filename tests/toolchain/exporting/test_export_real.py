@@ -120,7 +120,7 @@ def test_int8(tmp_path) -> None:
     entry = zoo.find("real-cpu")
     assert entry is not None
     options = ExportOptions(
-        precision="int8", calibration=CalibrationSet((str(ROOT / "examples" / "city.mp4"),))
+        precision="int8", calibration=CalibrationSet(clips=(str(ROOT / "examples" / "city.mp4"),))
     )
     path = export_onnx(load_weights(entry.weights), tmp_path, options)
     manifest = open_model(str(path)).manifest
