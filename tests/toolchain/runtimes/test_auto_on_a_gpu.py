@@ -460,7 +460,7 @@ def test_upscale_says_what_it_took_and_goes_on_with_it(
     assert "tiny-fp16, in float16" in run_teco(*usual).stderr
     monkeypatch.delitem(teco_environment, "STOP_AFTER")
     run_teco(*balanced).refuses(
-        2, "model was tiny-fp16", after=["timing tiny", "tiny on glow", "note:"]
+        2, "model was tiny-fp16", after=["timing the runtimes", "tiny on glow", "note:"]
     )
     run_teco(*usual).says("on glow", "tiny-fp16, in float16", "going on after")
     # In float32, where auto alone would take float16.

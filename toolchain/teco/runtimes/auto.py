@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class RuntimeChoice:
         return f"{self.runtime.name} {identity_of(self.model)}"
 
 
+@cache  # of many models, as `teco models` lists them, one line says it
+def _say_what_takes_time() -> None:
+    logger.info("timing the runtimes, once, to remember which is fastest here")
+
+
 def fastest(
     candidates: list[RuntimeChoice], options: SessionOptions, size: tuple[int, int] | None = None
 ) -> RuntimeChoice:
@@ -106,10 +112,7 @@ def fastest(
         known = json.loads(path.read_text())
         best = next(c for c in candidates if c.key == known["fastest"])
         return replace(best, why=str(known["why"]))
-    logger.info(
-        "timing %s on %d runtimes, once, to remember which is fastest here",
-        candidates[0].model.name, len(candidates),
-    )  # fmt: skip
+    _say_what_takes_time()
     times: dict[str, float] = {}
     failed: list[RuntimeChoice] = []
     for candidate in candidates:
