@@ -577,7 +577,7 @@ def test_matroska_hides_bars(tmp_path, monkeypatch) -> None:
 def fragmented(path: Path) -> Path:
     """100 frames in an MP4 of ten fragments, as recorders write that may lose their power."""
     fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-    options = {"crf": "20", "g": "10"}
+    options = {"crf": "20", "g": "10", "bf": "2", "b_strategy": "0"}
     return make(path, moving(100), options=options, container_options=fragments)
 
 
